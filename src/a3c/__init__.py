@@ -1,0 +1,1 @@
+"""a3c: asynchronous advantage actor-critic."""

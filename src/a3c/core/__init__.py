@@ -1,0 +1,1 @@
+"""Pure maths on tensors: no environment, process, file, clock, configuration or global random stream."""

@@ -1,0 +1,24 @@
+"""Finding the first number that is not one."""
+
+from torch import Tensor
+
+from a3c.types import Loss, Rollout
+
+
+def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | None:
+    """Name the first of observation, reward, loss terms and gradient that holds a NaN or an infinity.
+
+    None if all are finite. Rewards count only where they belong to a real transition.
+    """
+    terms = (
+        ("observation", rollout.observations),
+        ("reward", rollout.rewards.where(rollout.real, 0.0)),
+        ("policy loss", loss.policy),
+        ("value loss", loss.value),
+        ("entropy", loss.entropy),
+        ("gradient", gradient),
+    )
+    for name, tensor in terms:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return name
+    return None

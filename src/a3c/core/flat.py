@@ -1,0 +1,58 @@
+"""A module's parameters, and a loss's gradient, as one flat vector."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class HasParameters(Protocol):
+    """Anything that lists its parameters as a module does."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters, always in the same order."""
+
+
+def flatten_parameters(module: nn.Module) -> Tensor:
+    """Move all parameters of `module` into one vector [P] and make each parameter a view of its part.
+
+    Writing to the vector writes to the module. Call it last: `module.to(...)` gives every parameter memory
+    of its own again. Parameters are laid out in the order of `module.parameters()`, each in row-major order.
+
+    Raises:
+        ValueError: there are no parameters, or they differ in dtype or device.
+    """
+    parameters = list(module.parameters())
+    if not parameters:
+        raise ValueError(f"{type(module).__name__} has no parameters, so there is nothing to train")
+    if len({(p.dtype, p.device) for p in parameters}) > 1:
+        raise ValueError(f"all parameters of {type(module).__name__} must share one dtype and one device")
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])  # [P]
+    start = 0
+    for parameter in parameters:
+        parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
+        start += parameter.numel()
+    assert is_flattened(module, flat)
+    return flat
+
+
+def is_flattened(module: nn.Module, flat: Tensor) -> bool:
+    """Whether every parameter of `module` still lives in `flat`, one behind the other."""
+    address = flat.data_ptr()
+    for parameter in module.parameters():
+        if parameter.data_ptr() != address or not parameter.is_contiguous():
+            return False
+        address += parameter.numel() * parameter.element_size()
+    return address == flat.data_ptr() + flat.numel() * flat.element_size()
+
+
+def flat_gradient(loss: Tensor, module: HasParameters) -> Tensor:
+    """dθ = ∂loss/∂θ as a fresh vector [P], 0 where the loss does not depend on a parameter.
+
+    It is a value: no `.grad` is read or written, so nothing can pile up or be replayed.
+    """
+    gradients = torch.autograd.grad(
+        loss, list(module.parameters()), allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([gradient.reshape(-1) for gradient in gradients])

@@ -1,0 +1,64 @@
+"""The actor-critic loss of A3C, on a whole rollout at once."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from a3c.core import categorical
+from a3c.core.returns import lambda_returns
+from a3c.types import Loss, PolicyValue, Rollout
+
+Reduction = Literal["mean", "sum"]
+
+
+def actor_critic_loss(
+    outputs: PolicyValue,
+    rollout: Rollout,
+    *,
+    discount: float,
+    lambda_: float,
+    entropy_coef: float,
+    value_coef: float,
+    reduction: Reduction,
+) -> Loss:
+    """Policy gradient, value regression and entropy bonus over a rollout's real transitions.
+
+        L = Σ_t [ -log π(a_t|s_t) (R_t - V(s_t))  +  c_v (R_t - V(s_t))²  -  β H(π(s_t)) ]
+
+    R is the λ-return; neither it nor the advantage carries a gradient, so the policy term never reaches the
+    value head and the bootstrap value is a constant. With λ = 1 this is Mnih et al. 2016, algorithm S3, and
+    c_v = 0.5 is the half that its authors put on the value gradient.
+
+    Args:
+        outputs: logits [T+1, B, A] and values [T+1, B] of the rollout's observations.
+        rollout: what happened.
+        discount: γ.
+        lambda_: λ.
+        entropy_coef: β.
+        value_coef: c_v.
+        reduction: "sum" over the real transitions (the paper's) or their "mean".
+
+    Returns:
+        The total and its three terms, each reduced alike; `value` is without c_v, `entropy` without β.
+    """
+    discounts = discount * (~rollout.terminated).to(outputs.values.dtype)  # [T, B]; a terminal state has no future
+    lambdas = lambda_ * (~rollout.truncated).to(outputs.values.dtype)  # [T, B]; a time limit bootstraps
+    returns = lambda_returns(
+        rollout.rewards.to(outputs.values.dtype), discounts, outputs.values[1:].detach(), lambdas
+    )  # R, [T, B]
+    errors = returns - outputs.values[:-1]  # R - V(s_t), [T, B]
+    logits = outputs.logits[:-1]  # [T, B, A]
+    policy = -categorical.log_prob(logits, rollout.actions) * errors.detach()  # [T, B]
+    policy_loss, value_loss, entropy = (
+        reduce(term, rollout.real, reduction) for term in (policy, errors.square(), categorical.entropy(logits))
+    )
+    total = policy_loss + value_coef * value_loss - entropy_coef * entropy
+    return Loss(total, policy_loss, value_loss.detach(), entropy.detach())
+
+
+def reduce(values: Tensor, real: Tensor, reduction: Reduction) -> Tensor:
+    """Sum or mean of `values` [T, B] where `real` [T, B] holds; what is not real is selected away, so that a
+    NaN there does no harm."""
+    total = torch.where(real, values, 0.0).sum()
+    return total / real.sum() if reduction == "mean" else total

@@ -1,0 +1,1 @@
+"""Vector environments from an id, a class or a callable."""

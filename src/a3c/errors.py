@@ -1,0 +1,96 @@
+"""Every error that this library raises on purpose.
+
+    A3CError
+    ├── UsageError (also ValueError)        what a user asked for cannot be done        exit code 2
+    │   ├── UnknownEnvironment              no environment of that name
+    │   ├── UnsupportedEnvironment          its spaces or its autoreset mode are not handled
+    │   ├── IllegalCombination              algorithm, store and runtime do not go together
+    │   └── RunDirectoryError               a run directory is missing, damaged, taken or unwritable
+    ├── WorkerError                         an actor-learner ended before its time      exit code 1
+    │   ├── WorkerFailed                    it raised; carries the worker's own traceback
+    │   └── WorkerDied                      it was killed or exited without a word
+    ├── NonFiniteError                      too many rollouts in a row with NaN or infinity
+    └── StoreError                          a parameter store was used against its promise
+        └── RoundCannotFill                 a synchronous round waits for somebody who cannot come
+"""
+
+
+class A3CError(Exception):
+    """The root of all errors that this library raises on purpose."""
+
+
+class UsageError(A3CError, ValueError):
+    """What the user asked for cannot be done; the message names the thing and a fix."""
+
+
+class UnknownEnvironment(UsageError):
+    """No environment of that name is registered or importable."""
+
+
+class UnsupportedEnvironment(UsageError):
+    """The environment exists, but one of its spaces or its autoreset mode is not handled."""
+
+
+class IllegalCombination(UsageError):
+    """Algorithm, store and runtime do not go together; the message lists what does."""
+
+
+class RunDirectoryError(UsageError):
+    """A run directory is missing, damaged, already taken or not writable."""
+
+
+class WorkerError(A3CError):
+    """An actor-learner ended before its time."""
+
+
+class WorkerFailed(WorkerError):
+    """An actor-learner raised.
+
+    Attributes:
+        worker: its number, from 0.
+        kind: the name of the exception's class in the worker.
+        worker_traceback: the traceback as the worker saw it.
+    """
+
+    def __init__(self, worker: int, kind: str, summary: str, worker_traceback: str) -> None:
+        super().__init__(f"worker {worker} failed: {kind}: {summary}\n\n{worker_traceback.rstrip()}")
+        self.worker = worker
+        self.kind = kind
+        self.summary = summary
+        self.worker_traceback = worker_traceback
+
+
+class WorkerDied(WorkerError):
+    """An actor-learner's process was killed or exited without a word.
+
+    Attributes:
+        worker: its number, from 0.
+        exit_code: the process's exit code; minus the signal's number if a signal ended it; None if unknown.
+    """
+
+    def __init__(self, worker: int, exit_code: int | None) -> None:
+        super().__init__(f"worker {worker} died: {_describe_exit(exit_code)}")
+        self.worker = worker
+        self.exit_code = exit_code
+
+
+class NonFiniteError(A3CError):
+    """Too many rollouts in a row held a NaN or an infinity; the message names the term and the step."""
+
+
+class StoreError(A3CError):
+    """A parameter store was used against its promise."""
+
+
+class RoundCannotFill(StoreError):
+    """A synchronous round waits, in the only process there is, for a gradient that nobody can push."""
+
+
+def _describe_exit(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "its process is gone, exit code unknown"
+    if exit_code == -9:
+        return "killed by signal 9 (often the kernel, when memory runs out)"
+    if exit_code < 0:
+        return f"killed by signal {-exit_code}"
+    return f"its process exited with code {exit_code} without a report"

@@ -1,0 +1,1 @@
+"""Networks: torsos, heads, and the actor-critic they make up."""

@@ -1,0 +1,1 @@
+"""Who runs the actor-learners: this process in turn, or processes of their own."""

@@ -1,0 +1,42 @@
+"""Turning one worker's updates into reports at a bearable rate."""
+
+from __future__ import annotations
+
+import time
+import traceback
+
+from a3c.errors import WorkerFailed
+from a3c.types import Report, Update
+
+
+class ReportBatch:
+    """Collects updates until a report is due.
+
+    Args:
+        every_s: seconds between reports; the first update makes one at once.
+        episodes_at_once: report whenever an episode has finished, so that a stop criterion sees it in time.
+    """
+
+    def __init__(self, every_s: float, *, episodes_at_once: bool) -> None:
+        self.every_s = every_s
+        self.episodes_at_once = episodes_at_once
+        self._report = Report()
+        self._next_due = time.monotonic()
+
+    def add(self, worker: int, update: Update) -> Report | None:
+        """Count an update; returns the report if it is due now."""
+        self._report.add(worker, update, time.time())
+        if time.monotonic() >= self._next_due or (self.episodes_at_once and self._report.episodes):
+            return self.take()
+        return None
+
+    def take(self) -> Report:
+        """What has been collected, due or not."""
+        report, self._report = self._report, Report()
+        self._next_due = time.monotonic() + self.every_s
+        return report
+
+
+def worker_failed(worker: int, error: BaseException) -> WorkerFailed:
+    """The failure of a worker, with its traceback as text."""
+    return WorkerFailed(worker, type(error).__name__, str(error), traceback.format_exc())

@@ -1,0 +1,48 @@
+"""The serial runtime: N actor-learners in one process, one update each in turn. Deterministic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from a3c.runtimes.reporting import ReportBatch, worker_failed
+from a3c.types import MakeActorLearner, Report
+
+
+class SerialRuntime:
+    """Interleaves the actor-learners in worker order, so a run repeats to the bit.
+
+    Args:
+        report_every_s: seconds between reports.
+        episodes_at_once: report whenever an episode has finished.
+    """
+
+    def __init__(self, *, report_every_s: float = 0.25, episodes_at_once: bool = False) -> None:
+        self.report_every_s = report_every_s
+        self.episodes_at_once = episodes_at_once
+
+    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Iterator[Report]:
+        """See `a3c.types.Runtime.run`."""
+        batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once)
+        for worker in range(workers):
+            store.join(worker)
+        learners = {worker: make_actor_learner(worker, store.connect(worker)) for worker in range(workers)}
+        try:
+            while learners:
+                for worker, learner in list(learners.items()):
+                    try:
+                        update = next(learner)
+                    except StopIteration:
+                        del learners[worker]
+                        store.leave(worker)
+                        continue
+                    except Exception as error:
+                        yield batch.take()
+                        raise worker_failed(worker, error) from error
+                    report = batch.add(worker, update)
+                    if report is not None:
+                        yield report
+            yield batch.take()
+        finally:
+            for learner in learners.values():
+                learner.close()

@@ -1,0 +1,97 @@
+"""The store of one process: every push is applied at once, in the order of the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a3c.core.update_rule import UpdateRule
+from a3c.stores.state import check_gradient, pack_state, unpack_state
+from a3c.types import Counts, Receipt, Snapshot, StoreState
+
+
+class LocalStore:
+    """Owns θ, the optimiser's statistics and the counters as ordinary memory of this process.
+
+    Args:
+        initial: the first θ, [P]; copied.
+        rule: how a gradient changes θ.
+    """
+
+    def __init__(self, initial: Tensor, rule: UpdateRule) -> None:
+        self.rule = rule
+        self.parameters = initial.detach().to("cpu", copy=True)  # θ, [P]
+        self.statistics = tuple(torch.zeros_like(self.parameters) for _ in rule.optimizer.statistic_names)
+        self.scratch = tuple(torch.empty_like(self.parameters) for _ in range(rule.scratch_vectors))
+        self.version = 0
+        self.env_steps = 0
+        self.episodes = 0
+        self.stop_requested = False
+
+    def connect(self, worker: int) -> LocalStore:
+        """The store itself: in one process every worker may use it directly."""
+        return self
+
+    def pull(self, out: Tensor) -> Snapshot:
+        """Copy θ into `out`."""
+        out.copy_(self.parameters)
+        return self.counters()
+
+    def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
+        """Count the rollout and apply its gradient, if it has one."""
+        self.env_steps += counts.env_steps
+        self.episodes += counts.episodes
+        staleness = self.version - base_version
+        if gradient is None:
+            return Receipt(False, staleness, 0.0, 0.0)
+        applied = self.rule.apply(
+            self.parameters,
+            check_gradient(gradient, self.parameters),
+            self.statistics,
+            self.scratch,
+            step_count=self.version + 1,
+            env_steps=self.env_steps,
+            episodes=self.episodes,
+        )
+        self.version += applied.done
+        return Receipt(applied.done, staleness, applied.learning_rate, applied.gradient_norm)
+
+    def join(self, worker: int = 0) -> None:
+        """Nothing to do: nobody waits for anybody here."""
+
+    def leave(self, worker: int = 0) -> None:
+        """Nothing to do: nobody waits for anybody here."""
+
+    def request_stop(self) -> None:
+        """Ask every worker to stop at its next pull."""
+        self.stop_requested = True
+
+    def counters(self) -> Snapshot:
+        """The counters as they stand."""
+        stop = self.stop_requested or self.rule.budget.spent(self.env_steps, self.episodes)
+        return Snapshot(self.version, self.env_steps, self.episodes, stop)
+
+    def snapshot(self) -> StoreState:
+        """A copy of the shared state."""
+        return StoreState(
+            self.parameters.clone(),
+            tuple(s.clone() for s in self.statistics),
+            self.version,
+            self.env_steps,
+            self.episodes,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shared state by name."""
+        return pack_state(self.snapshot(), self.rule)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
+        restored = unpack_state(state, self.rule, self.parameters)
+        self.parameters.copy_(restored.parameters)
+        for statistic, value in zip(self.statistics, restored.statistics, strict=True):
+            statistic.copy_(value)
+        self.version, self.env_steps, self.episodes = restored.version, restored.env_steps, restored.episodes

@@ -1,0 +1,197 @@
+"""Stores in shared memory that apply every push as it comes: without a lock (Hogwild) or under one."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from multiprocessing.context import BaseContext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from a3c.core.update_rule import UpdateRule
+from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
+from a3c.stores.state import check_gradient, pack_state, unpack_state
+from a3c.types import Counts, Receipt, Snapshot, StoreState
+
+_UPDATES, _ENV_STEPS, _EPISODES = range(3)  # columns of a counter slot
+_SLOT_WIDTH = 8  # 64-bit numbers in a cache line, so that no two workers write the same one
+_STOP, _GATE = range(2)  # control flags
+
+_GATE_PATIENCE_S = 1.0  # whoever closed the gate is dead if it takes longer
+_GATE_POLL_S = 0.0002
+
+
+class SharedStore:
+    """Owns θ, the optimiser's statistics and the counters in memory that worker processes map.
+
+    `locking="hogwild"`: pushes and pulls run side by side (Recht et al. 2011, as in the A3C paper). A pull may
+    see part of an update and one of two simultaneous pushes may lose some of its elements; counters are one
+    slot a worker, so no count is lost.
+    `locking="locked"`: one push at a time, and a pull sees whole updates.
+
+    Either way `snapshot` cuts between updates, and the lock is the kernel's: a worker that dies inside a push
+    leaves at most that update half done, and nobody waits for it.
+
+    The store, with its handles, can be sent to a process that is being started.
+
+    Args:
+        initial: the first θ, [P], float32 or float64; copied.
+        rule: how a gradient changes θ.
+        workers: W, how many slots to keep.
+        locking: see above.
+        context: the multiprocessing context whose processes will use the store.
+    """
+
+    def __init__(
+        self,
+        initial: Tensor,
+        rule: UpdateRule,
+        workers: int,
+        locking: Literal["hogwild", "locked"] = "hogwild",
+        context: BaseContext | None = None,
+    ) -> None:
+        self.rule = rule
+        self.locking = locking
+        self.lock = ProcessLock()
+        vector = (NUMPY_DTYPES[initial.dtype], (initial.numel(),))
+        self._block = SharedBlock(
+            context or multiprocessing.get_context(),
+            {
+                "parameters": vector,
+                **{f"statistic {name}": vector for name in rule.optimizer.statistic_names},
+                "slots": ("i8", (workers + 1, _SLOT_WIDTH)),  # the last one: what a resume brought along
+                "control": ("i8", (2,)),
+            },
+        )
+        self._map()
+        self.parameters.copy_(initial.detach())
+
+    def _map(self) -> None:
+        arrays = self._block.arrays()
+        self.slots, self.control = arrays["slots"], arrays["control"]
+        self.parameters = torch.from_numpy(arrays["parameters"])  # θ, [P]
+        self.statistics = tuple(
+            torch.from_numpy(arrays[f"statistic {name}"]) for name in self.rule.optimizer.statistic_names
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("rule", "locking", "lock", "_block")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def connect(self, worker: int) -> SharedHandle:
+        """That worker's handle."""
+        return SharedHandle(self, worker)
+
+    def join(self, worker: int) -> None:
+        """Nothing to do: nobody waits for anybody here."""
+
+    def leave(self, worker: int) -> None:
+        """Nothing to do: nobody waits for anybody here."""
+
+    def request_stop(self) -> None:
+        """Ask every worker to stop at its next pull."""
+        self.control[_STOP] = 1
+
+    def counters(self) -> Snapshot:
+        """The counters as they stand."""
+        totals = self.slots.sum(0)
+        env_steps, episodes = int(totals[_ENV_STEPS]), int(totals[_EPISODES])
+        stop = bool(self.control[_STOP]) or self.rule.budget.spent(env_steps, episodes)
+        return Snapshot(int(totals[_UPDATES]), env_steps, episodes, stop)
+
+    def snapshot(self) -> StoreState:
+        """A copy of the shared state between updates: running pushes finish first, new ones wait meanwhile."""
+        self.control[_GATE] = 1
+        try:
+            with self.lock.exclusive():
+                counters = self.counters()
+                return StoreState(
+                    self.parameters.clone(),
+                    tuple(statistic.clone() for statistic in self.statistics),
+                    counters.version,
+                    counters.env_steps,
+                    counters.episodes,
+                )
+        finally:
+            self.control[_GATE] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shared state by name."""
+        return pack_state(self.snapshot(), self.rule)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
+        restored = unpack_state(state, self.rule, self.parameters)
+        with self.lock.exclusive():
+            self.parameters.copy_(restored.parameters)
+            for statistic, value in zip(self.statistics, restored.statistics, strict=True):
+                statistic.copy_(value)
+            self.slots[:] = 0
+            self.slots[-1, :3] = restored.version, restored.env_steps, restored.episodes
+
+    def wait_at_gate(self) -> None:
+        """Let a waiting snapshot go first: record locks alone would let a stream of sharers starve it."""
+        deadline = time.monotonic() + _GATE_PATIENCE_S
+        while self.control[_GATE] and time.monotonic() < deadline:
+            time.sleep(_GATE_POLL_S)
+
+
+class SharedHandle:
+    """One worker's end of a SharedStore, with scratch of its own."""
+
+    def __init__(self, store: SharedStore, worker: int) -> None:
+        self.store = store
+        self.worker = worker
+        self._scratch: tuple[Tensor, ...] = ()
+
+    def pull(self, out: Tensor) -> Snapshot:
+        """Copy θ into `out`: as it is (hogwild), or between updates (locked)."""
+        locked = self.store.locking == "locked"
+        with self.store.lock.shared() if locked else contextlib.nullcontext():
+            snapshot = self.store.counters()
+            out.copy_(self.store.parameters)
+        return snapshot
+
+    def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
+        """Count the rollout and apply its gradient, if it has one."""
+        store = self.store
+        if gradient is not None:
+            gradient = check_gradient(gradient, store.parameters)
+        if not self._scratch:
+            self._scratch = tuple(torch.empty_like(store.parameters) for _ in range(store.rule.scratch_vectors))
+        store.wait_at_gate()
+        with self._turn():
+            slot = store.slots[self.worker]
+            slot[_ENV_STEPS] += counts.env_steps
+            slot[_EPISODES] += counts.episodes
+            now = store.counters()
+            staleness = now.version - base_version
+            if gradient is None:
+                return Receipt(False, staleness, 0.0, 0.0)
+            applied = store.rule.apply(
+                store.parameters,
+                gradient,
+                store.statistics,
+                self._scratch,
+                step_count=now.version + 1,
+                env_steps=now.env_steps,
+                episodes=now.episodes,
+            )
+            slot[_UPDATES] += applied.done
+        return Receipt(applied.done, staleness, applied.learning_rate, applied.gradient_norm)
+
+    def leave(self) -> None:
+        """Nothing to do: nobody waits for anybody here."""
+
+    def _turn(self) -> AbstractContextManager[None]:
+        # Hogwild pushes share the lock: it keeps out a snapshot, not one another.
+        lock = self.store.lock
+        return lock.exclusive() if self.store.locking == "locked" else lock.shared()

@@ -1,0 +1,275 @@
+"""Plain records that travel between the parts.
+
+Dimension key: T time, B environments of one worker, W workers, A actions, O observation, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
+
+State = Any
+"""Recurrent state of an acting policy; None where it has none."""
+
+
+@dataclass
+class Rollout:
+    """T steps of B environments: raw facts, never altered rewards.
+
+    Environments follow Gymnasium's NEXT_STEP autoreset: the row after an episode's end is that episode's
+    true final observation, and the row after that is the new episode's first. The step between the two is
+    no transition at all; `real` tells it apart. The tensors are the actor's own buffers, overwritten by its
+    next unroll.
+    """
+
+    observations: Tensor  # [T+1, B, *O]; the last row is the bootstrap observation
+    actions: Tensor  # [T, B], counted from 0
+    rewards: Tensor  # [T, B]
+    terminated: Tensor  # [T, B] bool
+    truncated: Tensor  # [T, B] bool
+    episode_start: Tensor  # [T+1, B] bool: observations[t] is the first of an episode
+    state: State = None  # recurrent state at row 0
+
+    @property
+    def real(self) -> Tensor:
+        """[T, B] bool: True where row t is a transition, False where the environment merely reset."""
+        return ~self.episode_start[1:]
+
+    @property
+    def env_steps(self) -> int:
+        """How many real transitions the rollout holds."""
+        return int(self.real.sum())
+
+
+class PolicyValue(NamedTuple):
+    """What a model says of a rollout's T+1 rows of observations."""
+
+    logits: Tensor  # [T+1, B, A]
+    values: Tensor  # [T+1, B]
+
+
+class Loss(NamedTuple):
+    """The actor-critic loss and its terms, each reduced over the real transitions."""
+
+    total: Tensor  # []
+    policy: Tensor  # []
+    value: Tensor  # []
+    entropy: Tensor  # []
+
+    def terms(self) -> dict[str, float]:
+        """The three terms as Python floats, named as they are logged."""
+        policy, value, entropy = (term.item() for term in (self.policy.detach(), self.value, self.entropy))
+        return {"policy_loss": policy, "value_loss": value, "entropy": entropy}
+
+
+class Counts(NamedTuple):
+    """What one rollout adds to the shared counters."""
+
+    env_steps: int
+    episodes: int
+
+
+class Snapshot(NamedTuple):
+    """What a pull tells about the shared state whose parameters it copied."""
+
+    version: int  # updates applied so far
+    env_steps: int  # T
+    episodes: int
+    stop: bool
+
+
+class Receipt(NamedTuple):
+    """What the store did with one push."""
+
+    applied: bool
+    staleness: int  # updates applied between this gradient's pull and its application
+    learning_rate: float
+    gradient_norm: float  # before clipping
+
+
+class Episode(NamedTuple):
+    """One finished episode; the return is the plain sum of raw rewards."""
+
+    episode_return: float
+    length: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one turn of an actor-learner did."""
+
+    losses: Mapping[str, float]
+    env_steps: int  # real transitions in this rollout
+    total_env_steps: int  # T when the rollout began
+    episodes: tuple[Episode, ...]
+    receipt: Receipt | None  # None until the store has settled one of this worker's pushes
+    dropped: str | None = None  # why the rollout was dropped, None if it was not
+
+
+class FinishedEpisode(NamedTuple):
+    """One finished episode, with who finished it and when."""
+
+    worker: int
+    env_steps: int  # T as the worker last saw it
+    time: float  # seconds since the epoch
+    episode_return: float
+    length: int
+
+
+@dataclass
+class Report:
+    """The updates of one or more workers over a short while, added up.
+
+    Reports add: `a.merge(b)` is the report of both. Means are taken only when a line is written.
+    """
+
+    updates: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    settled: int = 0  # receipts of applied updates among them
+    staleness_max: int = 0
+    learning_rate: float | None = None  # the latest
+    episodes: list[FinishedEpisode] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)  # one line for each dropped rollout
+
+    def add(self, worker: int, update: Update, time: float) -> None:
+        """Count one more update, finished at `time` (seconds since the epoch)."""
+        self.episodes.extend(
+            FinishedEpisode(worker, update.total_env_steps, time, episode.episode_return, episode.length)
+            for episode in update.episodes
+        )
+        if update.receipt is not None and update.receipt.applied:
+            self.settled += 1
+            self.staleness_max = max(self.staleness_max, update.receipt.staleness)
+            self.learning_rate = update.receipt.learning_rate
+            self._accumulate("gradient_norm", update.receipt.gradient_norm)
+            self._accumulate("staleness", update.receipt.staleness)
+        if update.dropped is not None:
+            self.dropped.append(f"worker {worker} dropped a rollout: {update.dropped}")
+            return
+        self.updates += 1
+        for name, value in update.losses.items():
+            self._accumulate(name, value)
+
+    def merge(self, other: Report) -> None:
+        """Add another report to this one."""
+        self.updates += other.updates
+        self.settled += other.settled
+        self.staleness_max = max(self.staleness_max, other.staleness_max)
+        self.learning_rate = self.learning_rate if other.learning_rate is None else other.learning_rate
+        self.episodes.extend(other.episodes)
+        self.dropped.extend(other.dropped)
+        for name, value in other.sums.items():
+            self._accumulate(name, value)
+
+    def means(self) -> dict[str, float | None]:
+        """Each quantity's mean over the updates, None where there was none."""
+        means: dict[str, float | None] = {}
+        for name in ("policy_loss", "value_loss", "entropy"):
+            means[name] = self.sums.get(name, 0.0) / self.updates if self.updates else None
+        for name, logged in (("gradient_norm", "gradient_norm"), ("staleness", "staleness_mean")):
+            means[logged] = self.sums.get(name, 0.0) / self.settled if self.settled else None
+        means["staleness_max"] = self.staleness_max if self.settled else None
+        means["learning_rate"] = self.learning_rate
+        return means
+
+    def _accumulate(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
+
+
+class StoreState(NamedTuple):
+    """A cut through a store between updates: what a checkpoint keeps and what a resume restores."""
+
+    parameters: Tensor  # [P]
+    statistics: tuple[Tensor, ...]  # the optimiser's running statistics, [P] each
+    version: int
+    env_steps: int
+    episodes: int
+
+
+class StoreHandle(Protocol):
+    """One worker's end of a parameter store."""
+
+    def pull(self, out: Tensor) -> Snapshot:
+        """Copy θ into `out` ([P], any device) and say which version it is and whether to stop."""
+
+    def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
+        """Hand in dθ ([P], or None for a dropped rollout) computed at `base_version`.
+
+        Returns the receipt of this worker's latest settled push: this one where the store applies at once,
+        an earlier one (None if there is none) where it does not.
+        """
+
+    def leave(self) -> None:
+        """Say that this worker will push no more, so that nobody waits for it."""
+
+
+class ParameterStore(Protocol):
+    """Owner of what actor-learners share: θ, the optimiser's statistics, T and the other counters."""
+
+    def connect(self, worker: int) -> StoreHandle:
+        """That worker's handle; it may be sent to another process where the store allows that."""
+
+    def join(self, worker: int) -> None:
+        """Count the worker in: a synchronous round waits for it from now on."""
+
+    def leave(self, worker: int) -> None:
+        """Count the worker out, dead or done."""
+
+    def request_stop(self) -> None:
+        """Ask every worker to stop at its next pull."""
+
+    def counters(self) -> Snapshot:
+        """The counters as they stand, read without waiting for anybody."""
+
+    def snapshot(self) -> StoreState:
+        """A copy of the shared state, cut between updates."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shared state by name; `load_state_dict` takes it back."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. Raises StoreError if a size does not fit."""
+
+
+class Actor(Protocol):
+    """Whoever makes rollouts."""
+
+    def unroll(self, length: int) -> Rollout:
+        """Act for `length` steps and say what happened."""
+
+    def finished_episodes(self) -> tuple[Episode, ...]:
+        """Episodes that have ended since the last call."""
+
+    def reset_state(self) -> None:
+        """Forget the recurrent state."""
+
+
+class Model(Protocol):
+    """A network whose parameters are views of one flat vector."""
+
+    flat: Tensor  # θ', [P]
+
+    def __call__(self, rollout: Rollout) -> PolicyValue:
+        """Logits [T+1, B, A] and values [T+1, B] of a rollout's observations."""
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The parameters, in the order in which they lie in `flat`."""
+
+
+ActorLearner = Generator[Update, None, None]
+MakeActorLearner = Callable[[int, StoreHandle], ActorLearner]
+
+
+class Runtime(Protocol):
+    """Whoever runs W actor-learners and hands out their reports."""
+
+    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Iterator[Report]:
+        """Run until every actor-learner has ended; yield reports, now and then an empty one.
+
+        Raises the first failure in the caller. Closing the iterator ends all workers at once.
+        """
