@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Actor:
         assert space.shape is not None
         self.observations = np.zeros((length + 1, lanes, *space.shape), space.dtype)  # [T+1, B, *O]
         self.actions = np.zeros((length, lanes), np.int64)  # [T, B]
-        self.rewards = np.zeros((length, lanes), np.float32)  # [T, B]
+        self.rewards = np.zeros((length, lanes), np.float64)  # [T, B]
         self.terminated = np.zeros((length, lanes), np.bool_)  # [T, B]
         self.truncated = np.zeros((length, lanes), np.bool_)  # [T, B]
         self.episode_start = np.zeros((length + 1, lanes), np.bool_)  # [T+1, B]
@@ -67,7 +67,7 @@ class Actor:
         self.episode_length = np.zeros(lanes, np.int64)  # [B]
         self._finished: list[Episode] = []
         # The row that the next rollout begins with, and whether its episodes have ended: [B, *O], [B], [B].
-        self.next_observation, _ = envs.reset(seed=list(seed) if isinstance(seed, Sequence) else seed)
+        self.next_observation, _ = envs.reset(seed=cast(Any, list(seed) if isinstance(seed, Sequence) else seed))
         self.next_episode_start = np.ones(lanes, np.bool_)
         self.next_done = np.zeros(lanes, np.bool_)
 

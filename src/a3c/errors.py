@@ -1,17 +1,17 @@
 """Every error that this library raises on purpose.
 
-    A3CError
-    ├── UsageError (also ValueError)        what a user asked for cannot be done        exit code 2
-    │   ├── UnknownEnvironment              no environment of that name
-    │   ├── UnsupportedEnvironment          its spaces or its autoreset mode are not handled
-    │   ├── IllegalCombination              algorithm, store and runtime do not go together
-    │   └── RunDirectoryError               a run directory is missing, damaged, taken or unwritable
-    ├── WorkerError                         an actor-learner ended before its time      exit code 1
-    │   ├── WorkerFailed                    it raised; carries the worker's own traceback
-    │   └── WorkerDied                      it was killed or exited without a word
-    ├── NonFiniteError                      too many rollouts in a row with NaN or infinity
-    └── StoreError                          a parameter store was used against its promise
-        └── RoundCannotFill                 a synchronous round waits for somebody who cannot come
+A3CError
+├── UsageError (also ValueError)        what a user asked for cannot be done        exit code 2
+│   ├── UnknownEnvironment              no environment of that name
+│   ├── UnsupportedEnvironment          its spaces or its autoreset mode are not handled
+│   ├── IllegalCombination              algorithm, store and runtime do not go together
+│   └── RunDirectoryError               a run directory is missing, damaged, taken or unwritable
+├── WorkerError                         an actor-learner ended before its time      exit code 1
+│   ├── WorkerFailed                    it raised; carries the worker's own traceback
+│   └── WorkerDied                      it was killed or exited without a word
+├── NonFiniteError                      too many rollouts in a row with NaN or infinity
+└── StoreError                          a parameter store was used against its promise
+    └── RoundCannotFill                 a synchronous round waits for somebody who cannot come
 """
 
 

@@ -268,7 +268,7 @@ MakeActorLearner = Callable[[int, StoreHandle], ActorLearner]
 class Runtime(Protocol):
     """Whoever runs W actor-learners and hands out their reports."""
 
-    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Iterator[Report]:
+    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """Run until every actor-learner has ended; yield reports, now and then an empty one.
 
         Raises the first failure in the caller. Closing the iterator ends all workers at once.

@@ -52,7 +52,5 @@ def flat_gradient(loss: Tensor, module: HasParameters) -> Tensor:
 
     It is a value: no `.grad` is read or written, so nothing can pile up or be replayed.
     """
-    gradients = torch.autograd.grad(
-        loss, list(module.parameters()), allow_unused=True, materialize_grads=True
-    )
+    gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.reshape(-1) for gradient in gradients])

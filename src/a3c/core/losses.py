@@ -42,16 +42,16 @@ def actor_critic_loss(
     Returns:
         The total and its three terms, each reduced alike; `value` is without c_v, `entropy` without β.
     """
-    discounts = discount * (~rollout.terminated).to(outputs.values.dtype)  # [T, B]; a terminal state has no future
-    lambdas = lambda_ * (~rollout.truncated).to(outputs.values.dtype)  # [T, B]; a time limit bootstraps
-    returns = lambda_returns(
-        rollout.rewards.to(outputs.values.dtype), discounts, outputs.values[1:].detach(), lambdas
-    )  # R, [T, B]
-    errors = returns - outputs.values[:-1]  # R - V(s_t), [T, B]
-    logits = outputs.logits[:-1]  # [T, B, A]
-    policy = -categorical.log_prob(logits, rollout.actions) * errors.detach()  # [T, B]
+    values, real = outputs.values, rollout.real.to(outputs.values.device)  # [T+1, B], [T, B]
+    discounts = discount * (~rollout.terminated).to(values)  # [T, B]; a terminal state has no future
+    lambdas = lambda_ * (~rollout.truncated).to(values)  # [T, B]; a time limit bootstraps
+    returns = lambda_returns(rollout.rewards.to(values), discounts, values[1:].detach(), lambdas)  # R, [T, B]
+    # Selected before any product, for the gradient's sake: 0 times NaN is NaN on the way back, too.
+    errors = torch.where(real, returns - values[:-1], 0.0)  # R - V(s_t), [T, B]
+    logits = torch.where(real.unsqueeze(-1), outputs.logits[:-1], 0.0)  # [T, B, A]
+    policy = -categorical.log_prob(logits, rollout.actions.to(values.device)) * errors.detach()  # [T, B]
     policy_loss, value_loss, entropy = (
-        reduce(term, rollout.real, reduction) for term in (policy, errors.square(), categorical.entropy(logits))
+        reduce(term, real, reduction) for term in (policy, errors.square(), categorical.entropy(logits))
     )
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
     return Loss(total, policy_loss, value_loss.detach(), entropy.detach())

@@ -126,7 +126,9 @@ class Adam:
 
         |m| <= (1 - β1) sqrt(Σ_{j<t} (β1²/β2)^j) sqrt(v / (1 - β2)), by Cauchy-Schwarz; 1 at t = 1.
         """
-        r = self.beta1**2 / self.beta2
+        r = self.beta1**2 / max(self.beta2, 1e-300)  # β2 may be 0
+        if r > 1 and step_count * math.log(r) > 700:
+            return math.inf  # where β1² > β2 the bound grows like r^(t/2), and here r^t would overflow
         geometric = float(step_count) if r == 1 else (1 - r**step_count) / (1 - r)
         raw = (1 - self.beta1) / math.sqrt(1 - self.beta2) * math.sqrt(geometric)
         correction = math.sqrt(1 - self.beta2**step_count) / (1 - self.beta1**step_count)

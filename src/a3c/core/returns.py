@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def lambda_returns(
-    rewards: Tensor, discounts: Tensor, next_values: Tensor, lambda_: Tensor | float = 1.0
-) -> Tensor:
+def lambda_returns(rewards: Tensor, discounts: Tensor, next_values: Tensor, lambda_: Tensor | float = 1.0) -> Tensor:
     """λ-return at every step of a rollout.
 
         G_t = r_t + γ_t ((1 - λ_t) v_{t+1} + λ_t G_{t+1}),    G_T = v_T

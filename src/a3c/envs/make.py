@@ -47,16 +47,24 @@ class EnvSource:
         """Whether `env` is an id that Gymnasium makes."""
         return isinstance(self.env, str) and not _is_class_path(self.env)
 
+    def check_exists(self) -> None:
+        """Raise UnknownEnvironment if `env` is a name that leads nowhere. Makes no environment."""
+        if self.registered:
+            _spec(cast(str, self.env))
+        elif isinstance(self.env, str):
+            _import(self.env)
+
     def make(self) -> gym.Env[Any, Any]:
         """One environment.
 
-        Raises UnknownEnvironment for a name that leads nowhere.
+        Raises UnknownEnvironment for a name that leads nowhere, UsageError for one that cannot be made here.
         """
         if isinstance(self.env, str) and not _is_class_path(self.env):
             _spec(self.env)
-            if self.max_episode_steps is not None:
-                return gym.make(self.env, max_episode_steps=self.max_episode_steps)
-            return gym.make(self.env)
+            try:
+                return gym.make(self.env, **self._time_limit())
+            except gym.error.DependencyNotInstalled as error:
+                raise UsageError(f"environment {self.env!r} wants a package that is missing: {error}") from None
         factory = _import(self.env) if isinstance(self.env, str) else self.env
         env = factory()
         if not isinstance(env, gym.Env):
@@ -73,14 +81,16 @@ class EnvSource:
         if self.registered and count >= _NATIVE_FROM_ENVS:
             spec = _spec(cast(str, self.env))
             if spec.vector_entry_point is not None and not spec.additional_wrappers:
-                options = {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
                 native: AnyVectorEnv = gym.make_vec(
-                    spec, num_envs=count, vectorization_mode="vector_entry_point", **options
+                    spec, num_envs=count, vectorization_mode="vector_entry_point", **self._time_limit()
                 )
                 if native.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
                     return native
                 native.close()
         return SyncVectorEnv([self.make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+    def _time_limit(self) -> dict[str, Any]:
+        return {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
 
 
 @dataclass(frozen=True)

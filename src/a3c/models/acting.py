@@ -28,7 +28,5 @@ class ActingPolicy:
     ) -> tuple[NDArray[np.int64], State]:
         """Actions [B], counted from 0, for observations [B, *O], and the next recurrent state."""
         logits, state = self.model.policy(torch.from_numpy(observation), state, torch.from_numpy(episode_start))
-        action = (
-            categorical.mode(logits) if self.deterministic else categorical.sample(logits, self.generator)
-        )  # [B]
+        action = categorical.mode(logits) if self.deterministic else categorical.sample(logits, self.generator)  # [B]
         return action.cpu().numpy(), state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from a3c.runtimes.reporting import ReportBatch, worker_failed
@@ -21,7 +21,13 @@ class SerialRuntime:
         self.report_every_s = report_every_s
         self.episodes_at_once = episodes_at_once
 
-    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Iterator[Report]:
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """See `a3c.types.Runtime.run`."""
         batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once)
         for worker in range(workers):

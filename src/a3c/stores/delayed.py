@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from a3c.stores.state import check_vector
 from a3c.types import Counts, ParameterStore, Receipt, Snapshot, StoreHandle, StoreState
 
 
@@ -34,6 +35,7 @@ class DelayedStore:
             raise ValueError(f"delay must be 0 or more pushes, not {delay}")
         self.store = store
         self.delay = delay
+        self._like = store.snapshot().parameters.to("meta")  # θ's shape and dtype, without its numbers
         self._waiting: deque[_Push] = deque()
         self._members: set[int] = set()
 
@@ -76,6 +78,8 @@ class DelayedStore:
 
     def accept(self, push: _Push) -> Receipt | None:
         """Queue a push and apply the one that is now k pushes old."""
+        if push.gradient is not None:
+            check_vector(push.gradient, self._like, "the gradient")  # later is too late to tell whose it was
         self._waiting.append(push)
         return self._apply_all_but(self.delay)
 

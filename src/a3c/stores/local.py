@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from a3c.core.update_rule import UpdateRule
-from a3c.stores.state import check_gradient, pack_state, unpack_state
+from a3c.stores.state import check_gradient, check_vector, pack_state, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
 
@@ -37,11 +37,14 @@ class LocalStore:
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`."""
+        check_vector(out, self.parameters, "the vector to pull into")
         out.copy_(self.parameters)
         return self.counters()
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
         """Count the rollout and apply its gradient, if it has one."""
+        if gradient is not None:
+            gradient = check_gradient(gradient, self.parameters)
         self.env_steps += counts.env_steps
         self.episodes += counts.episodes
         staleness = self.version - base_version
@@ -49,7 +52,7 @@ class LocalStore:
             return Receipt(False, staleness, 0.0, 0.0)
         applied = self.rule.apply(
             self.parameters,
-            check_gradient(gradient, self.parameters),
+            gradient,
             self.statistics,
             self.scratch,
             step_count=self.version + 1,

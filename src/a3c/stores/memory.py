@@ -7,8 +7,8 @@ import ctypes
 import os
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
-from io import FileIO
 from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from typing import Any, TypeAlias
@@ -71,60 +71,73 @@ class ProcessLock:
     """
 
     def __init__(self) -> None:
-        descriptor, self._path = tempfile.mkstemp(prefix="a3c-lock-")
-        self._file = os.fdopen(descriptor, "r+b", buffering=0)
+        descriptor, path = tempfile.mkstemp(prefix="a3c-lock-")
         if sys.platform != "win32":
-            os.unlink(self._path)
+            os.unlink(path)
+        self._own(descriptor, path)
+
+    def _own(self, descriptor: int, path: str) -> None:
+        # One descriptor a process: closing any other of the same file would drop the lock.
+        self._descriptor, self._path = descriptor, path
+        weakref.finalize(self, _close, descriptor, path)
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
         """Hold the lock together with other sharers, and with no exclusive holder."""
-        _lock(self._file, exclusive=False)
-        try:
+        try:  # around the locking, too: what a signal raises right behind it must not keep the lock
+            _lock(self._descriptor, exclusive=False)
             yield
         finally:
-            _unlock(self._file)
+            _unlock(self._descriptor)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the lock alone."""
-        _lock(self._file, exclusive=True)
         try:
+            _lock(self._descriptor, exclusive=True)
             yield
         finally:
-            _unlock(self._file)
+            _unlock(self._descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
         if sys.platform == "win32":
             return {"path": self._path}
-        return {"path": self._path, "descriptor": reduction.DupFd(self._file.fileno())}
+        return {"path": self._path, "descriptor": reduction.DupFd(self._descriptor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._path = state["path"]
         if sys.platform == "win32":
-            self._file = open(self._path, "r+b", buffering=0)  # noqa: SIM115  (kept for the store's lifetime)
+            self._own(os.open(state["path"], os.O_RDWR | os.O_BINARY), state["path"])
         else:
-            self._file = os.fdopen(state["descriptor"].detach(), "r+b", buffering=0)
+            self._own(state["descriptor"].detach(), state["path"])
 
 
 if sys.platform == "win32":
 
-    def _lock(file: FileIO, *, exclusive: bool) -> None:
+    def _lock(descriptor: int, *, exclusive: bool) -> None:
         while True:
             try:
-                file.seek(0)
-                return msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             except OSError:
                 time.sleep(0.0005)
 
-    def _unlock(file: FileIO) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+    def _unlock(descriptor: int) -> None:
+        with contextlib.suppress(OSError):  # it was not held
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+    def _close(descriptor: int, path: str) -> None:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):  # while others have it open it stays; the last one removes it
+            os.unlink(path)
 
 else:
 
-    def _lock(file: FileIO, *, exclusive: bool) -> None:
-        fcntl.lockf(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+    def _lock(descriptor: int, *, exclusive: bool) -> None:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
 
-    def _unlock(file: FileIO) -> None:
-        fcntl.lockf(file, fcntl.LOCK_UN)
+    def _unlock(descriptor: int) -> None:
+        fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+    def _close(descriptor: int, path: str) -> None:
+        os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import Any, Literal
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from a3c.core.update_rule import UpdateRule
 from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
-from a3c.stores.state import check_gradient, pack_state, unpack_state
+from a3c.stores.state import check_gradient, check_vector, pack_state, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
 _UPDATES, _ENV_STEPS, _EPISODES = range(3)  # columns of a counter slot
 _SLOT_WIDTH = 8  # 64-bit numbers in a cache line, so that no two workers write the same one
-_STOP, _GATE = range(2)  # control flags
+_STOP, _GATE = range(2)  # control words: a flag, and until when (monotonic ns) pushes wait at the gate
 
-_GATE_PATIENCE_S = 1.0  # whoever closed the gate is dead if it takes longer
+_GATE_PATIENCE_NS = 1_000_000_000  # whoever closed the gate is dead if it takes longer
 _GATE_POLL_S = 0.0002
 
 
@@ -78,6 +78,7 @@ class SharedStore:
         self.statistics = tuple(
             torch.from_numpy(arrays[f"statistic {name}"]) for name in self.rule.optimizer.statistic_names
         )
+        self.scratch: tuple[Tensor, ...] = ()  # this process's own, made at its first push
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("rule", "locking", "lock", "_block")}
@@ -88,6 +89,7 @@ class SharedStore:
 
     def connect(self, worker: int) -> SharedHandle:
         """That worker's handle."""
+        assert 0 <= worker < len(self.slots) - 1, f"no slot for worker {worker}"
         return SharedHandle(self, worker)
 
     def join(self, worker: int) -> None:
@@ -109,19 +111,15 @@ class SharedStore:
 
     def snapshot(self) -> StoreState:
         """A copy of the shared state between updates: running pushes finish first, new ones wait meanwhile."""
-        self.control[_GATE] = 1
-        try:
-            with self.lock.exclusive():
-                counters = self.counters()
-                return StoreState(
-                    self.parameters.clone(),
-                    tuple(statistic.clone() for statistic in self.statistics),
-                    counters.version,
-                    counters.env_steps,
-                    counters.episodes,
-                )
-        finally:
-            self.control[_GATE] = 0
+        with self._between_updates():
+            counters = self.counters()
+            return StoreState(
+                self.parameters.clone(),
+                tuple(statistic.clone() for statistic in self.statistics),
+                counters.version,
+                counters.env_steps,
+                counters.episodes,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -130,34 +128,45 @@ class SharedStore:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
         restored = unpack_state(state, self.rule, self.parameters)
-        with self.lock.exclusive():
+        with self._between_updates():
             self.parameters.copy_(restored.parameters)
             for statistic, value in zip(self.statistics, restored.statistics, strict=True):
                 statistic.copy_(value)
             self.slots[:] = 0
             self.slots[-1, :3] = restored.version, restored.env_steps, restored.episodes
 
-    def wait_at_gate(self) -> None:
-        """Let a waiting snapshot go first: record locks alone would let a stream of sharers starve it."""
-        deadline = time.monotonic() + _GATE_PATIENCE_S
-        while self.control[_GATE] and time.monotonic() < deadline:
+    def turn(self) -> AbstractContextManager[None]:
+        """What a push holds. Hogwild pushes share the lock: it keeps out a snapshot, not one another."""
+        while time.monotonic_ns() < self.control[_GATE]:
             time.sleep(_GATE_POLL_S)
+        return self.lock.exclusive() if self.locking == "locked" else self.lock.shared()
+
+    @contextlib.contextmanager
+    def _between_updates(self) -> Iterator[None]:
+        # The gate, as record locks alone would let a stream of sharers starve whoever wants it exclusively.
+        # It opens by itself in the end, in case that one dies meanwhile.
+        self.control[_GATE] = time.monotonic_ns() + _GATE_PATIENCE_NS
+        try:
+            with self.lock.exclusive():
+                yield
+        finally:
+            self.control[_GATE] = 0
 
 
 class SharedHandle:
-    """One worker's end of a SharedStore, with scratch of its own."""
+    """One worker's end of a SharedStore."""
 
     def __init__(self, store: SharedStore, worker: int) -> None:
         self.store = store
         self.worker = worker
-        self._scratch: tuple[Tensor, ...] = ()
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`: as it is (hogwild), or between updates (locked)."""
-        locked = self.store.locking == "locked"
-        with self.store.lock.shared() if locked else contextlib.nullcontext():
-            snapshot = self.store.counters()
-            out.copy_(self.store.parameters)
+        store = self.store
+        check_vector(out, store.parameters, "the vector to pull into")
+        with store.lock.shared() if store.locking == "locked" else contextlib.nullcontext():
+            snapshot = store.counters()
+            out.copy_(store.parameters)
         return snapshot
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
@@ -165,10 +174,9 @@ class SharedHandle:
         store = self.store
         if gradient is not None:
             gradient = check_gradient(gradient, store.parameters)
-        if not self._scratch:
-            self._scratch = tuple(torch.empty_like(store.parameters) for _ in range(store.rule.scratch_vectors))
-        store.wait_at_gate()
-        with self._turn():
+        if not store.scratch:
+            store.scratch = tuple(torch.empty_like(store.parameters) for _ in range(store.rule.scratch_vectors))
+        with store.turn():
             slot = store.slots[self.worker]
             slot[_ENV_STEPS] += counts.env_steps
             slot[_EPISODES] += counts.episodes
@@ -180,7 +188,7 @@ class SharedHandle:
                 store.parameters,
                 gradient,
                 store.statistics,
-                self._scratch,
+                store.scratch,
                 step_count=now.version + 1,
                 env_steps=now.env_steps,
                 episodes=now.episodes,
@@ -190,8 +198,3 @@ class SharedHandle:
 
     def leave(self) -> None:
         """Nothing to do: nobody waits for anybody here."""
-
-    def _turn(self) -> AbstractContextManager[None]:
-        # Hogwild pushes share the lock: it keeps out a snapshot, not one another.
-        lock = self.store.lock
-        return lock.exclusive() if self.store.locking == "locked" else lock.shared()

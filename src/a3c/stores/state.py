@@ -12,13 +12,18 @@ from a3c.errors import StoreError
 from a3c.types import StoreState
 
 
+def check_vector(vector: Tensor, parameters: Tensor, what: str) -> None:
+    """Raise StoreError unless `vector` has θ's shape and dtype: a copy would broadcast or round it silently."""
+    if vector.shape != parameters.shape or vector.dtype != parameters.dtype:
+        raise StoreError(
+            f"{what} is {list(vector.shape)} {vector.dtype}, the store's parameters are "
+            f"{list(parameters.shape)} {parameters.dtype}: one flat vector like them is wanted"
+        )
+
+
 def check_gradient(gradient: Tensor, parameters: Tensor) -> Tensor:
     """The gradient on the store's device, if it has θ's shape and dtype; otherwise StoreError."""
-    if gradient.shape != parameters.shape or gradient.dtype != parameters.dtype:
-        raise StoreError(
-            f"the gradient is {list(gradient.shape)} {gradient.dtype}, "
-            f"the store's parameters are {list(parameters.shape)} {parameters.dtype}: push one flat vector like them"
-        )
+    check_vector(gradient, parameters, "the gradient")
     return gradient.to(parameters.device)
 
 
@@ -36,11 +41,11 @@ def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor
             raise StoreError(f"the saved state has no {name!r}: was it saved with another optimiser?")
     vectors = [packed["parameters"], *(packed[name] for name in rule.optimizer.statistic_names)]
     for vector in vectors:
-        if vector.shape != parameters.shape:
-            raise StoreError(
-                f"the saved state holds {list(vector.shape)} numbers, the model {list(parameters.shape)}: "
-                "was it saved with another model?"
-            )
+        check_vector(vector, parameters, "a vector of the saved state (of another model?)")
     return StoreState(
-        vectors[0], tuple(vectors[1:]), int(packed["version"]), int(packed["env_steps"]), int(packed["episodes"])
+        vectors[0],
+        tuple(vectors[1:]),
+        int(packed["version"]),
+        int(packed["env_steps"]),
+        int(packed["episodes"]),
     )

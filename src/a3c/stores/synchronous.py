@@ -11,24 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import RoundCannotFill, StoreError
 from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
-from a3c.stores.state import check_gradient, pack_state, unpack_state
+from a3c.stores.state import check_gradient, check_vector, pack_state, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
-# Columns of the counters: as they were when the last round closed, all changed together.
+# The counters, all changed together: as they were when the last round closed.
 _VERSION, _ENV_STEPS, _EPISODES, _STOP, _APPLIED = range(5)
-_STOP_REQUEST = 5  # from outside; taken over when a round closes
 
-# Columns of a worker's row: whether it is waited for, whether its gradient lies ready, and that rollout's counts.
-_MEMBER, _PENDING, _HAS_GRADIENT, _ROW_ENV_STEPS, _ROW_EPISODES = range(5)
-_ROW_WIDTH = 8
+# Control words: how many rounds have closed, and a request to stop.
+_CLOSED, _STOP_REQUEST = range(2)
 
-_LEARNING_RATE, _GRADIENT_NORM = range(2)
+# Columns of a worker's row: whether it is waited for, the round of its latest push (from 1), and that push's
+# facts. It is pending while its round has not closed.
+_MEMBER, _ROUND, _HAS_GRADIENT, _ROW_ENV_STEPS, _ROW_EPISODES = range(5)
+
+_WORDS = 8  # 64-bit words in a cache line
 
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.00002, 0.001
 
@@ -41,6 +44,10 @@ class SynchronousStore:
     batch of all their environments; it is clipped after summing and applied once. A dropped rollout fills its
     place in the round with its counts alone. Versions, T and the stop flag that workers see change with the
     round, so all of them stop together, and the result does not depend on who came first.
+
+    One word closes a round: the number of closed rounds. The counters are written beside the old ones before
+    it, so a process killed while it closes a round leaves the round open and counts nothing twice; `leave`
+    then closes it anew. At most that one update is on θ half or twice.
 
     Bit-reproducible in one process and in several, stops from outside apart. In one process a round that
     nobody can fill raises RoundCannotFill instead of waiting for ever.
@@ -72,9 +79,10 @@ class SynchronousStore:
                 "parameters": (dtype, (size,)),
                 **{f"statistic {name}": (dtype, (size,)) for name in rule.optimizer.statistic_names},
                 "gradients": (dtype, (workers, size)),
-                "rows": ("i8", (workers, _ROW_WIDTH)),
-                "counters": ("i8", (8,)),
-                "receipt": ("f8", (2,)),
+                "rows": ("i8", (workers, _WORDS)),
+                "counters": ("i8", (2, _WORDS)),  # of the last round and of the one before, in turn
+                "control": ("i8", (_WORDS,)),
+                "receipt": ("f8", (2,)),  # learning rate and gradient norm of the last round
             },
         )
         self._map()
@@ -82,7 +90,8 @@ class SynchronousStore:
 
     def _map(self) -> None:
         arrays = self._block.arrays()
-        self.rows, self.counts, self.receipt = arrays["rows"], arrays["counters"], arrays["receipt"]
+        self.rows, self.receipt = arrays["rows"], arrays["receipt"]
+        self._counters, self._control = arrays["counters"], arrays["control"]
         self.parameters = torch.from_numpy(arrays["parameters"])  # θ, [P]
         self.gradients = torch.from_numpy(arrays["gradients"])  # [W, P]
         self.statistics = tuple(
@@ -99,6 +108,7 @@ class SynchronousStore:
 
     def connect(self, worker: int) -> SynchronousHandle:
         """That worker's handle."""
+        assert 0 <= worker < len(self.rows), f"no row for worker {worker}"
         return SynchronousHandle(self, worker)
 
     def join(self, worker: int) -> None:
@@ -113,20 +123,27 @@ class SynchronousStore:
             self.close_round_if_full()
 
     def request_stop(self) -> None:
-        """Ask for a stop: workers learn of it together, when a round that has gradients closes, or else at once."""
-        with self.lock.exclusive():
-            self.counts[_STOP_REQUEST] = 1
-            if not self.rows[:, _PENDING].any():
-                self.counts[_STOP] = 1
+        """Ask for a stop: workers see it once a round that has gradients has closed, or else at once."""
+        self._control[_STOP_REQUEST] = 1
 
     def counters(self) -> Snapshot:
         """The counters as the last round left them."""
-        version, env_steps, episodes, stop = (int(n) for n in self.counts[: _STOP + 1])
-        return Snapshot(version, env_steps, episodes, bool(stop) or self.rule.budget.spent(env_steps, episodes))
+        version, env_steps, episodes, stop = (int(n) for n in self.last_round()[: _STOP + 1])
+        requested = bool(self._control[_STOP_REQUEST]) and not self.pending().any()
+        stop_now = bool(stop) or requested or self.rule.budget.spent(env_steps, episodes)
+        return Snapshot(version, env_steps, episodes, stop_now)
+
+    def last_round(self) -> NDArray[np.int64]:
+        """The counters' row that the last round wrote."""
+        return self._counters[self._control[_CLOSED] % 2]  # type: ignore[no-any-return]
+
+    def pending(self) -> NDArray[np.bool_]:
+        """Who has pushed in the round that is open, [W]."""
+        return self.rows[:, _ROUND] > self._control[_CLOSED]  # type: ignore[no-any-return]
 
     def snapshot(self) -> StoreState:
-        """A copy of the shared state between rounds."""
-        with self.lock.exclusive():
+        """A copy of the shared state between rounds; gradients that lie ready are not part of it."""
+        with self.lock.shared():
             counters = self.counters()
             return StoreState(
                 self.parameters.clone(),
@@ -141,32 +158,54 @@ class SynchronousStore:
         return pack_state(self.snapshot(), self.rule)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
+        """Restore what `state_dict` gave, and forget gradients that lie ready.
+
+        Raises StoreError if a name is missing or a size does not fit.
+        """
         restored = unpack_state(state, self.rule, self.parameters)
         with self.lock.exclusive():
             self.parameters.copy_(restored.parameters)
             for statistic, value in zip(self.statistics, restored.statistics, strict=True):
                 statistic.copy_(value)
-            self.counts[: _EPISODES + 1] = restored.version, restored.env_steps, restored.episodes
+            counters = self.last_round()
+            counters[: _EPISODES + 1] = restored.version, restored.env_steps, restored.episodes
+            counters[_APPLIED] = 0
+            self.rows[:, _ROUND] = 0
+
+    def lay_ready(self, worker: int, has_gradient: bool, counts: Counts) -> None:
+        """Mark the worker's gradient and counts as part of the open round. The caller holds the lock."""
+        row = self.rows[worker]
+        row[_HAS_GRADIENT], row[_ROW_ENV_STEPS], row[_ROW_EPISODES] = has_gradient, *counts
+        row[_ROUND] = self._control[_CLOSED] + 1
 
     def close_round_if_full(self) -> None:
         """Apply the round if nobody is missing. The caller holds the lock."""
-        pending = self.rows[:, _PENDING] == 1
-        if not pending.any() or (self.rows[:, _MEMBER] > self.rows[:, _PENDING]).any():
+        pending = self.pending()
+        if not pending.any() or self.missing():
             return
-        self.counts[_ENV_STEPS] += self.rows[pending, _ROW_ENV_STEPS].sum()
-        self.counts[_EPISODES] += self.rows[pending, _ROW_EPISODES].sum()
         contributors = np.flatnonzero(pending & (self.rows[:, _HAS_GRADIENT] == 1))
-        self.counts[_APPLIED] = self._apply(contributors) if len(contributors) else 0
-        self.counts[_VERSION] += self.counts[_APPLIED]
-        self.counts[_STOP] |= self.counts[_STOP_REQUEST]
-        self.rows[:, _PENDING] = 0  # last: it lets the waiting ones go
+        closed = int(self._control[_CLOSED])
+        counters = self._counters[(closed + 1) % 2]
+        counters[:] = self._counters[closed % 2]
+        counters[_ENV_STEPS] += self.rows[pending, _ROW_ENV_STEPS].sum()
+        counters[_EPISODES] += self.rows[pending, _ROW_EPISODES].sum()
+        counters[_APPLIED] = self._apply(contributors, counters)
+        counters[_VERSION] += counters[_APPLIED]
+        counters[_STOP] |= self._control[_STOP_REQUEST]
+        self._control[_CLOSED] = closed + 1  # last: it makes the counters valid and lets the waiting ones go
 
-    def _apply(self, contributors: Any) -> bool:
+    def missing(self) -> list[int]:
+        """Members that have not pushed in the open round."""
+        return np.flatnonzero((self.rows[:, _MEMBER] == 1) & ~self.pending()).tolist()
+
+    def _apply(self, contributors: NDArray[np.int64], counters: NDArray[np.int64]) -> bool:
+        self.receipt[:] = 0.0
+        if not len(contributors):
+            return False
         if not self._scratch:
             self._scratch = tuple(torch.empty_like(self.parameters) for _ in range(self.rule.scratch_vectors + 1))
         steps = self.rows[contributors, _ROW_ENV_STEPS]
-        weights = steps / steps.sum() if self.reduction == "mean" else np.ones(len(contributors))
+        weights = steps / max(1, steps.sum()) if self.reduction == "mean" else np.ones(len(contributors))
         total = self._scratch[-1].zero_()  # Σ w_i dθ_i, [P]
         for worker, weight in zip(contributors, weights, strict=True):
             total.add_(self.gradients[worker], alpha=float(weight))
@@ -175,9 +214,9 @@ class SynchronousStore:
             total,
             self.statistics,
             self._scratch[:-1],
-            step_count=int(self.counts[_VERSION]) + 1,
-            env_steps=int(self.counts[_ENV_STEPS]),
-            episodes=int(self.counts[_EPISODES]),
+            step_count=int(counters[_VERSION]) + 1,
+            env_steps=int(counters[_ENV_STEPS]),
+            episodes=int(counters[_EPISODES]),
         )
         self.receipt[:] = applied.learning_rate, applied.gradient_norm
         return applied.done
@@ -189,47 +228,55 @@ class SynchronousHandle:
     def __init__(self, store: SynchronousStore, worker: int) -> None:
         self.store = store
         self.worker = worker
-        self._unsettled = False  # whether a push of this worker has not been accounted for yet
-        self._receipt: Receipt | None = None
+        self._unsettled: Receipt | None = None  # of a push whose round this worker has not seen closed yet
+        self._settled: Receipt | None = None
 
     def pull(self, out: Tensor) -> Snapshot:
         """Wait for the round that holds this worker's gradient, if there is one, and copy θ into `out`.
 
         Raises RoundCannotFill in the process that made the store: there nobody else can be running.
         """
-        store, poll_s = self.store, _FIRST_POLL_S
-        while store.rows[self.worker, _PENDING]:
-            if os.getpid() == store.home_process:
-                missing = np.flatnonzero(store.rows[:, _MEMBER] > store.rows[:, _PENDING]).tolist()
-                raise RoundCannotFill(
-                    f"worker {self.worker} pulls before the round has closed: workers {missing} have not pushed, "
-                    "and in one process they cannot do so meanwhile; push once for each member before pulling"
-                )
-            time.sleep(poll_s)
-            poll_s = min(2 * poll_s, _LONGEST_POLL_S)
+        store = self.store
+        check_vector(out, store.parameters, "the vector to pull into")
+        self._wait_for_round()
         with store.lock.shared():
-            if self._unsettled:
-                learning_rate, norm = (float(n) for n in store.receipt)
-                self._receipt = Receipt(bool(store.counts[_APPLIED]), 0, learning_rate, norm)
-                self._unsettled = False
+            if self._unsettled is not None:
+                self._settled, self._unsettled = self._settle(self._unsettled), None
             out.copy_(store.parameters)
             return store.counters()
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
         """Lay the gradient ready, and close the round if it was the last; the receipt is of the round before."""
         store = self.store
-        if store.rows[self.worker, _PENDING]:
+        if store.pending()[self.worker]:
             raise StoreError(f"worker {self.worker} pushed twice in one round; pull between two pushes")
         if gradient is not None:
             store.gradients[self.worker] = check_gradient(gradient, store.parameters)
         with store.lock.exclusive():
-            row = store.rows[self.worker]
-            row[_HAS_GRADIENT], row[_ROW_ENV_STEPS], row[_ROW_EPISODES] = gradient is not None, *counts
-            row[_PENDING] = 1
-            self._unsettled = True
+            staleness = int(store.last_round()[_VERSION]) - base_version
+            self._unsettled = Receipt(gradient is not None, staleness, 0.0, 0.0)
+            store.lay_ready(self.worker, gradient is not None, counts)
             store.close_round_if_full()
-        return self._receipt
+        return self._settled
 
     def leave(self) -> None:
         """Be waited for no more."""
         self.store.leave(self.worker)
+
+    def _wait_for_round(self) -> None:
+        store, poll_s = self.store, _FIRST_POLL_S
+        while store.pending()[self.worker]:
+            if os.getpid() == store.home_process:
+                raise RoundCannotFill(
+                    f"worker {self.worker} pulls before the round has closed: workers {store.missing()} have not "
+                    "pushed, and in one process they cannot do so meanwhile; push once for each member before pulling"
+                )
+            time.sleep(poll_s)
+            poll_s = min(2 * poll_s, _LONGEST_POLL_S)
+
+    def _settle(self, pushed: Receipt) -> Receipt:
+        # A dropped rollout stays one, whatever the round did with the others' gradients.
+        if not pushed.applied:
+            return pushed
+        learning_rate, norm = (float(number) for number in self.store.receipt)
+        return Receipt(bool(self.store.last_round()[_APPLIED]), pushed.staleness, learning_rate, norm)

@@ -1,0 +1,5 @@
+"""`python -m a3c`."""
+
+from a3c.cli import main
+
+main()

@@ -1,0 +1,162 @@
+"""The command line: `a3c train | evaluate | compare`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from a3c.config import TrainConfig, flag, setting_names
+from a3c.errors import A3CError, UsageError
+
+_FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent. What you do not name comes from the environment's preset, else from the defaults below."""
+
+    env: tyro.conf.Positional[str]
+    """Environment: an id that Gymnasium knows, or package.module:Class."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play a trained agent and print its mean return with a 95% bootstrap interval."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's directory."""
+    episodes: int = 20
+    """How many episodes to play."""
+    seed: int = 0
+    """Seed of the environments; apart from any training seed."""
+    sampled: bool = False
+    """Sample actions instead of taking the most probable one."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Draw runs side by side: return against episodes, steps and seconds, and the time to solve."""
+
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]]
+    """The runs' directories; those of one label, or of one environment and algorithm, make a group."""
+    out: Path
+    """The picture to write: .png, .pdf or .svg."""
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
+    | Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a worker failed, 2 wrong usage, 130 interrupted, 143 terminated."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    command: Any = tyro.cli(
+        Command,
+        prog="a3c",
+        description="Asynchronous advantage actor-critic (A3C) in PyTorch, with A2C beside it.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,) if hasattr(tyro.conf, "FlagCreatePairsOff") else (),
+    )
+    try:
+        match command:
+            case Train():
+                _train(command, named_settings(arguments))
+            case Evaluate():
+                _evaluate(command)
+            case Compare():
+                _compare(command)
+    except UsageError as error:
+        _exit(f"a3c: {error}", _WRONG_USAGE)
+    except A3CError as error:
+        _exit(f"a3c: {error}", _FAILED)
+    except KeyboardInterrupt:
+        _exit("a3c: interrupted", _INTERRUPTED)
+
+
+def named_settings(arguments: Sequence[str]) -> frozenset[str]:
+    """The settings that the arguments name, as opposed to those that merely have their default value."""
+    names = {}
+    for name in setting_names():
+        names[flag(name)] = name
+        names["--no-" + flag(name)[2:]] = name
+    given = (argument.split("=", 1)[0].replace("_", "-") for argument in arguments if argument.startswith("--"))
+    return frozenset(names[argument] for argument in given if argument in names)
+
+
+def _train(command: Train, named: frozenset[str]) -> None:
+    from a3c.experiment.launch import train  # noqa: PLC0415  (each command imports only what it needs)
+
+    settings = {name: getattr(command.config, name) for name in named}
+    run = train(command.env, started_at=_process_start(), **settings)
+    if not command.config.quiet:
+        print(_verdict(run.path, run.summary))
+
+
+def _verdict(path: Path, summary: Any) -> str:
+    solved = summary["solved_at"]
+    if solved is not None:
+        outcome = f"solved after {solved['env_steps']:,} steps, {solved['seconds']:.1f} s"
+    elif summary["solved_return"] is not None:
+        outcome = f"not solved (best mean return {_number(summary['best_return_mean_100'])})"
+    else:
+        outcome = f"mean return {_number(summary['return_mean_100'])}"
+    return f"{outcome}; {summary['exit_reason']} at {summary['env_steps']:,} steps, {summary['seconds']:.1f} s; {path}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _evaluate(command: Evaluate) -> None:
+    from a3c.experiment.evaluate import evaluate  # noqa: PLC0415
+
+    result = evaluate(command.run_dir, episodes=command.episodes, seed=command.seed, greedy=not command.sampled)
+    if command.json:
+        print(json.dumps(result.to_json()))
+        return
+    low, high = result.return_ci95
+    how = "greedy" if result.greedy else "sampled"
+    print(
+        f"mean return {result.return_mean:.1f} (95% interval {low:.1f} to {high:.1f}, std {result.return_std:.1f}) "
+        f"over {result.episodes} {how} episodes of {result.length_mean:.0f} steps on average"
+    )
+
+
+def _compare(command: Compare) -> None:
+    from a3c.experiment.compare import compare  # noqa: PLC0415
+
+    print(compare(command.run_dirs, command.out))
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _process_start() -> float:
+    """When this process began, in seconds since the epoch; to 10 ms on Linux, else when this module was loaded."""
+    try:
+        with open("/proc/self/stat", encoding="ascii") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        with open("/proc/uptime", encoding="ascii") as file:
+            uptime = float(file.read().split()[0])
+        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return _LOADED_AT
+
+
+_LOADED_AT = time.time()

@@ -1,0 +1,187 @@
+"""The settings of a training run: the command line, the saved JSON and the Python API are drawn from here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from a3c.errors import IllegalCombination, UsageError
+
+Algorithm = Literal["a3c", "a2c"]
+RuntimeName = Literal["processes", "serial"]
+StoreName = Literal["auto", "local", "hogwild", "locked", "synchronous", "delayed"]
+
+LEGAL_STORES: dict[tuple[Algorithm, RuntimeName], tuple[str, ...]] = {
+    ("a3c", "processes"): ("hogwild", "locked"),
+    ("a3c", "serial"): ("local", "hogwild", "locked", "delayed"),
+    ("a2c", "processes"): ("synchronous",),
+    ("a2c", "serial"): ("synchronous", "local"),  # local with one worker
+}
+"""Which stores go with which algorithm and runtime; the first is what `auto` takes."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run's outcome depends on, and where it goes.
+
+    Defaults are the general ones; an environment's preset (`a3c.experiment.presets`) replaces some of them,
+    and what a user names replaces both.
+    """
+
+    algorithm: Algorithm = "a3c"
+    """a3c applies every worker's gradient as it comes; a2c waits for all workers and applies their mean."""
+    workers: int = 2
+    """Actor-learners (W), each in a process of its own."""
+    envs_per_worker: int = 16
+    """Environments (B) that each worker steps at once."""
+    seed: int = 0
+    """Seed of every random stream of the run."""
+
+    total_env_steps: int | None = 1_000_000
+    """Budget (T_max) in environment steps of all workers together; the learning rate anneals over it."""
+    total_episodes: int | None = None
+    """Budget in finished episodes of all workers together."""
+    max_seconds: float | None = None
+    """Budget in seconds."""
+    stop_at_return: float | None = None
+    """Stop once the mean return of the last 100 episodes reaches this."""
+
+    run_dir: str | None = None
+    """Where the run's files go; by default runs/ENV-ALGORITHM-SEED-TIME."""
+    label: str | None = None
+    """Name of the group that `a3c compare` puts this run into; by default its environment and algorithm."""
+    overwrite: bool = False
+    """Replace a run that is already in the run directory."""
+    quiet: bool = False
+    """Show nothing while it runs."""
+    tensorboard: bool = True
+    """Write TensorBoard files to RUN_DIR/tensorboard."""
+    wandb: bool = False
+    """Log to Weights & Biases, one run for all workers (pip install a3c[wandb])."""
+    wandb_project: str = "a3c"
+    """Weights & Biases project."""
+    wandb_mode: Literal["online", "offline", "disabled"] | None = None
+    """Weights & Biases mode; by default its own (WANDB_MODE, else online)."""
+
+    rollout_length: int = 16
+    """Steps (t_max) of each environment between two updates."""
+    end_rollout_at_episode_end: bool = False
+    """End a rollout where its episode ends, as in the paper; needs --envs-per-worker 1."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode in place of the environment's own."""
+    discount: float = 0.99
+    """Discount factor (γ)."""
+    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    """λ of the returns: 1 is A3C's n-step return, less is generalised advantage estimation."""
+    entropy_coef: float = 0.01
+    """Weight of the entropy bonus (β)."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """Reduce the loss over a rollout's transitions by their mean or, as the paper does, their sum."""
+    max_gradient_norm: float | None = 0.5
+    """Shorten gradients of a greater Euclidean norm to this."""
+
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """Update rule; its statistics are shared by all workers."""
+    learning_rate: float = 7e-4
+    """Learning rate (η) at the start."""
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """linear anneals to 0 over the budget, by the steps of all workers together."""
+    optimizer_decay: float = 0.99
+    """Decay of the squared gradients' running mean: RMSProp's α, Adam's β2."""
+    optimizer_epsilon: float = 1e-5
+    """ε of RMSProp or Adam."""
+    epsilon_inside_root: bool = False
+    """RMSProp: divide by sqrt(g + ε), as in the paper, instead of sqrt(g) + ε."""
+    adam_beta1: float = 0.9
+    """Adam: decay of the gradients' running mean."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the network's hidden layers."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Activation after each of them."""
+    separate_torsos: bool = False
+    """Give policy and value hidden layers of their own instead of shared ones."""
+
+    runtime: RuntimeName = "processes"
+    """processes runs each worker in its own process; serial runs all in this one, in turn, repeatably."""
+    store: StoreName = "auto"
+    """Where the shared parameters live: hogwild (no lock), locked, local, delayed or synchronous (a2c)."""
+    delay: int = 1
+    """Delayed store: how many pushes late each one is applied."""
+    start_method: Literal["forkserver", "spawn"] | None = None
+    """How worker processes start; by default forkserver where the platform has it."""
+    device: str = "cpu"
+    """Device of the workers' local networks: cpu, cuda, cuda:1 or auto. The shared parameters stay on the CPU."""
+
+    @property
+    def resolved_store(self) -> str:
+        """The store that `auto` stands for, or the one named."""
+        return LEGAL_STORES[self.algorithm, self.runtime][0] if self.store == "auto" else self.store
+
+    def validate(self) -> None:
+        """Raise UsageError at the first setting that makes no sense; the message names it and a fix."""
+        for name in ("workers", "envs_per_worker", "rollout_length"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in (
+            "total_env_steps",
+            "total_episodes",
+            "max_seconds",
+            "max_episode_steps",
+            "max_gradient_norm",
+        ):
+            value = getattr(self, name)
+            self._require(name, value is None or 0 < value < math.inf, "more than 0")
+        for name in ("learning_rate", "optimizer_epsilon"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "more than 0")
+        for name in ("seed", "delay"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("entropy_coef", "value_coef"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("discount", "lambda_"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("optimizer_decay", "adam_beta1"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._require("stop_at_return", not math.isnan(self.stop_at_return or 0.0), "a number")
+        self._require("hidden_sizes", all(size >= 1 for size in self.hidden_sizes), "at least 1 each")
+        if self.total_env_steps is None and self.total_episodes is None and self.max_seconds is None:
+            raise UsageError(
+                "nothing would ever end this run: name --total-env-steps, --total-episodes or --max-seconds"
+            )
+        if self.end_rollout_at_episode_end and self.envs_per_worker != 1:
+            raise UsageError(
+                f"--end-rollout-at-episode-end needs one environment a worker, not {self.envs_per_worker}: "
+                "add --envs-per-worker 1"
+            )
+        legal = LEGAL_STORES[self.algorithm, self.runtime]
+        if self.resolved_store not in legal:
+            raise IllegalCombination(
+                f"--store {self.store} does not go with --algorithm {self.algorithm} --runtime {self.runtime}: "
+                f"take --store {' or '.join(legal)}"
+            )
+        if self.algorithm == "a2c" and self.resolved_store == "local" and self.workers > 1:
+            raise IllegalCombination(
+                f"a2c with {self.workers} workers needs a store that waits for them all: take --store synchronous"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes)}
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def setting_names() -> frozenset[str]:
+    """The names of all settings."""
+    return frozenset(field.name for field in fields(TrainConfig))

@@ -1,0 +1,1 @@
+"""Runs: training, evaluating, comparing, and what they leave behind."""

@@ -1,0 +1,108 @@
+"""What a run has reached so far: counts, the mean return of the last 100 episodes, when it was solved."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+from a3c.types import FinishedEpisode, Report, Snapshot
+
+_WINDOW = 100  # episodes
+
+
+class Progress:
+    """Adds up reports and turns them into the lines that are logged.
+
+    Args:
+        started_at: when the run was called, seconds since the epoch; `seconds` count from here.
+        solved_return: the mean over 100 episodes that counts as solved; None if nothing says.
+    """
+
+    def __init__(self, started_at: float, solved_return: float | None) -> None:
+        self.started_at = started_at
+        self.solved_return = solved_return
+        self.training_since = time.time()
+        self.updates = 0
+        self.episodes = 0
+        self.dropped_rollouts = 0
+        self.solved_at: dict[str, float] | None = None
+        self.best_return_mean_100: float | None = None
+        self._last_returns: deque[float] = deque(maxlen=_WINDOW)
+        self._since_line = Report()
+        self._line_time = self.training_since
+        self._line_env_steps = 0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run was called."""
+        return time.time() - self.started_at
+
+    @property
+    def return_mean_100(self) -> float | None:
+        """Mean return of the last 100 episodes, None before there are as many."""
+        if len(self._last_returns) < _WINDOW:
+            return None
+        return sum(self._last_returns) / _WINDOW
+
+    def add(self, report: Report) -> list[dict[str, Any]]:
+        """Count a report; returns one row for each of its episodes."""
+        self._since_line.merge(report)
+        self.updates += report.updates
+        self.dropped_rollouts += len(report.dropped)
+        return [self._add_episode(episode) for episode in report.episodes]
+
+    def line(self, counters: Snapshot, workers_alive: int) -> dict[str, Any]:
+        """One line of metrics: totals, and means over the updates since the line before."""
+        now = time.time()
+        elapsed = max(now - self._line_time, 1e-9)
+        line = {
+            "env_steps": counters.env_steps,
+            "seconds": round(now - self.started_at, 4),
+            "updates": counters.version,
+            "episodes": self.episodes,
+            "return_mean_100": self.return_mean_100,
+            "steps_per_second": round((counters.env_steps - self._line_env_steps) / elapsed, 1),
+            **self._since_line.means(),
+            "workers_alive": workers_alive,
+            "dropped_rollouts": self.dropped_rollouts,
+        }
+        self._since_line, self._line_time, self._line_env_steps = Report(), now, counters.env_steps
+        return line
+
+    def summary(self, counters: Snapshot, exit_reason: str) -> dict[str, Any]:
+        """What the run came to."""
+        training_seconds = max(time.time() - self.training_since, 1e-9)
+        return {
+            "env_steps": counters.env_steps,
+            "seconds": round(self.seconds, 4),
+            "episodes": self.episodes,
+            "updates": counters.version,
+            "return_mean_100": self.return_mean_100,
+            "best_return_mean_100": self.best_return_mean_100,
+            "solved_at": self.solved_at,
+            "solved_return": self.solved_return,
+            "steps_per_second": round(counters.env_steps / training_seconds, 1),
+            "dropped_rollouts": self.dropped_rollouts,
+            "exit_reason": exit_reason,
+        }
+
+    def _add_episode(self, episode: FinishedEpisode) -> dict[str, Any]:
+        self.episodes += 1
+        seconds = round(episode.time - self.started_at, 4)
+        if math.isfinite(episode.episode_return):  # a NaN reward must not hide the next hundred episodes
+            self._last_returns.append(episode.episode_return)
+        mean = self.return_mean_100
+        if mean is not None:
+            self.best_return_mean_100 = max(mean, self.best_return_mean_100 or -math.inf)
+            if self.solved_at is None and self.solved_return is not None and mean >= self.solved_return:
+                self.solved_at = {"env_steps": episode.env_steps, "seconds": seconds}
+        return {
+            "episode": self.episodes,
+            "worker": episode.worker,
+            "env_steps": episode.env_steps,
+            "seconds": seconds,
+            "return": episode.episode_return,
+            "length": episode.length,
+        }

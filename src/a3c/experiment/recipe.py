@@ -1,0 +1,54 @@
+"""How one actor-learner is put together; it travels to the process that runs it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from a3c.actor import Actor
+from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
+from a3c.core.seeding import worker_seeds
+from a3c.envs.make import EnvSource, reset_seed
+from a3c.experiment.policy_spec import PolicySpec
+from a3c.models.acting import ActingPolicy
+from a3c.types import StoreHandle, Update
+
+
+@dataclass(frozen=True)
+class ActorLearnerRecipe:
+    """Makes the actor-learner of any worker: `recipe(worker, store_handle)`."""
+
+    source: EnvSource
+    spec: PolicySpec
+    settings: ActorCriticSettings
+    envs_per_worker: int
+    end_rollout_at_episode_end: bool
+    device: str
+    seed: int
+    incarnation: int = 0
+    seed_libraries: bool = False  # also the global streams, where the process is the worker's own
+
+    def __call__(self, worker: int, store: StoreHandle) -> Generator[Update, None, None]:
+        """The actor-learner; its environments are closed when it ends."""
+        seeds = worker_seeds(self.seed, worker, self.incarnation, self.envs_per_worker)
+        if self.seed_libraries:
+            random.seed(seeds.libraries)
+            np.random.seed(seeds.libraries)
+            torch.manual_seed(seeds.libraries)
+        envs = self.source.make_vector(self.envs_per_worker)
+        try:
+            model = self.spec.build(device=self.device)
+            actor = Actor(
+                envs,
+                ActingPolicy(model, seeds.actions),
+                seed=reset_seed(envs, seeds.environments, seeds.vector_environment),
+                max_rollout_length=self.settings.rollout_length,
+                end_at_episode_end=self.end_rollout_at_episode_end,
+            )
+            yield from actor_learner(self.settings, actor, model, store)
+        finally:
+            envs.close()

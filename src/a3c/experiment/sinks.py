@@ -1,0 +1,69 @@
+"""Where a run's lines go: one writer for all workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from a3c.experiment.loggers.background import BackgroundLogger
+from a3c.experiment.loggers.episodes_csv import EpisodesCsvLogger
+from a3c.experiment.loggers.jsonl import JsonlLogger
+from a3c.experiment.loggers.tensorboard import TensorBoardLogger
+from a3c.experiment.loggers.wandb import WandbLogger
+
+from a3c.config import TrainConfig
+from a3c.experiment import run_directory
+from a3c.experiment.loggers import Logger, LoggerList, NullLogger
+
+
+class RunLoggers:
+    """Owns the sinks of one run: JSONL and CSV always, TensorBoard and W&B as asked for.
+
+    The heavy ones load after the first update, in a thread, and are dropped with a message if they fail.
+
+    Args:
+        run_dir: the run's directory.
+        config: its settings.
+        settings: the same as JSON, for W&B.
+        message: shows a line to the user.
+    """
+
+    def __init__(
+        self, run_dir: Path, config: TrainConfig, settings: Mapping[str, Any], message: Callable[[str], None]
+    ) -> None:
+        heavy: list[Logger] = []
+        if config.tensorboard:
+            heavy.append(BackgroundLogger(lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD)))
+        if config.wandb:
+            heavy.append(
+                BackgroundLogger(
+                    lambda: WandbLogger(
+                        config.wandb_project,
+                        config.label or run_dir.name,
+                        dict(settings),
+                        run_dir,
+                        config.wandb_mode,
+                    )
+                )
+            )
+        self._episodes_csv = EpisodesCsvLogger(run_dir / run_directory.EPISODES)
+        self._episodes_file = LoggerList([self._episodes_csv], message)
+        self._metrics_file = LoggerList([JsonlLogger(run_dir / run_directory.METRICS)], message)
+        self._heavy: Logger = LoggerList(heavy, message) if heavy else NullLogger()
+
+    def episode(self, row: Mapping[str, Any]) -> None:
+        """Log one finished episode."""
+        self._episodes_file.write(row["env_steps"], row)
+        self._heavy.write(row["env_steps"], row)
+
+    def line(self, metrics: Mapping[str, Any]) -> None:
+        """Log one line of metrics; what was logged before it is on disk afterwards."""
+        self._metrics_file.write(metrics["env_steps"], metrics)
+        self._episodes_csv.flush()
+        self._heavy.write(metrics["env_steps"], metrics)
+
+    def close(self) -> None:
+        """Finish all sinks."""
+        for logger in (self._episodes_file, self._metrics_file, self._heavy):
+            logger.close()

@@ -1,0 +1,88 @@
+"""What runs in a worker process. It imports no torch itself: what it runs does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing import connection, parent_process
+from typing import Any, NamedTuple
+
+from a3c.runtimes.reporting import ReportBatch, worker_failed
+
+
+class Done(NamedTuple):
+    """A worker's last word."""
+
+
+class Failure(NamedTuple):
+    """A worker's last word when it raised."""
+
+    kind: str
+    summary: str
+    worker_traceback: str
+
+
+def worker_main(
+    worker: int,
+    recipe: bytes,
+    handle: Any,
+    pipe: connection.Connection,
+    report_every_s: float,
+    episodes_at_once: bool,
+) -> None:
+    """Run one actor-learner to its end and report through `pipe`.
+
+    Args:
+        worker: its number.
+        recipe: a cloudpickled `make_actor_learner`.
+        handle: its end of the store.
+        pipe: where Report, then Done or Failure go.
+        report_every_s: seconds between reports.
+        episodes_at_once: report whenever an episode has finished.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _exit_with_parent()
+    _use_one_thread()
+    try:
+        import cloudpickle  # noqa: PLC0415  (inside, so that a failure to import is reported, too)
+
+        make_actor_learner: Callable[[int, Any], Any] = cloudpickle.loads(recipe)
+        batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
+        with contextlib.closing(make_actor_learner(worker, handle)) as learner:
+            for update in learner:
+                report = batch.add(worker, update)
+                if report is not None:
+                    pipe.send(report)
+        handle.leave()
+        pipe.send(batch.take())
+        pipe.send(Done())
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens any more
+    except BaseException as error:  # SystemExit from an environment is a failure like any other
+        failed = worker_failed(worker, error)
+        with contextlib.suppress(OSError):
+            pipe.send(batch.take()) if "batch" in locals() else None
+            pipe.send(Failure(failed.kind, failed.summary, failed.worker_traceback))
+
+
+def _use_one_thread() -> None:
+    # W workers with a thread for each core each would fight for the cores.
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+
+
+def _exit_with_parent() -> None:
+    parent = parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="a3c-parent-watch", daemon=True).start()

@@ -1,0 +1,239 @@
+"""One contract for every runtime: run W actor-learners, report all they did, leave nothing behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from a3c.core.optimizers import RMSProp
+from a3c.core.schedules import Budget, constant
+from a3c.core.update_rule import UpdateRule
+from a3c.errors import WorkerDied, WorkerFailed
+from a3c.runtimes.processes import ProcessRuntime
+from a3c.runtimes.serial import SerialRuntime
+from a3c.stores.shared import SharedStore
+from a3c.stores.synchronous import SynchronousStore
+from a3c.types import Counts, Episode, Update
+from leftovers import descendants, nothing_left
+
+W = 2
+P = 4
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(params=["serial", "forkserver", "spawn"])
+def runtime(request):
+    if request.param == "serial":
+        return SerialRuntime(report_every_s=0.05)
+    return ProcessRuntime(request.param, preload=["torch"], report_every_s=0.05)
+
+
+def shared_store(runtime, kind="hogwild", budget=None):
+    rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
+    context = getattr(runtime, "context", None)
+    if kind == "synchronous":
+        return SynchronousStore(torch.zeros(P), rule, W, "mean", context)
+    return SharedStore(torch.zeros(P), rule, W, kind, context)
+
+
+def learner(worker, handle, *, updates=10, pause_s=0.0, at_update=None):
+    """A scripted actor-learner: pulls, pushes ones, and reports one episode of return `worker` an update."""
+    theta = torch.empty(P)
+    for update in range(updates):
+        snapshot = handle.pull(theta)
+        if snapshot.stop:
+            return
+        if at_update is not None:
+            at_update(worker, update)
+        time.sleep(pause_s)
+        receipt = handle.push(torch.ones(P), Counts(3, 1), snapshot.version)
+        yield Update({"entropy": 1.0}, 3, snapshot.env_steps, (Episode(float(worker), update),), receipt)
+
+
+def make(**options):
+    return lambda worker, handle: learner(worker, handle, **options)
+
+
+def collect(runtime, recipe, store):
+    with contextlib.closing(runtime.run(recipe, store, W)) as reports:
+        return list(reports)
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+def test_everything_that_was_done_is_reported(runtime, kind):
+    with nothing_left():
+        store = shared_store(runtime, kind)
+        reports = collect(runtime, make(), store)
+        episodes = [e for r in reports for e in r.episodes]
+        assert sum(r.updates for r in reports) == 10 * W
+        assert sorted((e.worker, e.length) for e in episodes) == [(w, u) for w in range(W) for u in range(10)]
+        assert all(e.episode_return == e.worker for e in episodes)
+        assert store.counters().env_steps == 3 * 10 * W
+        assert store.counters().version == (10 if kind == "synchronous" else 10 * W)
+
+
+def test_a_budget_ends_all_workers(runtime):
+    with nothing_left():
+        store = shared_store(runtime, budget=Budget(env_steps=30))
+        collect(runtime, make(updates=10**6, pause_s=0.001), store)
+        assert 30 <= store.counters().env_steps <= 30 + 3 * W
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
+def test_a_stop_request_ends_all_workers(runtime, kind):
+    with nothing_left():
+        store = shared_store(runtime, kind)
+        with contextlib.closing(runtime.run(make(updates=10**6, pause_s=0.001), store, W)) as reports:
+            for report in reports:
+                if report.updates:
+                    store.request_stop()
+        assert store.counters().env_steps < 10**5
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+def test_a_failure_is_raised_with_the_workers_own_traceback(runtime, kind):
+    def explode(worker, update):
+        if worker == 1 and update == 3:
+            raise ZeroDivisionError("the pole fell over")
+
+    with nothing_left():
+        store, seen = shared_store(runtime, kind), []
+        with pytest.raises(WorkerFailed) as failure:  # noqa: PT012  (the reports before it are looked at)
+            with contextlib.closing(runtime.run(make(updates=10**6, at_update=explode), store, W)) as reports:
+                for report in reports:
+                    seen.append(report)
+        assert failure.value.worker == 1
+        assert failure.value.kind == "ZeroDivisionError"
+        assert "the pole fell over" in str(failure.value)
+        assert "in explode" in failure.value.worker_traceback
+        assert [e.length for r in seen for e in r.episodes if e.worker == 1] == [0, 1, 2]
+
+
+def test_one_worker_may_end_before_the_others_in_a_synchronous_round(runtime):
+    def leave_early(worker, handle):
+        return learner(worker, handle, updates=3 if worker == 0 else 8)
+
+    with nothing_left():
+        store = shared_store(runtime, "synchronous")
+        collect(runtime, leave_early, store)
+        assert store.counters()[:3] == (8, 3 * 11, 11)
+
+
+def test_closing_the_iterator_ends_the_workers_at_once(runtime):
+    with nothing_left():
+        store = shared_store(runtime)
+        reports = runtime.run(make(updates=10**6, pause_s=0.001), store, W)
+        next(reports)
+        reports.close()
+
+
+def test_reports_come_though_nothing_happens(runtime):
+    if isinstance(runtime, SerialRuntime):
+        pytest.skip("in one process an update is under way, so there is nothing to hand out")
+    with nothing_left(), contextlib.closing(runtime.run(make(pause_s=60), shared_store(runtime), W)) as reports:
+        assert next(reports).updates == 0
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+def test_a_killed_worker_ends_the_run_within_five_seconds(start_method, kind):
+    def die(worker, update):
+        if worker == 1 and update == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05)
+    with nothing_left():
+        store = shared_store(runtime, kind)
+        died = last = time.monotonic()
+        with pytest.raises(WorkerDied, match="worker 1 died: killed by signal 9") as death:  # noqa: PT012
+            with contextlib.closing(
+                runtime.run(make(updates=10**6, pause_s=0.001, at_update=die), store, W)
+            ) as reports:
+                for report in reports:
+                    last = time.monotonic()
+                    if any(e.worker == 1 for e in report.episodes):
+                        died = last
+        assert death.value.exit_code == -9
+        assert time.monotonic() - died < 5
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_worker_that_exits_without_a_word_is_named(start_method):
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05)
+    with nothing_left(), pytest.raises(WorkerDied, match="exited with code 7"):
+        collect(runtime, make(at_update=lambda worker, update: os._exit(7)), shared_store(runtime))
+
+
+def test_system_exit_in_an_environment_is_a_failure(runtime):
+    def leave(worker, update):
+        raise SystemExit(3)
+
+    with nothing_left(), pytest.raises((WorkerFailed, SystemExit)):
+        collect(runtime, make(at_update=leave), shared_store(runtime))
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_worker_has_one_torch_thread(start_method):
+    def check(worker, update):
+        assert torch.get_num_threads() == 1, torch.get_num_threads()
+
+    runtime = ProcessRuntime(start_method, preload=["torch"])
+    with nothing_left():
+        collect(runtime, make(updates=1, at_update=check), shared_store(runtime))
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_workers_notice_that_the_parent_is_gone(start_method, tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import sys, time, torch
+            sys.path.insert(0, {os.path.dirname(__file__)!r})
+            sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
+            import test_runtimes as t
+            runtime = t.ProcessRuntime({start_method!r}, preload=["torch"])
+            for report in runtime.run(t.make(updates=10**6, pause_s=0.01), t.shared_store(runtime), 2):
+                if report.updates:
+                    print("running", flush=True)
+            """
+        )
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    with nothing_left():
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "running\n"
+        children = descendants(parent.pid)
+        assert len(children) >= W
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        deadline = time.monotonic() + 5
+        while alive := {c for c in children if _alive(c)}:
+            assert time.monotonic() < deadline, f"still alive: {alive}"
+            time.sleep(0.05)
+
+
+def test_the_serial_runtime_takes_turns_in_worker_order():
+    turns = []
+    collect(SerialRuntime(), make(updates=3, at_update=lambda w, u: turns.append((u, w))), shared_store(None))
+    assert turns == [(u, w) for u in range(3) for w in range(W)]
+
+
+def test_finished_episodes_come_at_once_if_asked_for():
+    runtime = SerialRuntime(report_every_s=1000, episodes_at_once=True)
+    assert [len(r.episodes) for r in collect(runtime, make(updates=3), shared_store(None))] == [1] * 6 + [0]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,42 @@
+"""What a run must not leave behind: processes, shared memory, lock files."""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def descendants(pid: int | None = None) -> set[int]:
+    """Live (not zombie) processes below `pid`, by default this one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                parents[int(stat.parent.name)] = int(fields[1])
+    found, frontier = set(), {pid or os.getpid()}
+    while frontier:
+        frontier = {child for child, parent in parents.items() if parent in frontier} - found
+        found |= frontier
+    return found
+
+
+def shared_files() -> set[str]:
+    """Names in /dev/shm, and lock files in the temporary directory."""
+    shm = Path("/dev/shm")
+    names = {str(p) for p in shm.iterdir()} if shm.is_dir() else set()
+    return names | {str(p) for p in Path(tempfile.gettempdir()).glob("a3c-lock-*")}
+
+
+@contextlib.contextmanager
+def nothing_left(patience_s: float = 5.0) -> Iterator[None]:
+    """Assert that what the block starts has gone when it ends."""
+    processes, files = descendants(), shared_files()
+    yield
+    deadline = time.monotonic() + patience_s
+    while (left := descendants() - processes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left, f"processes left behind: {[Path(f'/proc/{p}/cmdline').read_text() for p in left]}"
+    assert not shared_files() - files
