@@ -36,7 +36,7 @@ def nothing_left(patience_s: float = 5.0) -> Iterator[None]:
     processes, files = descendants(), shared_files()
     yield
     deadline = time.monotonic() + patience_s
-    while (left := descendants() - processes) and time.monotonic() < deadline:
+    while ((left := descendants() - processes) or shared_files() - files) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, f"processes left behind: {[Path(f'/proc/{p}/cmdline').read_text() for p in left]}"
     assert not shared_files() - files

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -125,6 +126,7 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raise UsageError at the first setting that makes no sense; the message names it and a fix."""
+        self._check_types()
         for name in ("workers", "envs_per_worker", "rollout_length"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in (
@@ -172,9 +174,41 @@ class TrainConfig:
         """The settings as JSON can hold them."""
         return asdict(self) | {"hidden_sizes": list(self.hidden_sizes)}
 
+    def _check_types(self) -> None:
+        # The command line has done this already; keyword arguments have not been looked at yet.
+        for name, hint in get_type_hints(TrainConfig).items():
+            value = getattr(self, name)
+            if not _is_a(value, hint):
+                raise UsageError(f"{flag(name)} must be {_described(hint)}, not {value!r}")
+
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
+
+
+def _is_a(value: object, hint: Any) -> bool:
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, arguments[0]) for item in value)
+    if arguments:  # a union
+        return any(_is_a(value, argument) for argument in arguments)
+    if hint in (int, float):
+        return isinstance(value, numbers.Integral if hint is int else numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _described(hint: Any) -> str:
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, arguments))
+    if get_origin(hint) is tuple:
+        return "a tuple of whole numbers"
+    if arguments:
+        return " or ".join(_described(argument) for argument in arguments)
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "None"}
+    return names[hint]
 
 
 def flag(name: str) -> str:

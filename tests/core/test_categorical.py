@@ -18,7 +18,7 @@ logit_rows = st.integers(2, 6).flatmap(
 
 
 @given(logit_rows, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_torch_distributions_with_its_gradients(rows, data):
     actions = torch.tensor([data.draw(st.integers(0, len(row) - 1)) for row in rows])
     ours = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
@@ -76,7 +76,7 @@ def test_trap_11_entropy_is_finite_where_probabilities_vanish(logits, dtype):
 
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=6).filter(lambda row: max(row) - min(row) > 0.1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_trap_11_a_step_along_the_gradient_raises_the_entropy(row):
     logits = torch.tensor(row, dtype=torch.float64, requires_grad=True)
     before = categorical.entropy(logits)

@@ -136,7 +136,7 @@ betas = st.sampled_from([(0.9, 0.999), (0.9, 0.99), (0.0, 0.9), (0.5, 0.5), (0.9
 
 
 @given(gradient_streams, betas)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_process_never_meets_adams_clamp(stream, beta):
     clamped, free = torch.zeros(1), torch.zeros(1)
     gradients = [torch.tensor([g]) for g in stream]
@@ -172,7 +172,7 @@ positive = st.just(0.0) | st.floats(1e-30, 1e6)
     gradient=st.floats(-1e6, 1e6),
     step_count=st.integers(1, 100_000),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_statistics_make_adams_step_larger_than_its_bound(average, square_average, gradient, step_count):
     optimizer, parameters = Adam(), torch.zeros(1)
     statistics = torch.tensor([average]), torch.tensor([square_average])
@@ -212,7 +212,7 @@ def test_another_process_that_zeroes_v_would_blow_up_adam_without_the_clamp():
     decay=st.sampled_from([0.0, 0.9, 0.99]),
     inside=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_statistics_make_rmsprops_step_larger_than_its_bound(square_average, gradient, decay, inside):
     optimizer, parameters = RMSProp(decay, 1e-8, inside), torch.zeros(1)
     optimizer.step(
@@ -259,7 +259,7 @@ def test_statistics_written_by_others_during_the_step_do_not_enter_it(optimizer)
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), st.floats(0.01, 1e3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_clipping_equals_torchs(numbers, max_norm):
     gradient = vector(*numbers)
     parameter = torch.nn.Parameter(torch.zeros_like(gradient))

@@ -48,7 +48,7 @@ steps_of_a_lane = st.lists(st.tuples(numbers, weights, numbers, weights), min_si
 
 
 @given(st.lists(steps_of_a_lane, min_size=1, max_size=3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_equals_the_definition_in_every_lane(lanes):
     rewards, discounts, next_values, lambdas = torch.tensor(lanes, dtype=torch.float64).permute(2, 1, 0)  # [T, B]
     returns = lambda_returns(rewards, discounts, next_values, lambdas)
@@ -117,7 +117,7 @@ def test_what_lies_behind_a_cut_has_no_influence(poison, discount, lambda_):
     st.floats(0, 1),
     st.floats(0, 1),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_equals_generalised_advantage_estimation(steps, last_value, discount, lambda_):
     rewards, values, terminated = zip(*steps, strict=True)
     discounts = [0.0 if end else discount for end in terminated]
@@ -127,7 +127,7 @@ def test_equals_generalised_advantage_estimation(steps, last_value, discount, la
 
 
 @given(st.lists(numbers, min_size=1, max_size=12), numbers, st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_lambda_1_is_the_loop_of_the_paper(rewards, bootstrap, discount):
     following, expected = bootstrap, []
     for reward in reversed(rewards):  # R <- r_i + γR

@@ -50,7 +50,6 @@ def train(
     started_at = time.time() if started_at is None else started_at
     source = EnvSource(env, settings.get("max_episode_steps"))
     config, description = presets.resolve(source.name, settings)
-    config.validate()
     source.check_exists()
     runtime = _make_runtime(config)
     with contextlib.closing(runtime):

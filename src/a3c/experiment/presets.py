@@ -38,7 +38,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     What the user named wins over the environment's preset, and that over the general defaults. A budget that
     the user named replaces the preset's budget: `total_episodes=2000` alone is not cut short by steps.
 
-    Raises UsageError for a setting that does not exist.
+    Raises UsageError for a setting that does not exist or makes no sense.
     """
     unknown = set(named) - setting_names()
     if unknown:
@@ -48,7 +48,11 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     budget = {}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:
         budget = {"total_env_steps": None}
-    config = replace(TrainConfig(), **(preset | budget | dict(named)))
+    values = preset | budget | dict(named)
+    if isinstance(values.get("hidden_sizes"), list):
+        values["hidden_sizes"] = tuple(values["hidden_sizes"])
+    config = replace(TrainConfig(), **values)
+    config.validate()
     source = f"preset for {env_name}" if preset else "general defaults (no preset for this environment)"
     return config, describe(config, source, named)
 

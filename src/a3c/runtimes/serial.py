@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import torch
+
 from a3c.runtimes.reporting import ReportBatch, worker_failed
 from a3c.types import MakeActorLearner, Report
 
@@ -29,6 +31,8 @@ class SerialRuntime:
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """See `a3c.types.Runtime.run`."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker process: the networks are small, and results the same to the bit
         batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once)
         for worker in range(workers):
             store.join(worker)
@@ -52,3 +56,4 @@ class SerialRuntime:
         finally:
             for learner in learners.values():
                 learner.close()
+            torch.set_num_threads(threads)

@@ -1,0 +1,413 @@
+"""Whole runs: `a3c.train` from settings to the files in the run directory."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_envs
+import torch
+from leftovers import nothing_left
+from safetensors.torch import load_file
+
+import a3c
+from a3c.experiment import presets
+from a3c.errors import IllegalCombination, RunDirectoryError, UnknownEnvironment, UsageError, WorkerDied, WorkerFailed
+
+pytestmark = pytest.mark.timeout(120)
+
+QUICK = {
+    "workers": 2,
+    "envs_per_worker": 4,
+    "rollout_length": 8,
+    "total_env_steps": 4_000,
+    "learning_rate": 5e-3,
+    "tensorboard": False,
+    "quiet": True,
+}
+CORRIDOR = "tiny_envs:Corridor"
+
+
+def quick(env=CORRIDOR, **settings):
+    return a3c.train(env, **(QUICK | settings))
+
+
+def parameters(run):
+    (checkpoint,) = (run.path / "checkpoints").iterdir()
+    return load_file(checkpoint / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("runtime", ["serial", "processes"])
+@pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
+def test_learns_and_writes_what_the_design_lists(tmp_path, runtime, algorithm):
+    with nothing_left():
+        run = quick(
+            runtime=runtime, algorithm=algorithm, run_dir=str(tmp_path / "run"), seed=3, stop_at_return=7.5, label="here"
+        )
+    summary = json.loads((run.path / "summary.json").read_text())
+    config = json.loads((run.path / "config.json").read_text())
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    with open(run.path / "episodes.csv", newline="") as file:
+        episodes = list(csv.DictReader(file))
+
+    assert run.solved
+    assert summary == json.loads(json.dumps(run.summary))
+    assert summary["exit_reason"] == "stop_at_return"
+    assert summary["solved_at"]["env_steps"] <= summary["env_steps"]
+    assert summary["episodes"] == len(episodes)
+    assert list(episodes[0]) == ["worker", "env_steps", "seconds", "return", "length"]
+    assert {e["worker"] for e in episodes} == {"0", "1"}
+    assert all(e["length"] == "8" for e in episodes)
+    last_returns = [float(e["return"]) for e in episodes[-100:]]
+    assert summary["return_mean_100"] == pytest.approx(np.mean(last_returns))
+    assert lines[-1]["env_steps"] == summary["env_steps"]
+    assert {
+        "env_steps", "seconds", "updates", "episodes", "return_mean_100", "steps_per_second", "policy_loss",
+        "value_loss", "entropy", "gradient_norm", "staleness_mean", "staleness_max", "learning_rate",
+    } <= lines[-1].keys()  # fmt: skip
+    assert config["settings"]["env"] == CORRIDOR
+    assert config["settings"]["seed"] == 3
+    assert config["settings"]["label"] == "here"
+    assert config["versions"]["torch"] == torch.__version__
+    evaluation = a3c.evaluate(run.path, episodes=10)
+    assert evaluation.return_mean == 8.0
+    assert evaluation.length_mean == 8.0
+
+
+def test_step_counts_are_true_when_the_budget_ends(tmp_path):
+    run = quick(run_dir=str(tmp_path / "run"), runtime="serial", algorithm="a2c", total_env_steps=1000)
+    per_round = 2 * 4 * 8
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert 1000 <= run.summary["env_steps"] < 1000 + per_round
+    # Every environment's steps: finished episodes of 8, and the ones under way.
+    assert 0 <= run.summary["env_steps"] - 8 * run.summary["episodes"] < 8 * 8
+
+
+def test_an_episode_budget(tmp_path):
+    run = quick(run_dir=str(tmp_path / "run"), total_episodes=50, total_env_steps=None)
+    assert run.summary["exit_reason"] == "total_episodes"
+    assert 50 <= run.summary["episodes"] <= 50 + 2 * 4 * 2
+
+
+def test_a_named_episode_budget_is_not_cut_short_by_the_presets_steps():
+    config, _ = presets.resolve("CartPole-v1", {"total_episodes": 10**6})
+    assert config.total_env_steps is None
+    config, _ = presets.resolve("CartPole-v1", {"total_episodes": 10**6, "total_env_steps": 5})
+    assert config.total_env_steps == 5
+
+
+def test_max_seconds(tmp_path):
+    run = quick(run_dir=str(tmp_path / "run"), runtime="serial", max_seconds=1.0, total_env_steps=None)
+    assert run.summary["exit_reason"] == "max_seconds"
+    assert 1.0 <= run.summary["seconds"] < 10
+
+
+def test_on_report_sees_every_line_and_may_stop(tmp_path):
+    seen = []
+
+    def look(metrics):
+        seen.append(metrics["env_steps"])
+        return len(seen) == 2
+
+    run = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=10**7, on_report=look)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert run.summary["exit_reason"] == "on_report"
+    assert [json.loads(line)["env_steps"] for line in lines] == seen
+
+
+def test_k_workers_in_the_serial_runtime_repeat_bit_for_bit(tmp_path):
+    first, second = (quick(run_dir=str(tmp_path / name), runtime="serial", workers=3) for name in "ab")
+    other = quick(run_dir=str(tmp_path / "c"), runtime="serial", workers=3, seed=1)
+    assert same(parameters(first), parameters(second))
+    assert not same(parameters(first), parameters(other))
+    names = [(run.path / "episodes.csv").read_text().splitlines() for run in (first, second)]
+    without_seconds = [[line.split(",")[:2] + line.split(",")[3:] for line in lines] for lines in names]
+    assert without_seconds[0] == without_seconds[1]
+
+
+def test_a2c_is_the_same_bit_for_bit_in_every_runtime(tmp_path):
+    settings = [("serial", None), ("processes", "forkserver"), ("processes", "spawn"), ("processes", "forkserver")]
+    runs = [
+        quick(run_dir=str(tmp_path / str(i)), algorithm="a2c", runtime=runtime, start_method=method)
+        for i, (runtime, method) in enumerate(settings)
+    ]
+    assert all(same(parameters(runs[0]), parameters(run)) for run in runs[1:])
+    assert len({run.summary["env_steps"] for run in runs}) == 1
+
+
+def test_one_a3c_worker_is_one_a2c_worker(tmp_path):
+    a3c_run, a2c_run, textbook = (
+        quick(run_dir=str(tmp_path / str(i)), runtime="serial", workers=1, algorithm=algorithm, store=store)
+        for i, (algorithm, store) in enumerate([("a3c", "auto"), ("a2c", "auto"), ("a2c", "local")])
+    )
+    assert same(parameters(a3c_run), parameters(a2c_run))
+    assert same(parameters(a3c_run), parameters(textbook))
+
+
+@pytest.mark.parametrize("store", ["hogwild", "locked"])
+def test_one_worker_in_a_process_equals_one_in_this_process(tmp_path, store):
+    here = quick(run_dir=str(tmp_path / "here"), runtime="serial", workers=1)
+    there = quick(run_dir=str(tmp_path / "there"), runtime="processes", workers=1, store=store)
+    assert same(parameters(here), parameters(there))
+
+
+def test_delayed_by_nothing_is_local(tmp_path):
+    local, delayed, late = (
+        quick(run_dir=str(tmp_path / str(i)), runtime="serial", store=store, delay=delay)
+        for i, (store, delay) in enumerate([("local", 1), ("delayed", 0), ("delayed", 3)])
+    )
+    assert same(parameters(local), parameters(delayed))
+    assert not same(parameters(local), parameters(late))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"envs_per_worker": 1},
+        {"envs_per_worker": 1, "end_rollout_at_episode_end": True},
+        {"envs_per_worker": 1, "end_rollout_at_episode_end": True, "rollout_length": 1000},  # the origin's
+        {"total_episodes": 60, "total_env_steps": None},
+        {"max_episode_steps": 5},
+        {"separate_torsos": True},
+        {"separate_torsos": True, "hidden_sizes": (), "activation": "relu"},
+        {"store": "locked"},
+        {"start_method": "spawn"},
+        {"optimizer": "adam", "loss_reduction": "sum", "max_gradient_norm": 40.0, "learning_rate_schedule": "constant"},
+        {"epsilon_inside_root": True, "optimizer_epsilon": 0.1, "max_gradient_norm": None},
+        {
+            "envs_per_worker": 1,
+            "end_rollout_at_episode_end": True,
+            "rollout_length": 1000,
+            "total_episodes": 60,
+            "total_env_steps": None,
+            "max_episode_steps": 5,
+            "separate_torsos": True,
+            "store": "locked",
+            "start_method": "spawn",
+        },
+    ],
+    ids=lambda settings: ",".join(settings),
+)
+def test_the_papers_and_the_origins_own_forms(tmp_path, settings):
+    with nothing_left():
+        run = quick(run_dir=str(tmp_path / "run"), **({"total_env_steps": 600} | settings))
+    with open(run.path / "episodes.csv", newline="") as file:
+        lengths = {int(row["length"]) for row in csv.DictReader(file)}
+    assert lengths == {settings.get("max_episode_steps", 8)}
+    assert run.summary["updates"] > 0
+    if settings.get("rollout_length") == 1000:  # a rollout is an episode, so an update is one, too
+        assert run.summary["updates"] == run.summary["episodes"]
+
+
+def test_the_papers_own_form_learns(tmp_path):
+    run = quick(
+        run_dir=str(tmp_path / "run"),
+        envs_per_worker=1,
+        end_rollout_at_episode_end=True,
+        rollout_length=5,
+        total_env_steps=30_000,
+        stop_at_return=7.0,
+    )
+    assert run.solved
+
+
+@pytest.mark.parametrize("runtime", ["serial", "processes"])
+def test_an_environment_that_raises_ends_the_run_and_loses_nothing(tmp_path, runtime):
+    with nothing_left(), pytest.raises(WorkerFailed, match="the corridor collapsed") as failure:
+        quick("tiny_envs:Exploding", run_dir=str(tmp_path / "run"), runtime=runtime, envs_per_worker=2)
+    assert "in reset" in failure.value.worker_traceback
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["exit_reason"] == "worker_failed"
+    assert len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) - 1 == summary["episodes"] > 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert a3c.load(tmp_path / "run")
+    assert "the corridor collapsed" in (tmp_path / "run" / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("settings", [{}, {"store": "locked"}, {"algorithm": "a2c"}], ids=str)
+def test_a_worker_killed_with_minus_nine_ends_the_run(tmp_path, settings):
+    with nothing_left(), pytest.raises(WorkerDied, match="killed by signal 9"):
+        quick("tiny_envs:Killed", run_dir=str(tmp_path / "run"), **settings)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "worker_failed"
+
+
+def test_nan_rewards_are_dropped_and_the_rest_is_learned_from(tmp_path):
+    run = quick(
+        "tiny_envs:SometimesNaN", run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=40_000, stop_at_return=7.5
+    )
+    assert run.solved
+    assert run.summary["dropped_rollouts"] > 0
+    assert all(bool(tensor.isfinite().all()) for tensor in parameters(run).values())
+
+
+def test_ten_bad_rollouts_in_a_row_end_the_run(tmp_path, capfd):
+    with pytest.raises(WorkerFailed, match="10 rollouts in a row were dropped.*observation"):
+        quick("tiny_envs:AlwaysNaN", run_dir=str(tmp_path / "run"))
+    assert "dropped a rollout: non-finite observation" in capfd.readouterr().err
+
+
+def test_seeds_differ_between_workers_and_repeat_between_runs(tmp_path):
+    returns = {}
+    for name in "ab":
+        run = quick(run_dir=str(tmp_path / name), algorithm="a2c", total_env_steps=400)
+        with open(run.path / "episodes.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        returns[name] = [[row["return"] for row in rows if row["worker"] == worker] for worker in "01"]
+    assert returns["a"] == returns["b"]
+    assert returns["a"][0] != returns["a"][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"workers": 0}, UsageError, "--workers must be at least 1, not 0"),
+        ({"envs_per_worker": -3}, UsageError, "--envs-per-worker must be at least 1"),
+        ({"total_env_steps": 0}, UsageError, "--total-env-steps must be more than 0"),
+        ({"max_seconds": -1.0}, UsageError, "--max-seconds"),
+        ({"discount": 1.5}, UsageError, "--discount must be between 0 and 1"),
+        ({"lambda_": -0.1}, UsageError, "--lambda must be between 0 and 1"),
+        ({"learning_rate": math.nan}, UsageError, "--learning-rate"),
+        ({"seed": -1}, UsageError, "--seed must be 0 or more"),
+        ({"hidden_sizes": (64, 0)}, UsageError, "--hidden-sizes"),
+        ({"total_env_steps": None}, UsageError, "nothing would ever end this run"),
+        ({"end_rollout_at_episode_end": True}, UsageError, "add --envs-per-worker 1"),
+        ({"store": "local"}, IllegalCombination, "take --store hogwild or locked"),
+        ({"algorithm": "a2c", "store": "hogwild"}, IllegalCombination, "take --store synchronous"),
+        ({"algorithm": "a2c", "store": "local", "runtime": "serial"}, IllegalCombination, "waits for them all"),
+        ({"device": "quantum"}, UsageError, "--device must be cpu, cuda, cuda:N or auto"),
+        ({"device": "cuda:99"}, UsageError, "this machine has . CUDA devices"),
+        ({"learnign_rate": 1.0}, UsageError, "there is no setting 'learnign_rate'"),
+        ({"algorithm": "a4c"}, UsageError, "--algorithm must be"),
+        ({"workers": "two"}, UsageError, "--workers must be"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused_before_anything_starts(tmp_path, settings, error, message):
+    with nothing_left(), pytest.raises(error, match=message):
+        quick(run_dir=str(tmp_path / "run"), **settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("CartPol-v1", "did you mean CartPole-v1"),
+        ("tiny_envs:Nothing", "module 'tiny_envs' has no 'Nothing'"),
+        ("no_such_module:Env", "cannot import 'no_such_module'"),
+        ("tiny_envs:WithDict", "observation space.*Dict.*only Box"),
+        ("tiny_envs:WithBoxAction", "action space.*Box.*only Discrete"),
+        ("Pendulum-v1", "action space.*only Discrete"),
+    ],
+)
+def test_bad_environments_are_refused(tmp_path, env, message):
+    with nothing_left(), pytest.raises(UsageError, match=message):
+        quick(env, run_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_environment_has_its_own_error(tmp_path):
+    with pytest.raises(UnknownEnvironment):
+        quick("CartPol-v1", run_dir=str(tmp_path / "run"))
+
+
+def test_a_run_directory_is_not_overwritten_unless_asked_for(tmp_path):
+    run = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=200)
+    (run.path / "mine.txt").write_text("kept")
+    with pytest.raises(RunDirectoryError, match="already holds a run.*--overwrite"):
+        quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=200)
+    again = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=400, overwrite=True)
+    assert again.summary["env_steps"] >= 400
+    assert (run.path / "mine.txt").read_text() == "kept"
+    assert len(list((run.path / "checkpoints").iterdir())) == 1
+
+
+def test_a_run_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with nothing_left(), pytest.raises(RunDirectoryError, match="cannot write to the run directory"):
+        quick(run_dir=str(tmp_path / "file" / "run"))
+
+
+def test_defaults_name_the_run_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = quick(runtime="serial", total_env_steps=100, seed=7)
+    assert run.path.parent == Path("runs")
+    assert run.path.name.startswith("tiny_envs_Corridor-a3c-7-")
+
+
+def test_a_callable_environment(tmp_path):
+    run = quick(lambda: tiny_envs.Corridor(), run_dir=str(tmp_path / "run"), total_env_steps=400)
+    assert run.summary["env_steps"] >= 400
+    with pytest.raises(UsageError, match="no importable name"):
+        a3c.evaluate(run.path)
+    assert a3c.evaluate(run.path, tiny_envs.Corridor, episodes=3).episodes == 3
+
+
+def test_wandb_offline_gets_the_origins_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with nothing_left():
+        run = quick(run_dir=str(tmp_path / "run"), wandb=True, total_env_steps=500)
+    (written,) = (run.path / "wandb").glob("offline-run-*/*.wandb")
+    content = written.read_bytes()
+    assert b"episode_reward" in content
+    assert b"running time" in content
+
+
+def test_tensorboard_is_written_by_default(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = quick(run_dir=str(tmp_path / "run"), tensorboard=True, total_env_steps=500)
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert any("return" in tag for tag in events.Tags()["scalars"])
+
+
+SIGNALLED = """
+import a3c
+try:
+    a3c.train("tiny_envs:Slow", workers=2, envs_per_worker=1, rollout_length=4, total_env_steps=10**6,
+              tensorboard=False, algorithm={algorithm!r}, run_dir={run_dir!r})
+except KeyboardInterrupt:
+    raise SystemExit(130)
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
+@pytest.mark.parametrize(
+    ("number", "code", "reason"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals_end_cleanly_and_save(tmp_path, number, code, reason, algorithm):
+    with nothing_left():
+        process = start_script(tmp_path, SIGNALLED.format(run_dir=str(tmp_path / "run"), algorithm=algorithm))
+        wait_for(tmp_path / "run" / "metrics.jsonl")
+        began = time.monotonic()
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        assert process.wait(timeout=10) == code
+        assert time.monotonic() - began < 5
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == reason
+    assert a3c.load(tmp_path / "run")
+
+
+def start_script(tmp_path, text):
+    (tmp_path / "script.py").write_text(text)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    return subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")], env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+
+
+def wait_for(path: Path, patience_s: float = 30):
+    deadline = time.monotonic() + patience_s
+    while not path.exists() or not path.stat().st_size:
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)

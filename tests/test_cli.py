@@ -1,0 +1,174 @@
+"""The command line, as a person types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import a3c
+from a3c import cli
+from a3c.config import setting_names
+
+pytestmark = pytest.mark.timeout(120)
+
+QUICK = "--runtime serial --workers 2 --envs-per-worker 4 --total-env-steps 800 --no-tensorboard --quiet".split()
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of one command."""
+    code = 0
+    try:
+        cli.main([str(argument) for argument in arguments])
+    except SystemExit as leaving:
+        code = leaving.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    cli.main(["train", "tiny_envs:Corridor", "--run-dir", str(path), *QUICK])
+    return path
+
+
+def test_train_evaluate_compare(capsys, tmp_path):
+    runs = []
+    for algorithm in ("a3c", "a2c"):
+        path = tmp_path / algorithm
+        flags = ["--run-dir", path, "--algorithm", algorithm, "--seed", "4", "--stop-at-return", "100", *QUICK[:-1]]
+        code, out, _ = run(capsys, "train", "tiny_envs:Corridor", *flags)
+        assert code == 0
+        assert f"{algorithm}: 2 workers x 4 environments" in out
+        assert "not solved" in out
+        assert out.rstrip().endswith(str(path))
+        runs.append(path)
+
+    code, out, _ = run(capsys, "evaluate", runs[0], "--episodes", "5", "--seed", "1", "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert set(result) == {
+        "episodes", "return_mean", "return_std", "return_ci95", "length_mean", "greedy", "seed",
+    }  # fmt: skip
+    assert (result["episodes"], result["seed"], result["greedy"], result["length_mean"]) == (5, 1, True, 8.0)
+    assert result["return_ci95"][0] <= result["return_mean"] <= result["return_ci95"][1]
+
+    code, out, _ = run(capsys, "evaluate", runs[0], "--sampled")
+    assert code == 0
+    assert "over 20 sampled episodes" in out
+
+    code, out, _ = run(capsys, "compare", *runs, "--out", tmp_path / "picture.png")
+    assert code == 0
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "tiny_envs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "CartPol-v1"], "did you mean CartPole-v1"),
+        (["train", "CartPole-v1", "--workers", "0"], "--workers must be at least 1, not 0"),
+        (["train", "CartPole-v1", "--total-env-steps", "-5"], "--total-env-steps must be more than 0, not -5"),
+        (["train", "CartPole-v1", "--store", "synchronous"], "take --store hogwild or locked"),
+        (["train", "Pendulum-v1"], "action space"),
+        (["train", "CartPole-v1", "--run-dir", "/proc/nowhere"], "cannot write to the run directory"),
+        (["evaluate", "/nowhere/run"], "there is no run /nowhere/run"),
+        (["evaluate", "/"], "/ is not a finished run"),
+        (["compare", "/nowhere/run", "--out", "x.png"], "/nowhere/run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(capsys, arguments, words):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert words in err
+    assert err.startswith("a3c: ")
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["train"], ["train", "CartPole-v1", "--wrokers", "2"], ["train", "CartPole-v1", "--workers", "two"], ["fly"]],
+    ids=str,
+)
+def test_wrong_flags_exit_with_code_2_and_without_a_traceback(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert "Traceback" not in out + err
+
+
+def test_a_run_that_is_there_is_kept(capsys, trained):
+    code, _, err = run(capsys, "train", "tiny_envs:Corridor", "--run-dir", trained, *QUICK)
+    assert code == 2
+    assert "already holds a run" in err
+    assert "--overwrite" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", "{", "config.json cannot be read"),
+        ("config.json", "[]", "holds no JSON object"),
+        ("checkpoints/*/policy.json", "{}", "description is damaged"),
+        ("checkpoints/*/policy.json", '{"format": 99}', "format 99"),
+        ("checkpoints/*/model.safetensors", "junk", "the weights are damaged"),
+        ("checkpoints/*", None, "holds no checkpoint"),
+    ],
+    ids=str,
+)
+def test_a_damaged_run_is_named(capsys, tmp_path, trained, file, content, words):
+    import shutil
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trained, damaged)
+    (path,) = damaged.glob(file)
+    if content is None:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    else:
+        path.write_text(content)
+    code, _, err = run(capsys, "evaluate", damaged)
+    assert code == 2
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_failing_environment_exits_with_code_1_and_the_workers_traceback(capsys, tmp_path):
+    code, _, err = run(capsys, "train", "tiny_envs:Exploding", "--run-dir", tmp_path / "run", *QUICK)
+    assert code == 1
+    assert "worker 0 failed: RuntimeError: the corridor collapsed" in err
+    assert "in reset" in err
+
+
+def test_flags_fields_and_keyword_arguments_have_the_same_names(capsys):
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0
+    for name in setting_names():
+        flag = "--" + name.rstrip("_").replace("_", "-")
+        assert flag in out or "--no-" + flag[2:] in out
+
+
+def test_every_setting_says_what_it_is(capsys):
+    _, out, _ = run(capsys, "train", "--help")
+    described = [line for line in out.splitlines() if "--" in line]
+    assert len(described) >= len(setting_names())
+    assert "Traceback" not in out
+
+
+def test_only_named_settings_override_the_preset():
+    named = cli.named_settings(["train", "CartPole-v1", "--lambda", "0.5", "--no-tensorboard", "--total_env_steps=5"])
+    assert named == {"lambda_", "tensorboard", "total_env_steps"}
+
+
+def test_the_command_is_installed_and_counts_seconds_from_the_process_start(tmp_path):
+    command = [sys.executable, "-m", "a3c", "train", "tiny_envs:Corridor", "--run-dir", str(tmp_path / "run"), *QUICK]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    subprocess.run(command, check=True, env=environment)
+    seconds = json.loads((tmp_path / "run" / "summary.json").read_text())["seconds"]
+    assert seconds > 0.2  # the imports are part of it
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["command"][1:3] == ["train", "tiny_envs:Corridor"]
+    assert config["versions"]["a3c"] == a3c.__version__

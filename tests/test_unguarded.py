@@ -1,0 +1,78 @@
+"""Scripts without a `__main__` guard, and notebooks: both must train, once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from leftovers import nothing_left
+
+pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).parents[1]
+
+SCRIPT = """
+import gymnasium as gym, numpy as np
+print("the script begins", flush=True)
+
+class Here(gym.Env):
+    observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {{}}
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(2, np.float32), float(action), self.steps == 5, False, {{}}
+
+import a3c
+run = a3c.train(Here, workers=2, envs_per_worker=2, total_env_steps=500, tensorboard=False,
+                start_method={start_method!r}, run_dir={run_dir!r})
+print("the script ends", run.summary["env_steps"] >= 500, flush=True)
+"""
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_script_without_a_guard(tmp_path, start_method):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(start_method=start_method, run_dir=str(tmp_path / "run")))
+    with nothing_left():
+        result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert result.stdout.count("the script begins") == 1
+    assert result.stdout.count("the script ends True") == 1
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_quickstart_pasted_into_a_notebook_cell(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    quickstart = (ROOT / "examples" / "quickstart.py").read_text()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(quickstart)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    before = os.getcwd()
+    with nothing_left(patience_s=20):
+        os.chdir(tmp_path)
+        try:
+            NotebookClient(notebook, timeout=100, kernel_name="python3").execute(cwd=str(tmp_path))
+        finally:
+            os.chdir(before)
+    printed = "".join(output.get("text", "") for output in notebook.cells[0].outputs)
+    assert "mean return" in printed or "return_mean" in printed
+    assert not any(output.output_type == "error" for output in notebook.cells[0].outputs)
+
+
+def test_the_quickstart_as_a_script(tmp_path):
+    with nothing_left():
+        result = subprocess.run(
+            [sys.executable, str(ROOT / "examples" / "quickstart.py")],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+    assert "return" in result.stdout

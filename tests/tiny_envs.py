@@ -1,0 +1,89 @@
+"""Environments that are learned in a moment, and ones that misbehave."""
+
+import os
+import signal
+import time
+
+import gymnasium as gym
+import numpy as np
+
+
+class Corridor(gym.Env):
+    """Walk right to the end: +1 for each step right, -1 for each left; 8 steps an episode."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        reward = 1.0 if action == 1 else -1.0
+        return self._observe(), reward, self.steps == 8, False, {}
+
+    def _observe(self):
+        return np.array([self.steps / 8, 1.0], np.float32)
+
+
+class Exploding(Corridor):
+    """Raises in the fifth episode."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        if self.episodes == 5:
+            raise RuntimeError("the corridor collapsed")
+        return super().reset(seed=seed, options=options)
+
+
+class Killed(Corridor):
+    """Is killed by the kernel in the fifth episode."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        if self.episodes == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(seed=seed, options=options)
+
+
+class Slow(Corridor):
+    """20 ms a step."""
+
+    def step(self, action):
+        time.sleep(0.02)
+        return super().step(action)
+
+
+class SometimesNaN(Corridor):
+    """One reward in about a hundred is NaN."""
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.np_random.random() < 0.01:
+            reward = float("nan")
+        return observation, reward, terminated, truncated, info
+
+
+class AlwaysNaN(Corridor):
+    """Every observation is NaN."""
+
+    def _observe(self):
+        return np.full(2, np.nan, np.float32)
+
+
+class WithDict(Corridor):
+    """A Dict observation, which is not handled yet."""
+
+    observation_space = gym.spaces.Dict({"x": gym.spaces.Box(0.0, 1.0, (2,), np.float32)})
+
+
+class WithBoxAction(Corridor):
+    """A Box action, which is not handled yet."""
+
+    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
