@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -67,12 +69,12 @@ def run_seed(seed: int, flags: list[str], directory: Path) -> dict[str, object]:
     }
 
 
-def measure(name: str, flags: list[str], seeds: int) -> dict[str, object]:
+def measure(name: str, flags: list[str], seeds: Sequence[int]) -> dict[str, object]:
     """All seeds of one variant."""
     rows, imports = [], []
     with tempfile.TemporaryDirectory() as directory:
-        for seed in range(seeds):
-            if seed % 5 == 0:
+        for i, seed in enumerate(seeds):
+            if i % 5 == 0:
                 imports.append(timed([sys.executable, "-c", "import torch"]))
             rows.append(run_seed(seed, flags, Path(directory)))
             print(name, rows[-1], flush=True)
@@ -96,11 +98,14 @@ def measure(name: str, flags: list[str], seeds: int) -> dict[str, object]:
 def table(results: list[dict[str, object]]) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| variant | solved | seconds: median (min to max) | steps, median | greedy return: mean (min) | import torch, s |",
+        "| variant | solved | seconds: median (min to max) | steps, median "
+        "| greedy return: mean (min) | import torch, s |",
         "|---|---|---|---|---|---|",
     ]
     for r in results:
-        greedy = "-" if r["greedy_return_mean"] is None else f"{r['greedy_return_mean']:.1f} ({r['greedy_return_min']:.1f})"
+        greedy = (
+            "-" if r["greedy_return_mean"] is None else f"{r['greedy_return_mean']:.1f} ({r['greedy_return_min']:.1f})"
+        )
         lines.append(
             f"| {r['name']} | {r['solved']} of {r['runs']} | {r['seconds_median']:.2f} "
             f"({r['seconds_min']:.2f} to {r['seconds_max']:.2f}) | {r['env_steps_median']:,.0f} | {greedy} "
@@ -112,9 +117,29 @@ def table(results: list[dict[str, object]]) -> str:
 def commit() -> str:
     """The commit that is checked out, marked if the tree differs from it."""
     described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, cwd=Path(__file__).parent
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
     )
     return described.stdout.strip() or "unknown"
+
+
+def save(name: str, results: list[dict[str, object]]) -> None:
+    """Print the results and write them to benchmarks/results/NAME.json and .md."""
+    record = {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "results": results,
+    }
+    text = table(results)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(f"`{record['command']}`, commit {record['commit']}\n\n{text}\n")
 
 
 def main() -> None:
@@ -126,20 +151,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     variants = VARIANTS if options.variants else {" ".join(options.flags) or "A3C, defaults": options.flags}
-    results = [measure(name, flags, options.seeds) for name, flags in variants.items()]
-    text = table(results)
-    print(text)
-    name = options.out or ("cartpole-variants" if options.variants else "cartpole")
-    RESULTS.mkdir(exist_ok=True)
-    record = {
-        "command": "python benchmarks/cartpole.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "results": results,
-    }
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / f"{name}.md").write_text(f"`{record['command']}`, commit {record['commit']}\n\n{text}\n")
+    results = [measure(name, flags, range(options.seeds)) for name, flags in variants.items()]
+    save(options.out or ("cartpole-variants" if options.variants else "cartpole"), results)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ def main():
         count += 1
         mean = sum(last) / len(last)
         if count % 100 == 0:
-            print(f"{count} episodes, {int(steps.sum()):,} steps, mean return {mean:.1f}, {time.time() - started:.0f} s")
+            print(
+                f"{count} episodes, {int(steps.sum()):,} steps, mean return {mean:.1f}, {time.time() - started:.0f} s"
+            )
         if len(last) == 100 and mean >= options.stop_at_return:
             stop.set()
     for process in workers:

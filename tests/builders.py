@@ -9,11 +9,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, parent_process, resource_tracker
+from multiprocessing import connection, forkserver, parent_process, resource_tracker
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -62,14 +63,14 @@ class GradientDescent:
 class SlowStripes:
     """θ <- θ - η dθ where dθ is not 0, piece by piece: pushes on disjoint stripes lose nothing to one another."""
 
-    pieces: int = 20
+    pieces: int = 10
     statistic_names: ClassVar[tuple[str, ...]] = ("touched",)
 
     def step(self, parameters, gradient, statistics, scratch, *, learning_rate, step_count):
         for where in gradient.nonzero().squeeze(1).chunk(self.pieces):
             parameters[where] -= learning_rate * gradient[where]
             statistics[0][where] += 1
-            time.sleep(0)  # let others in between
+            time.sleep(0.0005)  # let others in between
 
 
 def make_rule(
@@ -214,6 +215,7 @@ class Remote:
 
 def _serve(handle: Any, pipe: Any) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             function, args = pipe.recv()
@@ -221,6 +223,11 @@ def _serve(handle: Any, pipe: Any) -> None:
                 pipe.send((function(handle, *args), None))
             except Exception:
                 pipe.send((None, traceback.format_exc()))
+
+
+def _exit_with_parent() -> None:
+    connection.wait([parent_process().sentinel])  # type: ignore[union-attr]
+    os._exit(1)
 
 
 def remote_pull(handle: Any) -> tuple[list[float], Snapshot]:

@@ -14,7 +14,7 @@ from a3c.config import setting_names
 
 pytestmark = pytest.mark.timeout(120)
 
-QUICK = "--runtime serial --workers 2 --envs-per-worker 4 --total-env-steps 800 --no-tensorboard --quiet".split()
+QUICK = "--runtime serial --workers 2 --envs-per-worker 4 --total-env-steps 800 --no-tensorboard --quiet".split()  # noqa: SIM905
 
 
 def run(capsys, *arguments):

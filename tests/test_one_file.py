@@ -46,9 +46,7 @@ def test_the_first_update_equals_the_librarys(example, monkeypatch, seed, push_r
     torch.manual_seed(seed)
     model = example.ActorCritic().double()
     theta = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    states, actions, rewards, terminated, truncated = first_rollout(
-        example, example.ActorCritic(), seed, push_right
-    )
+    states, actions, rewards, terminated, truncated = first_rollout(example, example.ActorCritic(), seed, push_right)
     assert terminated == push_right
     states = states.double()
 

@@ -100,6 +100,12 @@ def test_the_command_lines_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 
 
+def test_the_fork_server_can_start_before_torch_is_imported():
+    code = "import sys, a3c.experiment.launch; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
 def test_heavy_modules_are_not_imported_for_training():
     code = "import sys, a3c.experiment.train; print(sorted({'wandb', 'matplotlib', 'tensorboard'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

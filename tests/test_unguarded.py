@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from leftovers import nothing_left
 
 pytestmark = pytest.mark.timeout(120)

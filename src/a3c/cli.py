@@ -69,7 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="a3c",
         description="Asynchronous advantage actor-critic (A3C) in PyTorch, with A2C beside it.",
         args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,) if hasattr(tyro.conf, "FlagCreatePairsOff") else (),
     )
     try:
         match command:

@@ -154,6 +154,11 @@ class TrainConfig:
             raise UsageError(
                 "nothing would ever end this run: name --total-env-steps, --total-episodes or --max-seconds"
             )
+        if self.total_env_steps is None and self.total_episodes is None and self.learning_rate_schedule == "linear":
+            raise UsageError(
+                "a linear learning rate anneals over a budget in steps or episodes: name --total-env-steps or "
+                "--total-episodes, or take --learning-rate-schedule constant"
+            )
         if self.end_rollout_at_episode_end and self.envs_per_worker != 1:
             raise UsageError(
                 f"--end-rollout-at-episode-end needs one environment a worker, not {self.envs_per_worker}: "

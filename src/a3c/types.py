@@ -200,7 +200,7 @@ class StoreHandle(Protocol):
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
         """Hand in dθ ([P], or None for a dropped rollout) computed at `base_version`.
 
-        Returns the receipt of this worker's latest settled push: this one where the store applies at once,
+        Returns the receipt of the latest push that was settled: this one where the store applies at once,
         an earlier one (None if there is none) where it does not.
         """
 
@@ -267,6 +267,8 @@ MakeActorLearner = Callable[[int, StoreHandle], ActorLearner]
 
 class Runtime(Protocol):
     """Whoever runs W actor-learners and hands out their reports."""
+
+    alive: int  # workers that are running
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """Run until every actor-learner has ended; yield reports, now and then an empty one.

@@ -139,13 +139,14 @@ def test_a_locked_pull_sees_one_version_of_all_parameters(start):  # trap 15
 
 
 def test_a_snapshot_cuts_between_updates_while_workers_hammer(start):
-    size, workers = 3000, 2
+    # Slow pushes, hardly a gap between them, and three workers: there is next to never a moment without a push.
+    size, workers = 300, 3
     store = make_store("hogwild", torch.zeros(size), make_rule(SlowStripes()), workers)
     children = start(*handles(store, workers))
     for worker, child in enumerate(children):
         child.start(remote_push_stripe, worker, workers)
     began, cuts = time.monotonic(), []
-    while not cuts or (cuts[-1].version < 100 and time.monotonic() - began < 10):
+    while not cuts or (cuts[-1].version < 150 and time.monotonic() - began < 10):
         cuts.append(store.snapshot())
         time.sleep(0.005)
     assert time.monotonic() - began < 10
@@ -154,7 +155,7 @@ def test_a_snapshot_cuts_between_updates_while_workers_hammer(start):
     assert [int(store.parameters[worker]) for worker in range(workers)] == pushed
     for cut in cuts:
         counts = [cut.parameters[worker::workers].unique().tolist() for worker in range(workers)]
-        assert [len(values) for values in counts] == [1, 1]  # whole updates of each worker
+        assert [len(values) for values in counts] == [1, 1, 1]  # whole updates of each worker
         assert sum(values[0] for values in counts) == cut.version == cut.env_steps
         assert torch.equal(cut.statistics[0], cut.parameters)
     assert len({cut.version for cut in cuts}) > 5

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from a3c.errors import UnknownEnvironment, UnsupportedEnvironment, UsageError
+from a3c.errors import A3CError, UnknownEnvironment, UnsupportedEnvironment, UsageError
 
 EnvFactory = Callable[[], gym.Env[Any, Any]]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
@@ -108,9 +108,15 @@ def inspect(source: EnvSource) -> EnvFacts:
 
     Raises:
         UnknownEnvironment: its name leads nowhere.
-        UnsupportedEnvironment: a space is not handled; the message names it.
+        UnsupportedEnvironment: it cannot be made, or a space is not handled; the message names which.
     """
-    env = source.make()
+    try:
+        env = source.make()
+    except A3CError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({reason})") from error
     try:
         observation_space, action_space = env.observation_space, env.action_space
         check_spaces(source.name, observation_space, action_space)

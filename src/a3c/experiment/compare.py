@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Comparison:
         return "\n".join([*lines, f"time to solve, unsolved runs counting as never; picture: {self.picture}"])
 
 
-def compare(run_dirs: Sequence[Path], out: Path) -> Comparison:
+def compare(run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Comparison:
     """Draw finished runs side by side and return what each group came to.
 
     Runs are grouped by their label, else by environment and algorithm; a run that is named twice counts once.
@@ -129,11 +130,12 @@ def compare(run_dirs: Sequence[Path], out: Path) -> Comparison:
         UsageError: no run is named, the suffix is another, or the picture cannot be written.
         RunDirectoryError: a run is missing, unfinished or damaged.
     """
+    out, paths = Path(out), [Path(path) for path in run_dirs]
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {out}: pictures are {', '.join(FORMATS)}; choose one of these endings")
     if not run_dirs:
         raise UsageError("there is nothing to compare: name at least one run directory")
-    runs = [read_run(path) for path in {path.resolve(): path for path in run_dirs}.values()]
+    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(run.group, []).append(run)

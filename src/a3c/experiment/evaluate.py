@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from a3c.core.seeding import evaluation_seeds
@@ -77,7 +79,8 @@ def evaluate(
         seeds = evaluation_seeds(seed, count + 2)
         policy = Policy(policy.spec, policy.model, seed=seeds[-1])
         quotas = np.full(count, episodes // count) + (np.arange(count) < episodes % count)  # episodes each, [B]
-        returns, lengths = _play(policy, envs, reset_seed(envs, seeds[:count], seeds[-2]), quotas, greedy)
+        with _one_thread():
+            returns, lengths = _play(policy, envs, reset_seed(envs, seeds[:count], seeds[-2]), quotas, greedy)
     finally:
         envs.close()
     return Evaluation(
@@ -97,6 +100,17 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float, f
     means = values[generator.integers(len(values), size=(_BOOTSTRAP_RESAMPLES, len(values)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # One row of a small network for each environment: threads would only wait for one another.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _play(

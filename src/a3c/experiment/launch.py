@@ -11,6 +11,7 @@ from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
 from a3c.errors import UsageError
 from a3c.experiment import presets
+from a3c.experiment.loggers.wandb import check_installed
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 
@@ -51,6 +52,8 @@ def train(
     source = EnvSource(env, settings.get("max_episode_steps"))
     config, description = presets.resolve(source.name, settings)
     source.check_exists()
+    if config.wandb:
+        check_installed()
     runtime = _make_runtime(config)
     with contextlib.closing(runtime):
         runtime.prepare()

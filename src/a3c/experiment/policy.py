@@ -54,7 +54,7 @@ class Policy:
         """
         logits = self.model.policy_value(self._tensor(observation)).logits  # [..., A]
         action = categorical.mode(logits) if deterministic else categorical.sample(logits, self.generator)
-        return action.cpu().numpy() + self.spec.action_start, state
+        return np.asarray(action.cpu().numpy() + self.spec.action_start), state
 
     @torch.inference_mode()
     def value(self, observation: NDArray[Any]) -> NDArray[np.float32]:
@@ -83,7 +83,7 @@ class Policy:
         shape = self.spec.observation_shape
         if array.shape[max(0, array.ndim - len(shape)) :] != shape or array.ndim > len(shape) + 1:
             raise UsageError(
-                f"the observation's shape is {array.shape}, this policy takes {shape} or (B, {', '.join(map(str, shape))})"
+                f"the observation's shape is {array.shape}; this policy takes {shape}, or several of these"
             )
         return torch.from_numpy(np.ascontiguousarray(array))
 

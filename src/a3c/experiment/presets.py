@@ -9,17 +9,18 @@ from typing import Any
 from a3c.config import TrainConfig, setting_names
 from a3c.errors import UsageError
 
+# benchmarks/learning_rate.py shows the grid that the learning rates come from.
 _CARTPOLE: dict[str, Any] = {
     "workers": 2,
     "envs_per_worker": 64,
-    "total_env_steps": 1_000_000,
+    "total_env_steps": 500_000,
     "rollout_length": 8,
-    "discount": 0.98,
+    "discount": 0.99,
     "lambda_": 0.95,
     "entropy_coef": 0.01,
-    "value_coef": 0.1,
-    "max_gradient_norm": 0.3,
-    "learning_rate": 0.01,
+    "value_coef": 0.25,
+    "max_gradient_norm": 1.0,
+    "learning_rate": 8e-3,
     "optimizer_decay": 0.95,
     "optimizer_epsilon": 1e-3,
     "separate_torsos": True,

@@ -24,14 +24,13 @@ class Progress:
         self.started_at = started_at
         self.solved_return = solved_return
         self.training_since = time.time()
-        self.updates = 0
         self.episodes = 0
         self.dropped_rollouts = 0
         self.solved_at: dict[str, float] | None = None
         self.best_return_mean_100: float | None = None
         self._last_returns: deque[float] = deque(maxlen=_WINDOW)
         self._since_line = Report()
-        self._line_time = self.training_since
+        self._line_time = self._last_report = self.training_since
         self._line_env_steps = 0
 
     @property
@@ -49,17 +48,17 @@ class Progress:
     def add(self, report: Report) -> list[dict[str, Any]]:
         """Count a report; returns one row for each of its episodes."""
         self._since_line.merge(report)
-        self.updates += report.updates
+        if report.updates:
+            self._last_report = time.time()
         self.dropped_rollouts += len(report.dropped)
         return [self._add_episode(episode) for episode in report.episodes]
 
     def line(self, counters: Snapshot, workers_alive: int) -> dict[str, Any]:
         """One line of metrics: totals, and means over the updates since the line before."""
-        now = time.time()
-        elapsed = max(now - self._line_time, 1e-9)
+        elapsed = max(self._last_report - self._line_time, 1e-9)
         line = {
             "env_steps": counters.env_steps,
-            "seconds": round(now - self.started_at, 4),
+            "seconds": round(self.seconds, 4),
             "updates": counters.version,
             "episodes": self.episodes,
             "return_mean_100": self.return_mean_100,
@@ -68,7 +67,7 @@ class Progress:
             "workers_alive": workers_alive,
             "dropped_rollouts": self.dropped_rollouts,
         }
-        self._since_line, self._line_time, self._line_env_steps = Report(), now, counters.env_steps
+        self._since_line, self._line_time, self._line_env_steps = Report(), self._last_report, counters.env_steps
         return line
 
     def summary(self, counters: Snapshot, exit_reason: str) -> dict[str, Any]:

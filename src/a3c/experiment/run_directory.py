@@ -15,6 +15,7 @@ from a3c.errors import RunDirectoryError
 
 CONFIG, METRICS, EPISODES, SUMMARY = "config.json", "metrics.jsonl", "episodes.csv", "summary.json"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+ERROR = "error.txt"  # what a worker failed with
 
 
 def default_path(env_name: str, algorithm: str, seed: int) -> Path:
@@ -36,16 +37,17 @@ def create(path: Path, *, overwrite: bool) -> None:
     Raises:
         RunDirectoryError: it holds a run already, is no directory, or cannot be written.
     """
-    taken = [name for name in (CONFIG, METRICS, EPISODES, SUMMARY, CHECKPOINTS) if (path / name).exists()]
+    files, folders = (CONFIG, METRICS, EPISODES, SUMMARY, ERROR), (CHECKPOINTS, TENSORBOARD)
+    taken = [name for name in (*files, *folders) if (path / name).exists()]
     if taken and not overwrite:
         raise RunDirectoryError(
             f"{path} already holds a run ({taken[0]}): name another --run-dir, or replace it with --overwrite"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name in (CONFIG, METRICS, EPISODES, SUMMARY):
+        for name in files:
             (path / name).unlink(missing_ok=True)
-        for name in (CHECKPOINTS, TENSORBOARD):
+        for name in folders:
             shutil.rmtree(path / name, ignore_errors=True)
         (path / CHECKPOINTS).mkdir()
         probe = path / ".writable"

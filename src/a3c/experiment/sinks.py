@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from a3c.config import TrainConfig
+from a3c.experiment import run_directory
+from a3c.experiment.loggers import Logger, LoggerList, NullLogger
 from a3c.experiment.loggers.background import BackgroundLogger
 from a3c.experiment.loggers.episodes_csv import EpisodesCsvLogger
 from a3c.experiment.loggers.jsonl import JsonlLogger
 from a3c.experiment.loggers.tensorboard import TensorBoardLogger
 from a3c.experiment.loggers.wandb import WandbLogger
-
-from a3c.config import TrainConfig
-from a3c.experiment import run_directory
-from a3c.experiment.loggers import Logger, LoggerList, NullLogger
 
 
 class RunLoggers:
@@ -34,17 +33,16 @@ class RunLoggers:
     ) -> None:
         heavy: list[Logger] = []
         if config.tensorboard:
-            heavy.append(BackgroundLogger(lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD)))
+            heavy.append(
+                BackgroundLogger("TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD))
+            )
         if config.wandb:
             heavy.append(
                 BackgroundLogger(
+                    "Weights & Biases",
                     lambda: WandbLogger(
-                        config.wandb_project,
-                        config.label or run_dir.name,
-                        dict(settings),
-                        run_dir,
-                        config.wandb_mode,
-                    )
+                        config.wandb_project, run_dir.name, settings, run_dir, config.wandb_mode, message
+                    ),
                 )
             )
         self._episodes_csv = EpisodesCsvLogger(run_dir / run_directory.EPISODES)

@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium
 import numpy
 import torch
-from a3c.experiment.live import LiveView, choose_view
 
 from a3c import __version__
 from a3c.algorithms.actor_critic import ActorCriticSettings
@@ -26,6 +25,7 @@ from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvSource, inspect
 from a3c.errors import UsageError, WorkerError
 from a3c.experiment import checkpoint, run_directory
+from a3c.experiment.live import LiveView, choose_view
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.progress import Progress
@@ -94,28 +94,32 @@ def run_training(
     store = make_store(config, model.flat, runtime)
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
     session = _Session(config, run_dir, store, Progress(started_at, solved_return), on_report)
-    with choose_view(
+    view = choose_view(
         config.quiet,
         title=f"{config.algorithm} on {facts.name}",
         total_env_steps=config.total_env_steps,
         total_episodes=config.total_episodes,
         workers=config.workers,
-    ) as view:
+    )
+    with StopSignals() as signals, view:
         if not config.quiet:
             view.message(description)
         loggers = RunLoggers(run_dir, config, record["settings"], view.message)
         exit_reason = "failed"
         try:
             recipe = make_recipe(source, config, spec, device)
-            with StopSignals() as signals:
-                exit_reason = session.drain(runtime, recipe, view, loggers, signals)
+            exit_reason = session.drain(runtime, recipe, view, loggers, signals)
+        except KeyboardInterrupt:
+            exit_reason = "interrupted"
+            raise
         except WorkerError as error:
             exit_reason = "worker_failed"
-            (run_dir / "error.txt").write_text(f"{error}\n", encoding="utf-8")
+            (run_dir / run_directory.ERROR).write_text(f"{error}\n", encoding="utf-8")
             raise
         finally:
-            summary = session.finish(exit_reason, view, loggers)
-            checkpoint.save_checkpoint(run_dir, spec, model, store.snapshot(), _statistic_names(config))
+            summary = session.progress.summary(store.counters(), exit_reason)
+            statistic_names = make_rule(config).optimizer.statistic_names
+            checkpoint.save_checkpoint(run_dir, spec, model, store.snapshot(), statistic_names)
             run_directory.write_json(run_dir / run_directory.SUMMARY, summary)
             loggers.close()
     signals.raise_again()
@@ -157,19 +161,15 @@ class _Session:
                 for row in self.progress.add(report):
                     loggers.episode(row)
                 if report.updates and time.monotonic() >= self._next_line:
-                    self._line(view, loggers)
+                    self._line(runtime.alive, view, loggers)
                 self._stop_for(signals.exit_reason or self._criterion())
                 if signals.received and time.monotonic() > signals.received_at + _GRACE_AFTER_SIGNAL_S:
                     break
+        self._line(runtime.alive, view, loggers)
         return self._stop_reason or self._spent_budget()
 
-    def finish(self, exit_reason: str, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
-        """Log the last line; returns the summary."""
-        self._line(view, loggers)
-        return self.progress.summary(self.store.counters(), exit_reason)
-
-    def _line(self, view: LiveView, loggers: RunLoggers) -> None:
-        line = self.progress.line(self.store.counters(), self.config.workers)
+    def _line(self, workers_alive: int, view: LiveView, loggers: RunLoggers) -> None:
+        line = self.progress.line(self.store.counters(), workers_alive)
         loggers.line(line)
         view.show(line)
         self._next_line = time.monotonic() + _LINE_EVERY_S
@@ -265,7 +265,7 @@ def make_recipe(source: EnvSource, config: TrainConfig, spec: PolicySpec, device
 def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> dict[str, Any]:
     """What config.json holds: everything needed to repeat the run."""
     return {
-        "settings": {"env": source.name if callable(source.env) else source.env} | config.to_json(),
+        "settings": {"env": source.name} | config.to_json(),
         "env_by_name": isinstance(source.env, str),
         "policy": spec.to_json(),
         "versions": {
@@ -283,7 +283,3 @@ def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> d
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-
-
-def _statistic_names(config: TrainConfig) -> tuple[str, ...]:
-    return make_rule(config).optimizer.statistic_names

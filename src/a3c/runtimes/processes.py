@@ -41,6 +41,9 @@ class ProcessRuntime:
         preload: modules that the fork server imports once for all workers.
         report_every_s: seconds between a worker's reports.
         episodes_at_once: report whenever an episode has finished.
+
+    Attributes:
+        alive: how many workers are running.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ProcessRuntime:
         self.preload = list(preload)
         self.report_every_s = report_every_s
         self.episodes_at_once = episodes_at_once
+        self.alive = 0
         self._services: list[Any] = []  # the standard library's own processes that this runtime has started
 
     def prepare(self) -> None:
@@ -117,6 +121,7 @@ class ProcessRuntime:
 
     def _reports(self, running: Sequence[_Worker], store: Any) -> Iterator[Report]:
         active = {worker.number: worker for worker in running}
+        self.alive = len(active)
         failure: WorkerError | None = None
         while active and failure is None:
             waited_for = [w.pipe for w in active.values()] + [w.process.sentinel for w in active.values()]
@@ -131,6 +136,7 @@ class ProcessRuntime:
                     yield message
                     continue
                 del active[worker.number]
+                self.alive = len(active)
                 store.leave(worker.number)
                 if not isinstance(message, Done) and failure is None:
                     failure = _describe(worker, message)

@@ -20,11 +20,12 @@ class BackgroundLogger:
     never made. What the sink raises is raised in the caller by the next `write` or `close`.
 
     Args:
+        name: what the sink is called if it fails.
         make: makes the sink.
     """
 
-    def __init__(self, make: Callable[[], Logger]) -> None:
-        self.name = type(self).__name__
+    def __init__(self, name: str, make: Callable[[], Logger]) -> None:
+        self.name = name
         self._make = make
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()  # None: close
         self._thread: threading.Thread | None = None
@@ -54,7 +55,6 @@ class BackgroundLogger:
     def _drain(self) -> None:
         try:
             sink = self._make()
-            self.name = type(sink).__name__
             try:
                 while (line := self._lines.get()) is not None:
                     sink.write(*line)

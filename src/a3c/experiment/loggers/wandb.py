@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,7 @@ class WandbLogger:
         report: Callable[[str], None] | None = None,
     ) -> None:
         check_installed()
+        self._ours = "wandb" not in sys.modules  # then its service process is, too, and ends with the run
         import wandb  # noqa: PLC0415  (only where used)
 
         wandb.setup(settings=wandb.Settings(silent=True))  # or a missing login would ask for one, under the display
@@ -73,6 +75,10 @@ class WandbLogger:
         if self._seconds is not None:
             self._run.log({"running time": self._seconds / 60})
         self._run.finish()
+        if self._ours:
+            import wandb  # noqa: PLC0415
+
+            wandb.teardown()
 
 
 def check_installed() -> None:
