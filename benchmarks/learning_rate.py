@@ -12,7 +12,7 @@ import argparse
 
 from cartpole import measure, save
 
-GRID = [2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]
+GRID = [3e-3, 6e-3, 1.2e-2, 2.4e-2]
 
 
 def main() -> None:

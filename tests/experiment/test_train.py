@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 import a3c
 import tiny_envs
 from a3c.errors import IllegalCombination, RunDirectoryError, UnknownEnvironment, UsageError, WorkerDied, WorkerFailed
-from a3c.experiment import presets
 from leftovers import nothing_left
 
 pytestmark = pytest.mark.timeout(120)
@@ -103,13 +102,6 @@ def test_an_episode_budget(tmp_path):
     run = quick(run_dir=str(tmp_path / "run"), total_episodes=50, total_env_steps=None)
     assert run.summary["exit_reason"] == "total_episodes"
     assert 50 <= run.summary["episodes"] <= 50 + 2 * 4 * 2
-
-
-def test_a_named_episode_budget_is_not_cut_short_by_the_presets_steps():
-    config, _ = presets.resolve("CartPole-v1", {"total_episodes": 10**6})
-    assert config.total_env_steps is None
-    config, _ = presets.resolve("CartPole-v1", {"total_episodes": 10**6, "total_env_steps": 5})
-    assert config.total_env_steps == 5
 
 
 def test_max_seconds(tmp_path):

@@ -1,0 +1,53 @@
+"""Where a run's settings come from."""
+
+import pytest
+
+from a3c.config import TrainConfig, setting_names
+from a3c.errors import UsageError
+from a3c.experiment.presets import PRESETS, resolve
+
+
+@pytest.mark.parametrize("env", PRESETS)
+@pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
+def test_presets_are_valid_settings(env, algorithm):
+    assert set(PRESETS[env]) <= setting_names()
+    config, line = resolve(env, {"algorithm": algorithm})
+    assert f"preset for {env}" in line
+    assert all(getattr(config, name) == value for name, value in PRESETS[env].items())
+
+
+def test_the_users_word_wins():
+    config, line = resolve("CartPole-v1", {"discount": 0.5, "workers": 1})
+    assert (config.discount, config.workers) == (0.5, 1)
+    assert config.envs_per_worker == PRESETS["CartPole-v1"]["envs_per_worker"]
+    assert line.endswith("yours: discount, workers)")
+
+
+def test_without_a_preset_the_general_defaults_hold():
+    config, line = resolve("Elsewhere-v0", {})
+    assert config == TrainConfig()
+    assert "there is no preset" in line
+
+
+def test_a_named_episode_budget_is_not_cut_short_by_the_presets_steps():
+    assert resolve("CartPole-v1", {"total_episodes": 10**6})[0].total_env_steps is None
+    assert resolve("CartPole-v1", {"total_episodes": 10**6, "total_env_steps": 5})[0].total_env_steps == 5
+
+
+def test_more_workers_than_the_preset_was_measured_with_step_more_slowly():
+    rate = PRESETS["CartPole-v1"]["learning_rate"]
+    config, line = resolve("CartPole-v1", {"workers": 8})
+    assert config.learning_rate == pytest.approx(rate / 4)
+    assert "rate x 2/8 for the staleness of 8 workers" in line
+    assert resolve("CartPole-v1", {"workers": 1})[0].learning_rate == rate
+    assert resolve("CartPole-v1", {"workers": 8, "algorithm": "a2c"})[0].learning_rate == rate
+    assert resolve("CartPole-v1", {"workers": 8, "learning_rate": 0.1})[0].learning_rate == 0.1
+
+
+def test_a_list_of_sizes_is_as_good_as_a_tuple():
+    assert resolve("CartPole-v1", {"hidden_sizes": [32, 16]})[0].hidden_sizes == (32, 16)
+
+
+def test_a_setting_that_does_not_exist():
+    with pytest.raises(UsageError, match="there is no setting 'wrokers'"):
+        resolve("CartPole-v1", {"wrokers": 3})
