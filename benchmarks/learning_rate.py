@@ -12,7 +12,7 @@ import argparse
 
 from cartpole import measure, save
 
-GRID = [3e-3, 6e-3, 1.2e-2, 2.4e-2]
+GRID = [2.5e-3, 5e-3, 1e-2, 2e-2]
 
 
 def main() -> None:

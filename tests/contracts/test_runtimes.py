@@ -117,12 +117,13 @@ def test_a_failure_is_raised_with_the_workers_own_traceback(runtime, kind):
 
 def test_one_worker_may_end_before_the_others_in_a_synchronous_round(runtime):
     def leave_early(worker, handle):
-        return learner(worker, handle, updates=3 if worker == 0 else 8)
+        return learner(worker, handle, updates=3 if worker == 0 else 8, pause_s=0.05)
 
     with nothing_left():
         store = shared_store(runtime, "synchronous")
-        collect(runtime, leave_early, store)
+        reports = collect(runtime, leave_early, store)
         assert store.counters()[:3] == (8, 3 * 11, 11)
+        assert sum(report.updates for report in reports) == 11
 
 
 def test_closing_the_iterator_ends_the_workers_at_once(runtime):
@@ -188,8 +189,9 @@ def test_a_worker_has_one_torch_thread(start_method):
         collect(runtime, make(updates=1, at_update=check), shared_store(runtime))
 
 
+@pytest.mark.parametrize("pause_s", [0.01, 1000], ids=["busy", "stuck"])
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-def test_workers_notice_that_the_parent_is_gone(start_method, tmp_path):
+def test_workers_notice_that_the_parent_is_gone(start_method, pause_s, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         textwrap.dedent(
@@ -199,7 +201,8 @@ def test_workers_notice_that_the_parent_is_gone(start_method, tmp_path):
             sys.path.insert(0, {os.path.dirname(os.path.dirname(__file__))!r})
             import test_runtimes as t
             runtime = t.ProcessRuntime({start_method!r}, preload=["torch"])
-            for report in runtime.run(t.make(updates=10**6, pause_s=0.01), t.shared_store(runtime), 2):
+            pause = lambda worker, update: time.sleep(0 if update == 0 else {pause_s})
+            for report in runtime.run(t.make(updates=10**6, at_update=pause), t.shared_store(runtime), 2):
                 if report.updates:
                     print("running", flush=True)
             """

@@ -28,6 +28,7 @@ _X_LABELS: dict[Axis, str] = {
 }
 _Y_LABEL = "return (mean of 100 episodes)"
 _GREY = "#555555"
+_BAR_HEIGHT = 0.5
 _CAPTION = (
     "Thick: mean of the runs, ± 1 standard deviation; dashed once a solved run has stopped, which then counts at its "
     "last value.\nThin: each run. Dots: solved runs; crosses: unsolved runs, at the time they ended."
@@ -37,12 +38,18 @@ Groups = Mapping[str, "Sequence[FinishedRun]"]
 
 
 def draw(groups: Groups, out: Path) -> None:
-    """Draw the groups and write the picture, in the format of its suffix.
+    """Write the picture of the groups, in the format of its suffix. Raises UsageError if it cannot be written."""
+    figure = paint(groups)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=200)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written ({error.strerror or error}): name another file") from None
 
-    Raises UsageError if it cannot be written.
-    """
-    bar_height = 0.32 * len(groups)
-    figure = Figure(figsize=(10.0, 7.0 + max(0.0, bar_height - 2.5)), layout="constrained")
+
+def paint(groups: Groups) -> Figure:
+    """The picture of the groups: three panels of curves, and the bars."""
+    figure = Figure(figsize=(10.0, max(7.0, 1.0 * len(groups))), layout="constrained")
     panels = figure.subplots(2, 2).flat
     for panel, axis in zip(panels, _X_LABELS, strict=False):
         _draw_curves(panel, groups, axis)
@@ -54,11 +61,7 @@ def draw(groups: Groups, out: Path) -> None:
         frameon=False,
     )
     figure.supxlabel(_CAPTION, fontsize=8, color=_GREY)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=200)
-    except OSError as error:
-        raise UsageError(f"--out {out} cannot be written ({error.strerror or error}): name another file") from None
+    return figure
 
 
 def _draw_curves(panel: Axes, groups: Groups, axis: Axis) -> None:
@@ -76,26 +79,32 @@ def _draw_curves(panel: Axes, groups: Groups, axis: Axis) -> None:
     panel.set_xlabel(_X_LABELS[axis])
     panel.set_ylabel(_Y_LABEL)
     panel.set_xlim(left=0)
-    if axis != "seconds":
-        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.xaxis.set_major_formatter("{x:g}" if axis == "seconds" else EngFormatter(sep=""))
     panel.grid(color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_time_to_solve(panel: Axes, groups: Groups) -> None:
-    labels = []
     for i, (name, runs) in enumerate(groups.items()):
+        colour = _colour(i)
         solved = [run.solved_after_s for run in runs if run.solved_after_s is not None]
         unsolved = [run.ended_after_s for run in runs if run.solved_after_s is None]
         if solved:
-            panel.barh(i, float(np.mean(solved)), height=0.6, color=_colour(i), alpha=0.35)
-        panel.plot(solved, _spread_out(i, len(solved)), "o", color=_colour(i), markersize=4.5)
-        panel.plot(unsolved, _spread_out(i, len(unsolved)), "x", color=_colour(i), markersize=6, markeredgewidth=1.5)
-        labels.append(f"{name}\n{len(solved)} of {len(runs)} solved")
-    panel.set_yticks(range(len(labels)), labels)
-    panel.set_ylim(len(labels) - 0.5, -0.5)
+            panel.barh(i, float(np.mean(solved)), height=_BAR_HEIGHT, color=colour, alpha=0.35)
+        panel.plot(solved, _spread_out(i, len(solved)), "o", color=colour, markersize=4.5)
+        panel.plot(unsolved, _spread_out(i, len(unsolved)), "x", color=colour, markersize=6, markeredgewidth=1.5)
+        panel.text(
+            0.015,
+            i - _BAR_HEIGHT / 2 - 0.05,
+            f"{name}: {len(solved)} of {len(runs)} solved",
+            transform=panel.get_yaxis_transform(),  # x in parts of the panel's width
+            va="bottom",
+        )
+    panel.set_yticks([])
+    panel.set_ylim(len(groups) - 0.6, -0.75)
     panel.set_xlim(left=0)
+    panel.xaxis.set_major_formatter("{x:g}")
     panel.set_xlabel("time to solve (s), mean of the solved runs")
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
@@ -104,7 +113,7 @@ def _draw_time_to_solve(panel: Axes, groups: Groups) -> None:
 
 def _spread_out(centre: float, count: int) -> list[float]:
     """Heights around a bar's middle, so that equal times do not hide one another."""
-    return [centre + 0.4 * ((k + 0.5) / count - 0.5) for k in range(count)]
+    return [centre + 0.7 * _BAR_HEIGHT * ((k + 0.5) / count - 0.5) for k in range(count)]
 
 
 def _colour(group: int) -> str:

@@ -13,6 +13,8 @@ from a3c.experiment.loggers import finite_number, is_episode
 
 Mode = Literal["online", "offline", "disabled"]
 
+_loaded_here = False  # nobody else in this process had imported wandb
+
 
 class WandbLogger:
     """Owns one W&B run.
@@ -45,14 +47,20 @@ class WandbLogger:
         report: Callable[[str], None] | None = None,
     ) -> None:
         check_installed()
-        self._ours = "wandb" not in sys.modules  # then its service process is, too, and ends with the run
+        global _loaded_here
+        _loaded_here = _loaded_here or "wandb" not in sys.modules
         import wandb  # noqa: PLC0415  (only where used)
 
+        self._ours = _loaded_here and wandb.run is None  # then so is its service process, which ends with the run
         wandb.setup(settings=wandb.Settings(silent=True))  # or a missing login would ask for one, under the display
         settings = wandb.Settings(silent=True, console="off")
-        self._run = wandb.init(
-            project=project, name=name, config=dict(config), dir=str(directory), mode=mode, settings=settings
-        )
+        try:
+            self._run = wandb.init(
+                project=project, name=name, config=dict(config), dir=str(directory), mode=mode, settings=settings
+            )
+        except Exception:  # not logged in, perhaps
+            self._end_service()
+            raise
         self._run.define_metric("*", step_metric="env_steps")
         for metric in ("episode_reward", "episode_length"):
             self._run.define_metric(metric, step_metric="episode")
@@ -75,6 +83,9 @@ class WandbLogger:
         if self._seconds is not None:
             self._run.log({"running time": self._seconds / 60})
         self._run.finish()
+        self._end_service()
+
+    def _end_service(self) -> None:
         if self._ours:
             import wandb  # noqa: PLC0415
 
