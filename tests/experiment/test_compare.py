@@ -114,7 +114,7 @@ class TestCurves:
         np.testing.assert_allclose(curve.mean[inside], 2)
         np.testing.assert_allclose(curve.spread[inside], np.sqrt(2))
         assert np.isnan(curve.mean[~inside]).all()  # no episode had finished yet
-        assert curve.all_running.all()
+        np.testing.assert_array_equal(curve.all_running, inside)
 
     def test_one_run_has_no_spread(self):
         curve = group_curve([finished([1.0, 1.0])], "seconds")
@@ -124,7 +124,14 @@ class TestCurves:
         curve = group_curve([finished([4.0] * 5, solved=5.0), finished([2.0] * 10, solved=10.0)], "seconds")
         assert curve.grid[-1] == 10
         np.testing.assert_allclose(curve.mean[curve.grid >= 1], 3)
-        np.testing.assert_array_equal(curve.all_running, curve.grid <= 5)
+        np.testing.assert_array_equal(curve.all_running, (curve.grid >= 1) & (curve.grid <= 5))
+
+    def test_a_run_that_starts_late_counts_at_its_first_value_until_then(self):
+        late = finished([1.0, 1.0, 1.0], seconds=[5.0, 6.0, 10.0])
+        curve = group_curve([finished([3.0] * 10), late], "seconds")
+        np.testing.assert_allclose(curve.mean[curve.grid >= 1], 2)
+        assert np.isnan(curve.mean[curve.grid < 1]).all()
+        np.testing.assert_array_equal(curve.all_running, curve.grid >= 5)
 
     def test_the_mean_ends_where_an_unsolved_run_ends(self):
         curve = group_curve([finished([4.0] * 5), finished([2.0] * 10, solved=10.0)], "env_steps")

@@ -65,7 +65,7 @@ class Curve:
     grid: NDArray[np.float64]
     mean: NDArray[np.float64]
     spread: NDArray[np.float64]  # standard deviation over runs; 0 for a single one
-    all_running: NDArray[np.bool_]  # no run had ended yet
+    all_running: NDArray[np.bool_]  # every run had finished an episode, none had ended
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ def compare(run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     Runs are grouped by their label, else by environment and algorithm; a run that is named twice counts once.
     Three panels show the return (running mean of the last 100 episodes) against episodes, environment steps and
     wall-clock seconds. Each run is a thin line. Each group is a thick line, the mean of its runs on a common
-    grid, with a band of one standard deviation to each side. A run that was solved and stopped counts at its
-    last value from then on, and the mean is dashed from where the first did; a run that ended unsolved has no
-    such value, so the mean ends where the first of those ends. The fourth panel shows the mean time to solve
-    over the solved runs, each of them as a dot; runs that were not solved are crosses at the time they ended,
-    and the label counts them.
+    grid, with a band of one standard deviation to each side. From where the first of them finished an episode,
+    a run that has not counts at its first value; a run that was solved and stopped counts at its last. Where a
+    run counts so the mean is dashed. A run that ended unsolved has no such last value, so the mean ends where
+    the first of those ends. The fourth panel shows the mean time to solve over the solved runs, each of them as
+    a dot; runs that were not solved are crosses at the time they ended, and the label counts them.
 
     Args:
         run_dirs: directories of finished runs.
@@ -184,6 +184,7 @@ def group_curve(runs: Sequence[FinishedRun], axis: Axis) -> Curve:
     if not drawn:
         nothing = np.full(1, np.nan)
         return Curve(np.zeros(1), nothing, nothing, np.zeros(1, np.bool_))
+    starts = [float(run.axis(axis)[0]) for run in drawn]
     ends = [float(run.axis(axis)[-1]) for run in drawn]
     grid = np.linspace(0.0, max(ends), _GRID_POINTS)
     values = np.stack(
@@ -192,14 +193,14 @@ def group_curve(runs: Sequence[FinishedRun], axis: Axis) -> Curve:
                 grid,
                 run.axis(axis),
                 smoothed := run.smoothed(),
-                left=np.nan,
                 right=np.nan if run.solved_after_s is None else smoothed[-1],
             )
             for run in drawn
         ]
     )  # [R, X]
+    values[:, grid < min(starts)] = np.nan
     spread = values.std(0, ddof=1) if len(drawn) > 1 else np.where(np.isnan(values[0]), np.nan, 0.0)
-    return Curve(grid, values.mean(0), spread, grid <= min(ends))
+    return Curve(grid, values.mean(0), spread, (grid >= max(starts)) & (grid <= min(ends)))
 
 
 def group_result(group: str, runs: Sequence[FinishedRun]) -> GroupResult:

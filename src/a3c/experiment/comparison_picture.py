@@ -30,8 +30,9 @@ _Y_LABEL = "return (mean of 100 episodes)"
 _GREY = "#555555"
 _BAR_HEIGHT = 0.5
 _CAPTION = (
-    "Thick: mean of the runs, ± 1 standard deviation; dashed once a solved run has stopped, which then counts at its "
-    "last value.\nThin: each run. Dots: solved runs; crosses: unsolved runs, at the time they ended."
+    "Thick: mean of the runs, ± 1 standard deviation; dashed where a run counts at its first value, before its first "
+    "episode ended,\nor at its last, after it was solved and stopped. "
+    "Thin: each run. Dots: solved runs; crosses: unsolved runs, at the time they ended."
 )
 
 Groups = Mapping[str, "Sequence[FinishedRun]"]
