@@ -2,8 +2,9 @@
 
     python benchmarks/learning_rate.py --seeds 5
 
-A2C makes W times fewer updates of W times more steps, so each has its own best rate; the presets take these.
-Everything else is the preset's. Results go to benchmarks/results/learning-rate.*.
+A2C makes W times fewer updates of W times more steps, so each may have a best rate of its own. The preset has one
+rate for both, because on this grid the best of one is the best of the other, or as good. Everything else is the
+preset's, its number of workers too. Results go to benchmarks/results/learning-rate.*.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ library's. Symbols are the paper's: theta and T are shared by all actor-learners
 
 import argparse
 import collections
+import queue
 import time
 
 import gymnasium as gym
@@ -119,12 +120,17 @@ def main():
     steps = torch.zeros(options.workers, dtype=torch.int64).share_memory_()
     stop, episodes = context.Event(), context.Queue()
     shared = (options.seed, theta, g, steps, stop, options.total_env_steps, episodes)
-    workers = [context.Process(target=actor_learner, args=(w, *shared)) for w in range(options.workers)]
+    workers = [context.Process(target=actor_learner, args=(w, *shared), daemon=True) for w in range(options.workers)]
     for process in workers:
         process.start()
     last, count, running = collections.deque(maxlen=100), 0, options.workers
     while running:
-        score = episodes.get()
+        if any(process.exitcode for process in workers):  # it raised or was killed: no None will come from it
+            raise SystemExit("a worker failed; the others are stopped")  # being daemons, they end with this process
+        try:
+            score = episodes.get(timeout=1)
+        except queue.Empty:
+            continue
         if score is None:
             running -= 1
             continue
@@ -132,9 +138,7 @@ def main():
         count += 1
         mean = sum(last) / len(last)
         if count % 100 == 0:
-            print(
-                f"{count} episodes, {int(steps.sum()):,} steps, mean return {mean:.1f}, {time.time() - started:.0f} s"
-            )
+            print(f"{count} episodes, {int(steps.sum()):,} steps, mean {mean:.1f}, {time.time() - started:.0f} s")
         if len(last) == 100 and mean >= options.stop_at_return:
             stop.set()
     for process in workers:

@@ -143,6 +143,14 @@ def test_a_failing_environment_exits_with_code_1_and_the_workers_traceback(capsy
     assert "in reset" in err
 
 
+def test_a_killed_worker_exits_with_code_1_and_a_clear_line(capsys, tmp_path):
+    flags = [flag if flag != "serial" else "processes" for flag in QUICK]
+    code, _, err = run(capsys, "train", "tiny_envs:Killed", "--run-dir", tmp_path / "run", *flags)
+    assert code == 1
+    assert "died: killed by signal 9" in err
+    assert "Traceback" not in err
+
+
 def test_flags_fields_and_keyword_arguments_have_the_same_names(capsys):
     code, out, _ = run(capsys, "train", "--help")
     assert code == 0

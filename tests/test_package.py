@@ -56,10 +56,10 @@ def test_no_import_cycle():
     for path in SOURCE.rglob("*.py"):
         name = ".".join(["a3c", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
         modules[name] = path
-    top_level = {}
-    for name, path in modules.items():
-        body = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
-        top_level[name] = {t for node in body for t in targets(node, modules)} - {name}
+    imports = {
+        name: {t for node in imports_at_run_time(ast.parse(path.read_text())) for t in targets(node, modules)} - {name}
+        for name, path in modules.items()
+    }
     done, under_way = set(), []
 
     def visit(name):
@@ -67,12 +67,23 @@ def test_no_import_cycle():
         if name in done:
             return
         under_way.append(name)
-        for target in top_level[name]:
+        for target in imports[name]:
             visit(target)
         done.add(under_way.pop())
 
     for name in modules:
         visit(name)
+
+
+def imports_at_run_time(node):
+    """Every `from ... import` below the node, those inside functions too, but not those for type checkers."""
+    if isinstance(node, ast.ImportFrom):
+        yield node
+    children = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        children = node.orelse
+    for child in children:
+        yield from imports_at_run_time(child)
 
 
 def targets(node, modules):

@@ -147,15 +147,21 @@ def _exit(message: str, code: int) -> None:
 
 
 def _process_start() -> float:
-    """When this process began, in seconds since the epoch; to 10 ms on Linux, else when this module was loaded."""
+    """When this process began, in seconds since the epoch: to 10 ms on Linux, else when this module was loaded.
+
+    The latter also where the former cannot be: in some containers the kernel's uptime is not its own, and in a
+    process that has been there for long the command began later.
+    """
     try:
         with open("/proc/self/stat", encoding="ascii") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])
         with open("/proc/uptime", encoding="ascii") as file:
             uptime = float(file.read().split()[0])
-        return time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+        began = time.time() - (uptime - ticks / os.sysconf("SC_CLK_TCK"))
+        return began if 0 <= _LOADED_AT - began < _LONGEST_START_S else _LOADED_AT
     except (OSError, ValueError, IndexError, AttributeError):
         return _LOADED_AT
 
 
 _LOADED_AT = time.time()
+_LONGEST_START_S = 60.0  # an interpreter on a cold, busy machine

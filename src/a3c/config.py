@@ -72,7 +72,7 @@ class TrainConfig:
     end_rollout_at_episode_end: bool = False
     """End a rollout where its episode ends, as in the paper; needs --envs-per-worker 1."""
     max_episode_steps: int | None = None
-    """Time limit of an episode in place of the environment's own."""
+    """Time limit of an episode: in place of a registered environment's own, on top of any other's."""
     discount: float = 0.99
     """Discount factor (γ)."""
     lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0

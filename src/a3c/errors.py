@@ -9,9 +9,12 @@ A3CError
 ├── WorkerError                         an actor-learner ended before its time      exit code 1
 │   ├── WorkerFailed                    it raised; carries the worker's own traceback
 │   └── WorkerDied                      it was killed or exited without a word
+├── SavingFailed                        a run's files could not be written          exit code 1
 ├── NonFiniteError                      too many rollouts in a row with NaN or infinity
 └── StoreError                          a parameter store was used against its promise
     └── RoundCannotFill                 a synchronous round waits for somebody who cannot come
+
+What a worker raises reaches the caller of a run as WorkerFailed, with the name of the error's class.
 """
 
 
@@ -72,6 +75,10 @@ class WorkerDied(WorkerError):
         super().__init__(f"worker {worker} died: {_describe_exit(exit_code)}")
         self.worker = worker
         self.exit_code = exit_code
+
+
+class SavingFailed(A3CError):
+    """A run's files could not be written: the disk is full, or the directory has gone."""
 
 
 class NonFiniteError(A3CError):

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 
 from a3c.errors import RunDirectoryError, UsageError
-from a3c.experiment.compare import (
-    Comparison,
-    FinishedRun,
-    GroupResult,
-    compare,
-    group_curve,
-    group_result,
-    read_run,
-)
+from a3c.experiment.compare import Comparison, GroupResult, compare, group_result
+from a3c.experiment.finished_runs import FinishedRun, group_curve, read_run
 
 HEADER = "worker,env_steps,seconds,return,length\n"
 

@@ -19,7 +19,7 @@ from a3c.experiment.loggers import wandb as wandb_module
 from a3c.experiment.loggers.background import BackgroundLogger
 from a3c.experiment.loggers.episodes_csv import EpisodesCsvLogger
 from a3c.experiment.loggers.jsonl import JsonlLogger
-from a3c.experiment.loggers.tensorboard import TensorBoardLogger, record
+from a3c.experiment.loggers.tensorboard import TensorBoardLogger
 from a3c.experiment.loggers.wandb import WandbLogger, check_installed
 from leftovers import nothing_left
 
@@ -218,17 +218,6 @@ class TestTensorBoard:
         logger.write(640, {"x": 1.0})
         assert self.read(tmp_path) == {"x": [(640, 1.0)]}
         logger.close()
-
-    def test_records_are_those_of_tensorboards_own_writer(self):
-        from io import BytesIO
-
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        generator = np.random.default_rng(0)
-        for size in (0, 1, 7, 400):
-            data, file = generator.bytes(size), BytesIO()
-            RecordWriter(file).write(data)
-            assert record(data) == file.getvalue()
 
 
 def wandb_records(path):

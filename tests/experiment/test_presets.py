@@ -1,5 +1,6 @@
 """Where a run's settings come from."""
 
+import numpy as np
 import pytest
 
 from a3c.config import TrainConfig, setting_names
@@ -39,6 +40,7 @@ def test_more_workers_than_the_preset_was_measured_with_step_more_slowly():
     config, line = resolve("CartPole-v1", {"workers": 8})
     assert config.learning_rate == pytest.approx(rate / 4)
     assert "rate x 2/8 for the staleness of 8 workers" in line
+    assert resolve("CartPole-v1", {"workers": 8, "runtime": "serial"})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 1})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 8, "algorithm": "a2c"})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 8, "learning_rate": 0.1})[0].learning_rate == 0.1
@@ -46,6 +48,12 @@ def test_more_workers_than_the_preset_was_measured_with_step_more_slowly():
 
 def test_a_list_of_sizes_is_as_good_as_a_tuple():
     assert resolve("CartPole-v1", {"hidden_sizes": [32, 16]})[0].hidden_sizes == (32, 16)
+
+
+def test_numpy_numbers_and_paths_are_as_good_as_plain_ones(tmp_path):
+    config, _ = resolve("CartPole-v1", {"seed": np.int64(3), "discount": np.float32(0.5), "run_dir": tmp_path})
+    assert (config.seed, config.discount, config.run_dir) == (3, 0.5, str(tmp_path))
+    assert type(config.seed) is int
 
 
 def test_a_setting_that_does_not_exist():

@@ -17,7 +17,19 @@ from safetensors.torch import load_file
 
 import a3c
 import tiny_envs
-from a3c.errors import IllegalCombination, RunDirectoryError, UnknownEnvironment, UsageError, WorkerDied, WorkerFailed
+from a3c.core.optimizers import RMSProp
+from a3c.core.schedules import Budget, constant
+from a3c.core.update_rule import UpdateRule
+from a3c.errors import (
+    IllegalCombination,
+    RunDirectoryError,
+    SavingFailed,
+    UnknownEnvironment,
+    UsageError,
+    WorkerDied,
+    WorkerFailed,
+)
+from a3c.stores.local import LocalStore
 from leftovers import nothing_left
 
 pytestmark = pytest.mark.timeout(120)
@@ -124,9 +136,10 @@ def test_on_report_sees_every_line_and_may_stop(tmp_path):
         return len(seen) == 2
 
     run = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=10**7, on_report=look)
-    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line)["env_steps"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert run.summary["exit_reason"] == "on_report"
-    assert [json.loads(line)["env_steps"] for line in lines] == seen
+    assert lines[:2] == seen  # and one more line once all workers have ended
+    assert lines[2:] == [run.summary["env_steps"]]
 
 
 def test_k_workers_in_the_serial_runtime_repeat_bit_for_bit(tmp_path):
@@ -235,6 +248,8 @@ def test_an_environment_that_raises_ends_the_run_and_loses_nothing(tmp_path, run
     assert len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) - 1 == summary["episodes"] > 0
     assert (tmp_path / "run" / "metrics.jsonl").read_text()
     assert a3c.load(tmp_path / "run")
+    last_line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last_line["env_steps"] == summary["env_steps"]
     assert "the corridor collapsed" in (tmp_path / "run" / "error.txt").read_text()
 
 
@@ -340,6 +355,57 @@ def test_a_run_directory_is_not_overwritten_unless_asked_for(tmp_path):
     assert len(list((run.path / "checkpoints").iterdir())) == 1
 
 
+@pytest.mark.parametrize("folder", ["checkpoints", "tensorboard"])
+def test_somebody_elses_files_are_never_removed(tmp_path, folder):
+    (tmp_path / "mine" / folder).mkdir(parents=True)
+    (tmp_path / "mine" / folder / "precious.pt").write_text("kept")
+    for overwrite in (False, True):
+        with pytest.raises(RunDirectoryError):
+            quick(run_dir=str(tmp_path / "mine"), overwrite=overwrite)
+    run = quick(run_dir=tmp_path / "run", runtime="serial", total_env_steps=200)
+    (run.path / "checkpoints" / "precious.pt").write_text("kept")
+    quick(run_dir=tmp_path / "run", runtime="serial", total_env_steps=200, overwrite=True)
+    assert (tmp_path / "mine" / folder / "precious.pt").read_text() == "kept"
+    assert (run.path / "checkpoints" / "precious.pt").read_text() == "kept"
+
+
+def test_a_failing_on_report_loses_nothing(tmp_path):
+    def fail(metrics):
+        raise ZeroDivisionError
+
+    with nothing_left(), pytest.raises(ZeroDivisionError):
+        quick(run_dir=str(tmp_path / "run"), on_report=fail)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "failed"
+    assert a3c.load(tmp_path / "run")
+
+
+def test_a_full_disk_at_the_end_is_named_and_the_rest_is_saved(tmp_path, monkeypatch):
+    from a3c.experiment import checkpoint
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    with pytest.raises(SavingFailed, match="cannot save to .*No space left on device"):
+        quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=200)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "total_env_steps"
+    assert (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_the_checkpoint_holds_the_whole_shared_state(tmp_path):
+    run = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=400)
+    (checkpoint,) = (run.path / "checkpoints").iterdir()
+    counters = json.loads((checkpoint / "state.json").read_text())
+    model = run.policy().model
+    statistics = load_file(checkpoint / "optimizer.safetensors")
+    store = LocalStore(torch.zeros_like(model.flat), UpdateRule(RMSProp(), constant(0.1), Budget()))
+    store.load_state_dict({"parameters": model.flat, **statistics, **counters})
+    assert counters["env_steps"] == run.summary["env_steps"]
+    assert counters["version"] == run.summary["updates"] == store.counters().version
+    assert torch.equal(store.parameters, model.flat)
+    assert bool((statistics["square_average"] > 0).any())
+
+
 def test_a_run_directory_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with nothing_left(), pytest.raises(RunDirectoryError, match="cannot write to the run directory"):
@@ -392,16 +458,16 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
+@pytest.mark.parametrize(("to_group", "algorithm"), [(True, "a3c"), (True, "a2c"), (False, "a3c")])
 @pytest.mark.parametrize(
     ("number", "code", "reason"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_signals_end_cleanly_and_save(tmp_path, number, code, reason, algorithm):
+def test_signals_end_cleanly_and_save(tmp_path, number, code, reason, algorithm, to_group):
     with nothing_left():
         process = start_script(tmp_path, SIGNALLED.format(run_dir=str(tmp_path / "run"), algorithm=algorithm))
         wait_for(tmp_path / "run" / "metrics.jsonl")
         began = time.monotonic()
-        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        os.killpg(process.pid, number) if to_group else process.send_signal(number)
         assert process.wait(timeout=10) == code
         assert time.monotonic() - began < 5
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == reason

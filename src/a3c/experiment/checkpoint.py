@@ -68,8 +68,16 @@ def save_checkpoint(
     write_json(aside / _STATE, counters)
     for file in aside.iterdir():
         _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(aside, final)
+    _sync(aside)
+    if final.exists():  # of the same T: it goes only when the new one is whole
+        old = final.with_name(f".{final.name}.old.tmp")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+        os.replace(aside, final)
+        shutil.rmtree(old)
+    else:
+        os.replace(aside, final)
+    _sync(final.parent)
     return final
 
 

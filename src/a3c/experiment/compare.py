@@ -8,64 +8,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from a3c.errors import RunDirectoryError, UsageError
-from a3c.experiment.loggers.episodes_csv import COLUMNS
-from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY, read_json
+from a3c.errors import UsageError
+from a3c.experiment.finished_runs import FinishedRun, read_run
 
 FORMATS = (".png", ".pdf", ".svg")
-
-Axis = Literal["episodes", "env_steps", "seconds"]
-
-_WINDOW = 100  # episodes in the running mean
-_GRID_POINTS = 400
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """What a comparison needs to know of one run.
-
-    Episodes are in the order in which they finished; those without a finite return are left out.
-    """
-
-    path: Path
-    group: str
-    env_steps: NDArray[np.float64]  # [E], T when each episode finished, never falling
-    seconds: NDArray[np.float64]  # [E]
-    returns: NDArray[np.float64]  # [E]
-    ended_after_s: float
-    solved_after_steps: float | None
-    solved_after_s: float | None
-
-    def axis(self, name: Axis) -> NDArray[np.float64]:
-        """[E]: where each episode lies on that axis."""
-        return {
-            "episodes": np.arange(1.0, len(self.returns) + 1),
-            "env_steps": self.env_steps,
-            "seconds": self.seconds,
-        }[name]
-
-    def smoothed(self) -> NDArray[np.float64]:
-        """[E]: the mean return of the last 100 episodes; of all so far before the 100th."""
-        total = np.concatenate(([0.0], np.cumsum(self.returns)))
-        last = np.arange(1, len(self.returns) + 1)
-        first = np.maximum(last - _WINDOW, 0)
-        mean: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
-        return mean
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A group's return over a common grid [X]; NaN where it is not defined."""
-
-    grid: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    spread: NDArray[np.float64]  # standard deviation over runs; 0 for a single one
-    all_running: NDArray[np.bool_]  # every run had finished an episode, none had ended
 
 
 @dataclass(frozen=True)
@@ -146,63 +93,6 @@ def compare(run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     return Comparison(tuple(group_result(name, members) for name, members in groups.items()), out)
 
 
-def read_run(path: Path) -> FinishedRun:
-    """Read config.json, summary.json and episodes.csv.
-
-    Raises RunDirectoryError, naming the directory, if the run is missing, unfinished or damaged.
-    """
-    try:
-        config, summary = read_json(path / CONFIG), read_json(path / SUMMARY)
-    except RunDirectoryError as error:
-        raise RunDirectoryError(f"{error}; leave it out or train it anew") from None
-    try:
-        settings, solved_at = config["settings"], summary["solved_at"]
-        group = settings["label"] or f"{settings['env']} {settings['algorithm']}"
-        ended_after_s = float(summary["seconds"])
-        solved_after_steps = None if solved_at is None else float(solved_at["env_steps"])
-        solved_after_s = None if solved_at is None else float(solved_at["seconds"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"{CONFIG} or {SUMMARY} lacks {error}") from None
-    episodes = _read_episodes(path)
-    episodes = episodes[np.isfinite(episodes["return"])]
-    episodes = episodes[np.argsort(episodes["seconds"], kind="stable")]
-    return FinishedRun(
-        path=path,
-        group=str(group),
-        env_steps=np.maximum.accumulate(episodes["env_steps"]),
-        seconds=episodes["seconds"],
-        returns=episodes["return"],
-        ended_after_s=ended_after_s,
-        solved_after_steps=solved_after_steps,
-        solved_after_s=solved_after_s,
-    )
-
-
-def group_curve(runs: Sequence[FinishedRun], axis: Axis) -> Curve:
-    """The mean and the spread of a group's runs; see `compare` for what counts where a run has ended."""
-    drawn = [run for run in runs if len(run.returns)]
-    if not drawn:
-        nothing = np.full(1, np.nan)
-        return Curve(np.zeros(1), nothing, nothing, np.zeros(1, np.bool_))
-    starts = [float(run.axis(axis)[0]) for run in drawn]
-    ends = [float(run.axis(axis)[-1]) for run in drawn]
-    grid = np.linspace(0.0, max(ends), _GRID_POINTS)
-    values = np.stack(
-        [
-            np.interp(
-                grid,
-                run.axis(axis),
-                smoothed := run.smoothed(),
-                right=np.nan if run.solved_after_s is None else smoothed[-1],
-            )
-            for run in drawn
-        ]
-    )  # [R, X]
-    values[:, grid < min(starts)] = np.nan
-    spread = values.std(0, ddof=1) if len(drawn) > 1 else np.where(np.isnan(values[0]), np.nan, 0.0)
-    return Curve(grid, values.mean(0), spread, (grid >= max(starts)) & (grid <= min(ends)))
-
-
 def group_result(group: str, runs: Sequence[FinishedRun]) -> GroupResult:
     """One group's row of the table."""
     steps = [math.inf if run.solved_after_steps is None else run.solved_after_steps for run in runs]
@@ -215,25 +105,3 @@ def group_result(group: str, runs: Sequence[FinishedRun]) -> GroupResult:
         median_steps=median_steps if math.isfinite(median_steps) else None,
         median_seconds=median_seconds if math.isfinite(median_seconds) else None,
     )
-
-
-def _read_episodes(path: Path) -> NDArray[Any]:
-    """[E] records with a field for each column."""
-    file = path / EPISODES
-    kinds = [(column, np.float64) for column in COLUMNS]
-    try:
-        head, _, rows = file.read_text(encoding="utf-8").partition("\n")
-    except (OSError, ValueError) as error:
-        raise _damaged(path, f"{EPISODES} cannot be read ({error})") from None
-    if tuple(head.strip().split(",")) != COLUMNS:
-        raise _damaged(path, f"{EPISODES} does not begin with the columns {','.join(COLUMNS)}")
-    if not rows.strip():
-        return np.zeros(0, kinds)
-    try:
-        return np.loadtxt(rows.splitlines(), dtype=kinds, delimiter=",", ndmin=1)
-    except ValueError as error:
-        raise _damaged(path, f"{EPISODES} has a bad row ({error})") from None
-
-
-def _damaged(path: Path, what: str) -> RunDirectoryError:
-    return RunDirectoryError(f"the run {path} is damaged: {what}; leave it out or train it anew")

@@ -12,12 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from a3c.errors import UsageError
-from a3c.experiment.compare import Axis, group_curve
+from a3c.experiment.finished_runs import Axis, FinishedRun, group_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from a3c.experiment.compare import FinishedRun
 
 # Okabe and Ito's palette, told apart by colour-blind readers; yellow is left out, too faint for a line.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -35,7 +33,7 @@ _CAPTION = (
     "Thin: each run. Dots: solved runs; crosses: unsolved runs, at the time they ended."
 )
 
-Groups = Mapping[str, "Sequence[FinishedRun]"]
+Groups = Mapping[str, Sequence[FinishedRun]]
 
 
 def draw(groups: Groups, out: Path) -> None:

@@ -49,8 +49,8 @@ def train(
         KeyboardInterrupt: on Ctrl-C, after saving. SystemExit(143): on SIGTERM, after saving.
     """
     started_at = time.time() if started_at is None else started_at
-    source = EnvSource(env, settings.get("max_episode_steps"))
-    config, description = presets.resolve(source.name, settings)
+    config, description = presets.resolve(EnvSource(env).name, settings)
+    source = EnvSource(env, config.max_episode_steps)
     source.check_exists()
     if config.wandb:
         check_installed()

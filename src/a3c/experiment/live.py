@@ -76,11 +76,17 @@ class PlainView(LiveView):
 
     def message(self, text: str) -> None:
         """Print the text."""
-        print(text, flush=True)
+        self._say(text)
 
     def close(self) -> None:
         """Print the last line, if it has not been printed."""
         self._print()
+
+    def _say(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # whoever read this has gone (`| head`); the run has not
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for the rest of the process)
 
     def _print(self) -> None:
         metrics, self._unprinted = self._unprinted, None
@@ -96,7 +102,7 @@ class PlainView(LiveView):
             f"staleness {_decimal(metrics.get('staleness_mean'), 2)} (max {_count(metrics.get('staleness_max'))})",
             f"{_count(metrics.get('workers_alive'))} workers",
         ]
-        print("  ".join(parts), flush=True)
+        self._say("  ".join(parts))
         self._next_line = time.monotonic() + _LINE_EVERY_S
 
 

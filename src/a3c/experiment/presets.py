@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -42,9 +43,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     if unknown:
         raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
     preset = PRESETS.get(env_name, {})
-    values = preset | dict(named)
-    if isinstance(values.get("hidden_sizes"), list):
-        values["hidden_sizes"] = tuple(values["hidden_sizes"])
+    values = preset | {name: _plain(value) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:
         values["total_env_steps"] = None
     config = replace(TrainConfig(), **values)
@@ -55,13 +54,23 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     return config, describe(config, source, named)
 
 
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, lists and paths as what settings are made of: they must be JSON."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return value.item() if hasattr(value, "item") else value
+
+
 def _slow_down_for_staleness(config: TrainConfig, preset: Mapping[str, Any], source: str) -> tuple[TrainConfig, str]:
     """Divide the learning rate by how many times more workers there are than the preset was measured with.
 
     A3C's gradients are W - 1 updates stale on average, so about W of them step the same way before the first
     of them is seen: with 8 workers and the rate for 2, CartPole is not learned reliably. A2C has no staleness.
     """
-    if config.algorithm != "a3c" or config.workers <= preset["workers"]:
+    stale = config.runtime == "processes" and config.algorithm == "a3c"  # in turn, nobody is stale
+    if not stale or config.workers <= preset["workers"]:
         return config, source
     slower = replace(config, learning_rate=config.learning_rate * preset["workers"] / config.workers)
     reason = f"rate x {preset['workers']}/{config.workers} for the staleness of {config.workers} workers"

@@ -10,6 +10,7 @@ from typing import Any
 from a3c.types import FinishedEpisode, Report, Snapshot
 
 _WINDOW = 100  # episodes
+_LEAST_ELAPSED_S = 0.001  # a rate over less is noise
 
 
 class Progress:
@@ -30,7 +31,7 @@ class Progress:
         self.best_return_mean_100: float | None = None
         self._last_returns: deque[float] = deque(maxlen=_WINDOW)
         self._since_line = Report()
-        self._line_time = self._last_report = self.training_since
+        self._line_time = self.training_since
         self._line_env_steps = 0
 
     @property
@@ -48,26 +49,25 @@ class Progress:
     def add(self, report: Report) -> list[dict[str, Any]]:
         """Count a report; returns one row for each of its episodes."""
         self._since_line.merge(report)
-        if report.updates:
-            self._last_report = time.time()
         self.dropped_rollouts += len(report.dropped)
         return [self._add_episode(episode) for episode in report.episodes]
 
     def line(self, counters: Snapshot, workers_alive: int) -> dict[str, Any]:
         """One line of metrics: totals, and means over the updates since the line before."""
-        elapsed = max(self._last_report - self._line_time, 1e-9)
+        now = time.time()
+        elapsed, steps = now - self._line_time, counters.env_steps - self._line_env_steps
         line = {
             "env_steps": counters.env_steps,
             "seconds": round(self.seconds, 4),
             "updates": counters.version,
             "episodes": self.episodes,
             "return_mean_100": self.return_mean_100,
-            "steps_per_second": round((counters.env_steps - self._line_env_steps) / elapsed, 1),
+            "steps_per_second": round(steps / elapsed, 1) if elapsed > _LEAST_ELAPSED_S else None,
             **self._since_line.means(),
             "workers_alive": workers_alive,
             "dropped_rollouts": self.dropped_rollouts,
         }
-        self._since_line, self._line_time, self._line_env_steps = Report(), self._last_report, counters.env_steps
+        self._since_line, self._line_time, self._line_env_steps = Report(), now, counters.env_steps
         return line
 
     def summary(self, counters: Snapshot, exit_reason: str) -> dict[str, Any]:
@@ -94,7 +94,8 @@ class Progress:
             self._last_returns.append(episode.episode_return)
         mean = self.return_mean_100
         if mean is not None:
-            self.best_return_mean_100 = max(mean, self.best_return_mean_100 or -math.inf)
+            if self.best_return_mean_100 is None or mean > self.best_return_mean_100:
+                self.best_return_mean_100 = mean
             if self.solved_at is None and self.solved_return is not None and mean >= self.solved_return:
                 self.solved_at = {"env_steps": episode.env_steps, "seconds": seconds}
         return {

@@ -32,7 +32,8 @@ def default_path(env_name: str, algorithm: str, seed: int) -> Path:
 def create(path: Path, *, overwrite: bool) -> None:
     """Make the directory, or take an existing one that holds no run.
 
-    With `overwrite` the files of a run that is there are removed first, and nothing else.
+    With `overwrite` the files of a run that is there are removed first, and nothing else: a directory without a
+    run's config.json is not taken for one.
 
     Raises:
         RunDirectoryError: it holds a run already, is no directory, or cannot be written.
@@ -43,13 +44,17 @@ def create(path: Path, *, overwrite: bool) -> None:
         raise RunDirectoryError(
             f"{path} already holds a run ({taken[0]}): name another --run-dir, or replace it with --overwrite"
         )
+    if taken and "settings" not in read_json(path / CONFIG):
+        raise RunDirectoryError(f"{path} holds a {taken[0]} that is not of a run: name another --run-dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name in files:
             (path / name).unlink(missing_ok=True)
-        for name in folders:
-            shutil.rmtree(path / name, ignore_errors=True)
-        (path / CHECKPOINTS).mkdir()
+        for leftover in (*path.glob(f"{CHECKPOINTS}/step-*"), *path.glob(f"{CHECKPOINTS}/.step-*.tmp")):
+            shutil.rmtree(leftover)
+        for events in path.glob(f"{TENSORBOARD}/events.out.tfevents.*"):
+            events.unlink()
+        (path / CHECKPOINTS).mkdir(exist_ok=True)
         probe = path / ".writable"
         probe.write_bytes(b"")
         probe.unlink()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvSource, inspect
-from a3c.errors import UsageError, WorkerError
+from a3c.errors import SavingFailed, UsageError, WorkerError
 from a3c.experiment import checkpoint, run_directory
 from a3c.experiment.live import LiveView, choose_view
 from a3c.experiment.policy import Policy
@@ -32,18 +33,22 @@ from a3c.experiment.progress import Progress
 from a3c.experiment.recipe import ActorLearnerRecipe
 from a3c.experiment.sinks import RunLoggers
 from a3c.experiment.stop_signals import StopSignals
+from a3c.models.actor_critic import ActorCritic
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.delayed import DelayedStore
 from a3c.stores.local import LocalStore
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
-from a3c.types import ParameterStore
+from a3c.types import ParameterStore, Report
 
 AnyRuntime = ProcessRuntime | SerialRuntime
 
 _LINE_EVERY_S = 0.25
-_GRACE_AFTER_SIGNAL_S = 3.0  # then workers that still have not come to their next pull are ended
+# Workers that still have not come to their next pull so long after a stop was asked for are ended.
+_GRACE_AFTER_SIGNAL_S = 3.0
+_GRACE_S = 60.0
+_DROP_MESSAGE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -101,33 +106,28 @@ def run_training(
         total_episodes=config.total_episodes,
         workers=config.workers,
     )
-    with StopSignals() as signals, view:
+    with StopSignals() as signals, view, contextlib.ExitStack() as ending:
+        loggers = RunLoggers(run_dir, config, record["settings"], view.message)
+        # However it ends, all of this is done, from the last to the first, whatever fails of it.
+        ending.callback(loggers.close)
+        ending.callback(session.save_weights, spec, model)
+        ending.callback(session.save_summary)
+        ending.callback(session.log_line, runtime, view, loggers)
         if not config.quiet:
             view.message(description)
-        loggers = RunLoggers(run_dir, config, record["settings"], view.message)
-        exit_reason = "failed"
-        try:
-            recipe = make_recipe(source, config, spec, device)
-            exit_reason = session.drain(runtime, recipe, view, loggers, signals)
-        except KeyboardInterrupt:
-            exit_reason = "interrupted"
-            raise
-        except WorkerError as error:
-            exit_reason = "worker_failed"
-            (run_dir / run_directory.ERROR).write_text(f"{error}\n", encoding="utf-8")
-            raise
-        finally:
-            summary = session.progress.summary(store.counters(), exit_reason)
-            statistic_names = make_rule(config).optimizer.statistic_names
-            checkpoint.save_checkpoint(run_dir, spec, model, store.snapshot(), statistic_names)
-            run_directory.write_json(run_dir / run_directory.SUMMARY, summary)
-            loggers.close()
-    signals.raise_again()
-    return Run(run_dir, summary)
+        session.drain(runtime, make_recipe(source, config, spec, device), view, loggers, signals)
+    if session.exit_reason == signals.exit_reason:
+        signals.raise_again()
+    return Run(run_dir, session.summary)
 
 
 class _Session:
-    """Reads a run's reports to their end: counts them, logs them, and decides when to stop."""
+    """Reads a run's reports to their end: counts them, logs them, decides when to stop, and saves.
+
+    Attributes:
+        exit_reason: why the run has ended.
+        summary: what it came to.
+    """
 
     def __init__(
         self,
@@ -142,8 +142,12 @@ class _Session:
         self.store = store
         self.progress = progress
         self.on_report = on_report
+        self.exit_reason = "failed"
+        self.summary: dict[str, Any] = {}
         self._next_line = 0.0
+        self._next_drop_message = 0.0
         self._stop_reason: str | None = None
+        self._last_call = math.inf  # workers that have not stopped by then are ended
 
     def drain(
         self,
@@ -152,29 +156,56 @@ class _Session:
         view: LiveView,
         loggers: RunLoggers,
         signals: StopSignals,
-    ) -> str:
-        """Run to the end; returns why it ended."""
-        with contextlib.closing(runtime.run(recipe, self.store, self.config.workers)) as reports:
-            for report in reports:
-                for text in report.dropped:
-                    view.message(text)
-                for row in self.progress.add(report):
-                    loggers.episode(row)
-                if report.updates and time.monotonic() >= self._next_line:
-                    self._line(runtime.alive, view, loggers)
-                self._stop_for(signals.exit_reason or self._criterion())
-                if signals.received and time.monotonic() > signals.received_at + _GRACE_AFTER_SIGNAL_S:
-                    break
-        self._line(runtime.alive, view, loggers)
-        return self._stop_reason or self._spent_budget()
+    ) -> None:
+        """Run to the end, and say in `exit_reason` why it came."""
+        try:
+            with contextlib.closing(runtime.run(recipe, self.store, self.config.workers)) as reports:
+                for report in reports:
+                    self._take(report, runtime, view, loggers)
+                    self._stop_for(signals.exit_reason, _GRACE_AFTER_SIGNAL_S)
+                    self._stop_for(self._criterion(), _GRACE_S)
+                    if time.monotonic() > self._last_call:
+                        break
+            self.exit_reason = self._stop_reason or self._spent_budget()
+        except KeyboardInterrupt:
+            self.exit_reason = "interrupted"
+            raise
+        except WorkerError as error:
+            self.exit_reason = "worker_failed"
+            with saving(self.run_dir):
+                (self.run_dir / run_directory.ERROR).write_text(f"{error}\n", encoding="utf-8")
+            raise
 
-    def _line(self, workers_alive: int, view: LiveView, loggers: RunLoggers) -> None:
-        line = self.progress.line(self.store.counters(), workers_alive)
+    def log_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
+        """Log and show a line of what has happened since the one before; returns it."""
+        line = self.progress.line(self.store.counters(), runtime.alive)
         loggers.line(line)
         view.show(line)
         self._next_line = time.monotonic() + _LINE_EVERY_S
-        if self.on_report is not None and self.on_report(line):
-            self._stop_for("on_report")
+        return line
+
+    def save_summary(self) -> None:
+        """Write summary.json. Raises SavingFailed."""
+        self.summary = self.progress.summary(self.store.counters(), self.exit_reason)
+        with saving(self.run_dir):
+            run_directory.write_json(self.run_dir / run_directory.SUMMARY, self.summary)
+
+    def save_weights(self, spec: PolicySpec, model: ActorCritic) -> None:
+        """Write a checkpoint of the shared state. Raises SavingFailed."""
+        names = make_rule(self.config).optimizer.statistic_names
+        with saving(self.run_dir):
+            checkpoint.save_checkpoint(self.run_dir, spec, model, self.store.snapshot(), names)
+
+    def _take(self, report: Report, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> None:
+        for row in self.progress.add(report):
+            loggers.episode(row)
+        if report.dropped and time.monotonic() >= self._next_drop_message:
+            view.message(f"{report.dropped[-1]} ({self.progress.dropped_rollouts} dropped so far)")
+            self._next_drop_message = time.monotonic() + _DROP_MESSAGE_EVERY_S
+        if report.updates and time.monotonic() >= self._next_line:
+            line = self.log_line(runtime, view, loggers)
+            if self.on_report is not None and self.on_report(line):
+                self._stop_for("on_report", _GRACE_S)
 
     def _criterion(self) -> str | None:
         goal, mean = self.config.stop_at_return, self.progress.best_return_mean_100
@@ -184,14 +215,28 @@ class _Session:
             return "max_seconds"
         return None
 
-    def _stop_for(self, reason: str | None) -> None:
-        if reason is not None and self._stop_reason is None:
+    def _stop_for(self, reason: str | None, grace_s: float) -> None:
+        if reason is None:
+            return
+        self._last_call = min(self._last_call, time.monotonic() + grace_s)
+        if self._stop_reason is None:
             self._stop_reason = reason
             self.store.request_stop()
 
     def _spent_budget(self) -> str:
         limit = self.config.total_env_steps
         return "total_env_steps" if limit and self.store.counters().env_steps >= limit else "total_episodes"
+
+
+@contextlib.contextmanager
+def saving(run_dir: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a SavingFailed that names the directory."""
+    try:
+        yield
+    except OSError as error:
+        raise SavingFailed(
+            f"cannot save to {run_dir} ({error.strerror or error}): free some space there or name another --run-dir"
+        ) from error
 
 
 def resolve_device(name: str) -> str:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import BaseContext
@@ -19,7 +20,6 @@ from a3c.types import MakeActorLearner, Report
 
 StartMethod = Literal["forkserver", "spawn"]
 
-_TERMINATE_PATIENCE_S = 1.0
 _EXIT_PATIENCE_S = 1.0
 
 
@@ -61,6 +61,7 @@ class ProcessRuntime:
         self.report_every_s = report_every_s
         self.episodes_at_once = episodes_at_once
         self.alive = 0
+        self._finished: set[int] = set()  # workers that have said their last word
         self._services: list[Any] = []  # the standard library's own processes that this runtime has started
 
     def prepare(self) -> None:
@@ -71,7 +72,7 @@ class ProcessRuntime:
         if getattr(server, "_forkserver_pid", None) is None:
             self._remember_services()
             self.context.set_forkserver_preload(self.preload)
-            with _hidden_main(), _sigint_blocked():
+            with _hidden_main(), _signals_blocked():
                 forkserver.ensure_running()
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
@@ -89,13 +90,12 @@ class ProcessRuntime:
         try:
             for number in range(workers):
                 store.join(number)
-            with _hidden_main(), _sigint_blocked():
+            with _hidden_main(), _signals_blocked():
                 for number in range(workers):
                     running.append(self._start(number, recipe, store.connect(number)))
             yield from self._reports(running, store)
         finally:
-            for worker in running:
-                _end(worker)
+            _end(running, self._finished)
             self.close()
 
     def close(self) -> None:
@@ -121,6 +121,7 @@ class ProcessRuntime:
 
     def _reports(self, running: Sequence[_Worker], store: Any) -> Iterator[Report]:
         active = {worker.number: worker for worker in running}
+        self._finished.clear()
         self.alive = len(active)
         failure: WorkerError | None = None
         while active and failure is None:
@@ -138,7 +139,9 @@ class ProcessRuntime:
                 del active[worker.number]
                 self.alive = len(active)
                 store.leave(worker.number)
-                if not isinstance(message, Done) and failure is None:
+                if isinstance(message, Done):
+                    self._finished.add(worker.number)
+                elif failure is None:
                     failure = _describe(worker, message)
         if failure is not None:
             yield from _what_still_lies_in_the_pipes(active.values())
@@ -178,17 +181,19 @@ def _what_still_lies_in_the_pipes(workers: Any) -> Iterator[Report]:
                     yield message
 
 
-def _end(worker: _Worker) -> None:
-    """End the process, gently if it lets us, and free what belongs to it."""
-    worker.pipe.close()
-    worker.process.join(0)
-    if worker.process.is_alive():
-        worker.process.terminate()
-        worker.process.join(_TERMINATE_PATIENCE_S)
-    if worker.process.is_alive():
-        worker.process.kill()
-        worker.process.join()
-    worker.process.close()
+def _end(workers: Sequence[_Worker], finished: set[int]) -> None:
+    """Give workers that have finished a moment to leave by themselves, end all others at once, and free both."""
+    for worker in workers:
+        worker.pipe.close()
+        if worker.number not in finished:
+            worker.process.kill()  # stuck, or in the middle of a rollout that nobody wants any more
+    deadline = time.monotonic() + _EXIT_PATIENCE_S
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.process.close()
 
 
 @contextlib.contextmanager
@@ -205,12 +210,13 @@ def _hidden_main() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Let processes started meanwhile be born deaf to Ctrl-C; one that arrives is delivered afterwards."""
+def _signals_blocked() -> Iterator[None]:
+    """Let processes started meanwhile be born deaf to Ctrl-C and SIGTERM; this one gets them afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # first: starting it unblocks them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -52,7 +52,7 @@ class SerialRuntime:
                         self.alive = len(learners)
                         store.leave(worker)
                         continue
-                    except Exception as error:
+                    except (Exception, SystemExit) as error:
                         yield batch.take()
                         raise worker_failed(worker, error) from error
                     report = batch.add(worker, update)

@@ -43,7 +43,7 @@ def worker_main(
         report_every_s: seconds between reports.
         episodes_at_once: report whenever an episode has finished.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _leave_signals_to_the_parent()
     _exit_with_parent()
     _use_one_thread()
     try:
@@ -66,6 +66,15 @@ def worker_main(
         with contextlib.suppress(OSError):
             pipe.send(batch.take()) if "batch" in locals() else None
             pipe.send(Failure(failed.kind, failed.summary, failed.worker_traceback))
+
+
+def _leave_signals_to_the_parent() -> None:
+    # Ctrl-C and a SIGTERM to the whole group reach the parent, too, and it decides. A handler that does nothing,
+    # rather than SIG_IGN and a blocked mask, which an environment's own subprocesses would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _use_one_thread() -> None:
