@@ -34,6 +34,7 @@ VARIANTS = {
     "A2C": ["--algorithm", "a2c"],
     "A3C, 1 worker": ["--workers", "1"],
     "A3C, 3 workers": ["--workers", "3"],
+    "A2C, 3 workers": ["--algorithm", "a2c", "--workers", "3"],
     "A3C, 8 workers": ["--workers", "8"],
     "A3C, serial": ["--runtime", "serial"],
     "A2C, serial": ["--algorithm", "a2c", "--runtime", "serial"],

@@ -13,7 +13,7 @@ import argparse
 
 from cartpole import measure, save
 
-GRID = [2.5e-3, 5e-3, 1e-2, 2e-2]
+GRID = [4e-3, 8e-3, 1.6e-2]
 
 
 def main() -> None:

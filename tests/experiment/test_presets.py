@@ -38,8 +38,8 @@ def test_a_named_episode_budget_is_not_cut_short_by_the_presets_steps():
 def test_more_workers_than_the_preset_was_measured_with_step_more_slowly():
     rate = PRESETS["CartPole-v1"]["learning_rate"]
     config, line = resolve("CartPole-v1", {"workers": 8})
-    assert config.learning_rate == pytest.approx(rate / 4)
-    assert "rate x 2/8 for the staleness of 8 workers" in line
+    assert config.learning_rate == pytest.approx(rate / 2)
+    assert "rate x sqrt(2/8) for the staleness of 8 workers" in line
     assert resolve("CartPole-v1", {"workers": 8, "runtime": "serial"})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 1})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 8, "algorithm": "a2c"})[0].learning_rate == rate

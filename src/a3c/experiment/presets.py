@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,7 +22,7 @@ _CARTPOLE: dict[str, Any] = {
     "entropy_coef": 0.01,
     "value_coef": 0.25,
     "max_gradient_norm": 1.0,
-    "learning_rate": 1e-2,
+    "learning_rate": 8e-3,
     "optimizer_decay": 0.95,
     "optimizer_epsilon": 1e-2,  # smaller ones blow up the noise of gradients that have become small
     "separate_torsos": True,
@@ -64,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 def _slow_down_for_staleness(config: TrainConfig, preset: Mapping[str, Any], source: str) -> tuple[TrainConfig, str]:
-    """Divide the learning rate by how many times more workers there are than the preset was measured with.
+    """Multiply the learning rate by sqrt(W_preset / W) if there are more workers than the preset was measured with.
 
     A3C's gradients are W - 1 updates stale on average, so about W of them step the same way before the first
     of them is seen: with 8 workers and the rate for 2, CartPole is not learned reliably. A2C has no staleness.
@@ -72,8 +73,9 @@ def _slow_down_for_staleness(config: TrainConfig, preset: Mapping[str, Any], sou
     stale = config.runtime == "processes" and config.algorithm == "a3c"  # in turn, nobody is stale
     if not stale or config.workers <= preset["workers"]:
         return config, source
-    slower = replace(config, learning_rate=config.learning_rate * preset["workers"] / config.workers)
-    reason = f"rate x {preset['workers']}/{config.workers} for the staleness of {config.workers} workers"
+    rate = config.learning_rate * math.sqrt(preset["workers"] / config.workers)
+    slower = replace(config, learning_rate=float(f"{rate:.2g}"))
+    reason = f"rate x sqrt({preset['workers']}/{config.workers}) for the staleness of {config.workers} workers"
     return slower, f"{source}, {reason}"
 
 
