@@ -70,6 +70,11 @@ def test_train_evaluate_compare(capsys, tmp_path):
     ("arguments", "words"),
     [
         (["train", "CartPol-v1"], "did you mean CartPole-v1"),
+        (["train", ".x:Foo"], "cannot import '.x' (TypeError"),
+        (["train", ":Foo"], "cannot import '' (ValueError"),
+        (["train", "raises_on_import:Env"], "cannot import 'raises_on_import' (ZeroDivisionError"),
+        (["train", "json:loads"], "cannot be made here (TypeError"),
+        (["train", "Nowhere/Pong-v5"], "Namespace Nowhere not found"),
         (["train", "CartPole-v1", "--workers", "0"], "--workers must be at least 1, not 0"),
         (["train", "CartPole-v1", "--total-env-steps", "-5"], "--total-env-steps must be more than 0, not -5"),
         (["train", "CartPole-v1", "--store", "synchronous"], "take --store hogwild or locked"),
@@ -98,6 +103,11 @@ def test_wrong_flags_exit_with_code_2_and_without_a_traceback(capsys, arguments)
     code, out, err = run(capsys, *arguments)
     assert code == 2
     assert "Traceback" not in out + err
+
+
+def test_gymnasiums_own_module_form(capsys, tmp_path):
+    code, _, _ = run(capsys, "train", "gymnasium:CartPole-v1", "--run-dir", tmp_path / "run", *QUICK)
+    assert code == 0
 
 
 def test_a_run_that_is_there_is_kept(capsys, trained):

@@ -175,7 +175,7 @@ def test_an_unknown_id_is_answered_with_near_ones(env_id, near):
     [
         ("", "there is no environment ''"),
         ("Zzzzzzzzzzzz-v3", "pprint_registry"),
-        ("no_such_module:Env-v0", "there is no environment 'no_such_module:Env-v0'"),
+        ("no_such_module:Env-v0", "cannot import 'no_such_module'"),
         ("no_such_module:Env", "cannot import 'no_such_module'"),
         ("no_such_package.module:Env", r"cannot import 'no_such_package.module'"),
         ("json:NoSuchEnv", "module 'json' has no 'NoSuchEnv'"),

@@ -46,6 +46,16 @@ def test_a_script_without_a_guard(tmp_path, start_method):
     assert "Traceback" not in result.stderr
 
 
+def test_an_environment_that_the_script_registers(tmp_path):
+    script = tmp_path / "script.py"
+    text = SCRIPT.format(start_method="forkserver", run_dir=str(tmp_path / "run"))
+    register = 'gym.register("Mine-v0", entry_point=Here, max_episode_steps=3)\n\nimport a3c\n'
+    script.write_text(text.replace("import a3c\n", register).replace("a3c.train(Here", 'a3c.train("Mine-v0"'))
+    with nothing_left():
+        result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert result.stdout.count("the script ends True") == 1
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_quickstart_pasted_into_a_notebook_cell(tmp_path):

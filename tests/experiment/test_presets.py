@@ -39,11 +39,20 @@ def test_more_workers_than_the_preset_was_measured_with_step_more_slowly():
     rate = PRESETS["CartPole-v1"]["learning_rate"]
     config, line = resolve("CartPole-v1", {"workers": 8})
     assert config.learning_rate == pytest.approx(rate / 2)
-    assert "rate x sqrt(2/8) for the staleness of 8 workers" in line
+    assert "rate / sqrt(8/2) for staleness" in line
     assert resolve("CartPole-v1", {"workers": 8, "runtime": "serial"})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 1})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 8, "algorithm": "a2c"})[0].learning_rate == rate
     assert resolve("CartPole-v1", {"workers": 8, "learning_rate": 0.1})[0].learning_rate == 0.1
+
+
+def test_a2c_with_more_workers_makes_as_many_updates():
+    budget = PRESETS["CartPole-v1"]["total_env_steps"]
+    config, line = resolve("CartPole-v1", {"workers": 8, "algorithm": "a2c"})
+    assert config.total_env_steps == 4 * budget
+    assert "steps x 8/2 for as many updates" in line
+    assert resolve("CartPole-v1", {"workers": 8, "algorithm": "a2c", "total_env_steps": 7})[0].total_env_steps == 7
+    assert resolve("CartPole-v1", {"workers": 8})[0].total_env_steps == budget
 
 
 def test_a_list_of_sizes_is_as_good_as_a_tuple():

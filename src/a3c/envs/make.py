@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, cast
 
 import gymnasium as gym
@@ -46,6 +50,17 @@ class EnvSource:
     def registered(self) -> bool:
         """Whether `env` is an id that Gymnasium makes."""
         return isinstance(self.env, str) and not _is_class_path(self.env)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker's registry is fresh: it knows nothing of what the caller's script has registered.
+        spec = gym.registry.get(str(self.env).rpartition(":")[2]) if self.registered else None
+        return self.__dict__ | {"spec": spec}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        spec = state.pop("spec")
+        self.__dict__.update(state)
+        if spec is not None:
+            gym.registry.setdefault(spec.id, spec)
 
     def check_exists(self) -> None:
         """Raise UnknownEnvironment if `env` is a name that leads nowhere. Makes no environment."""
@@ -110,13 +125,8 @@ def inspect(source: EnvSource) -> EnvFacts:
         UnknownEnvironment: its name leads nowhere.
         UnsupportedEnvironment: it cannot be made, or a space is not handled; the message names which.
     """
-    try:
+    with making(source):
         env = source.make()
-    except A3CError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({reason})") from error
     try:
         observation_space, action_space = env.observation_space, env.action_space
         check_spaces(source.name, observation_space, action_space)
@@ -129,6 +139,18 @@ def inspect(source: EnvSource) -> EnvFacts:
         )
     finally:
         env.close()
+
+
+@contextlib.contextmanager
+def making(source: EnvSource) -> Iterator[None]:
+    """Turn whatever making an environment raises into an UnsupportedEnvironment that names it."""
+    try:
+        yield
+    except A3CError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({reason})") from error
 
 
 def check_spaces(name: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -158,11 +180,18 @@ def _is_class_path(env: str) -> bool:
     return ":" in env and env.split(":")[-1].isidentifier()
 
 
-def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
+def _spec(name: str) -> gym.envs.registration.EnvSpec:
+    module_name, _, env_id = name.rpartition(":")
+    if module_name:
+        _import_module(name, module_name)  # it registers its environments
     try:
         return gym.spec(env_id)
     except gym.error.DeprecatedEnv as error:
         raise UnknownEnvironment(f"environment {env_id!r} is out of date: {error}") from None
+    except gym.error.NamespaceNotFound as error:
+        raise UnknownEnvironment(
+            f"there is no environment {env_id!r}: {error} If a package registers it, name that, too: MODULE:{env_id}"
+        ) from None
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
         if not near:
@@ -176,8 +205,16 @@ def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
 def _import(path: str) -> EnvFactory:
     module_name, _, attribute = path.rpartition(":")
     try:
-        return cast(EnvFactory, getattr(importlib.import_module(module_name), attribute))
-    except ImportError as error:
-        raise UnknownEnvironment(f"environment {path!r}: cannot import {module_name!r} ({error})") from None
+        return cast(EnvFactory, getattr(_import_module(path, module_name), attribute))
     except AttributeError:
         raise UnknownEnvironment(f"environment {path!r}: module {module_name!r} has no {attribute!r}") from None
+
+
+def _import_module(path: str, module_name: str) -> ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # an installed command does not look there by itself
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # whatever a stranger's module raises
+        reason = f"{type(error).__name__}: {error}"
+        raise UnknownEnvironment(f"environment {path!r}: cannot import {module_name!r} ({reason})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from a3c.core.seeding import evaluation_seeds
-from a3c.envs.make import AnyVectorEnv, EnvSource, reset_seed
-from a3c.errors import UsageError
+from a3c.envs.make import AnyVectorEnv, EnvSource, making, reset_seed
+from a3c.errors import RunDirectoryError, UsageError
 from a3c.experiment.policy import Policy
 from a3c.experiment.run_directory import CONFIG, read_json
 
@@ -38,7 +39,10 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As `a3c evaluate --json` prints it."""
-        return asdict(self)
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def evaluate(
@@ -73,7 +77,8 @@ def evaluate(
     if not isinstance(policy, Policy):
         policy = Policy.load(policy)
     count = min(episodes, _MOST_ENVS)
-    envs = source.make_vector(count)
+    with making(source):
+        envs = source.make_vector(count)
     try:
         _check_fit(policy, envs, source.name)
         seeds = evaluation_seeds(seed, count + 2)
@@ -149,7 +154,10 @@ def _source(policy: Policy | str | os.PathLike[str], env: str | Callable[[], gym
     name = settings.get("env")
     if not isinstance(name, str) or not config.get("env_by_name"):
         raise UsageError(f"{policy} was trained on {name!r}, which has no importable name: pass the environment")
-    return EnvSource(name, settings.get("max_episode_steps"))
+    limit = settings.get("max_episode_steps")
+    if limit is not None and not (isinstance(limit, int) and limit > 0):
+        raise RunDirectoryError(f"{Path(policy) / CONFIG} is damaged: max_episode_steps is {limit!r}")
+    return EnvSource(name, limit)
 
 
 def _check_fit(policy: Policy, envs: AnyVectorEnv, name: str) -> None:

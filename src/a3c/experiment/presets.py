@@ -50,8 +50,8 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     config = replace(TrainConfig(), **values)
     config.validate()
     source = f"preset for {env_name}" if preset else "general defaults, there is no preset for this environment"
-    if preset and "learning_rate" not in named:
-        config, source = _slow_down_for_staleness(config, preset, source)
+    if preset and config.workers > preset["workers"]:
+        config, source = _for_more_workers(config, preset, source, named)
     return config, describe(config, source, named)
 
 
@@ -64,19 +64,26 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _slow_down_for_staleness(config: TrainConfig, preset: Mapping[str, Any], source: str) -> tuple[TrainConfig, str]:
-    """Multiply the learning rate by sqrt(W_preset / W) if there are more workers than the preset was measured with.
+def _for_more_workers(
+    config: TrainConfig, preset: Mapping[str, Any], source: str, named: Mapping[str, Any]
+) -> tuple[TrainConfig, str]:
+    """What a preset needs where there are more workers than it was measured with.
 
     A3C's gradients are W - 1 updates stale on average, so about W of them step the same way before the first
-    of them is seen: with 8 workers and the rate for 2, CartPole is not learned reliably. A2C has no staleness.
+    of them is seen: with 8 workers and the rate for 2, CartPole is not learned reliably. The rate is multiplied
+    by sqrt(W_preset / W); in the serial runtime nobody is stale.
+
+    A2C makes W times fewer updates of the same steps: its budget grows by W / W_preset, so that the number of
+    updates stays.
     """
-    stale = config.runtime == "processes" and config.algorithm == "a3c"  # in turn, nobody is stale
-    if not stale or config.workers <= preset["workers"]:
-        return config, source
-    rate = config.learning_rate * math.sqrt(preset["workers"] / config.workers)
-    slower = replace(config, learning_rate=float(f"{rate:.2g}"))
-    reason = f"rate x sqrt({preset['workers']}/{config.workers}) for the staleness of {config.workers} workers"
-    return slower, f"{source}, {reason}"
+    ratio = f"{config.workers}/{preset['workers']}"
+    if config.algorithm == "a2c" and "total_env_steps" not in named and config.total_env_steps is not None:
+        steps = config.total_env_steps * config.workers // preset["workers"]
+        return replace(config, total_env_steps=steps), f"{source}, steps x {ratio} for as many updates"
+    if config.algorithm == "a3c" and "learning_rate" not in named and config.runtime == "processes":
+        rate = float(f"{config.learning_rate * math.sqrt(preset['workers'] / config.workers):.2g}")
+        return replace(config, learning_rate=rate), f"{source}, rate / sqrt({ratio}) for staleness"
+    return config, source
 
 
 def describe(config: TrainConfig, source: str, named: Mapping[str, Any]) -> str:
