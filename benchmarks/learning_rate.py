@@ -2,9 +2,9 @@
 
     python benchmarks/learning_rate.py --seeds 5
 
-A2C makes W times fewer updates of W times more steps, so each may have a best rate of its own. The preset has one
-rate for both, because on this grid the best of one is the best of the other, or as good. Everything else is the
-preset's, its number of workers too. Results go to benchmarks/results/learning-rate.*.
+A2C makes W times fewer updates of W times more steps, so each may have a best rate of its own. Everything but the
+rate is the preset's, its number of workers too. On this grid all seeds of both are solved and both are slowest at the
+lowest rate, so the preset has one rate for both. Results go to benchmarks/results/learning-rate.*.
 """
 
 from __future__ import annotations
