@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -69,6 +70,7 @@ def test_native_where_there_is_such_and_enough_environments_to_be_worth_it():
     many, few = EnvSource("CartPole-v1").make_vector(MANY), EnvSource("CartPole-v1").make_vector(FEW)
     assert isinstance(many.unwrapped, CartPoleVectorEnv)
     assert isinstance(few, SyncVectorEnv)
+    assert isinstance(EnvSource("gymnasium:CartPole-v1").make_vector(MANY).unwrapped, CartPoleVectorEnv)
     assert isinstance(EnvSource("Acrobot-v1").make_vector(MANY), SyncVectorEnv)
     for envs, count in ((many, MANY), (few, FEW)):
         assert envs.num_envs == count
@@ -109,6 +111,7 @@ def test_a_registered_limit_holds_where_none_is_named(register):
     ("env", "name"),
     [
         ("CartPole-v1", "CartPole-v1"),
+        ("gymnasium:CartPole-v1", "gymnasium:CartPole-v1"),
         (f"{__name__}:Endless", f"{__name__}:Endless"),
         (Endless, "Endless"),
         (functools.partial(gym.make, "CartPole-v1"), "partial"),
@@ -126,6 +129,24 @@ def test_sources(env, name):
 def test_a_source_can_be_sent_to_another_process():
     source = EnvSource(Endless, max_episode_steps=3)
     assert pickle.loads(pickle.dumps(source)) == source
+
+
+def test_a_source_takes_its_registration_to_another_process(register):
+    env_id = register("Sent-v0", entry_point=Endless, max_episode_steps=6)
+    sent = pickle.dumps(EnvSource(env_id))
+    spec = gym.registry.pop(env_id)  # as in a process that has not run the caller's script
+    source = pickle.loads(sent)
+    assert source == EnvSource(env_id)
+    assert gym.registry[env_id] == spec
+    assert steps_to_first_end(source.make_vector(FEW)) == [6] * FEW
+
+
+def test_a_registration_that_is_there_already_stays(register):
+    env_id = register("Sent-v0", entry_point=Endless)
+    sent = pickle.dumps(EnvSource(env_id))
+    here = gym.registry[env_id] = gym.envs.registration.EnvSpec(env_id, Endless, max_episode_steps=6)
+    pickle.loads(sent)
+    assert gym.registry[env_id] is here
 
 
 def test_each_environment_of_a_vector_is_its_own():
@@ -179,12 +200,47 @@ def test_an_unknown_id_is_answered_with_near_ones(env_id, near):
         ("no_such_module:Env", "cannot import 'no_such_module'"),
         ("no_such_package.module:Env", r"cannot import 'no_such_package.module'"),
         ("json:NoSuchEnv", "module 'json' has no 'NoSuchEnv'"),
+        (".x:Foo", r"cannot import '\.x' \(TypeError: "),
+        (":Foo", r"cannot import '' \(ValueError: Empty module name\)"),
+        ("raises_on_import:Env", r"cannot import 'raises_on_import' \(ZeroDivisionError: "),
+        ("gymnasium:CartPol-v1", r"did you mean CartPole-v1"),
+        ("ALE/Pong-v5", r"Namespace ALE not found\. .*name that, too: MODULE:ALE/Pong-v5"),
     ],
 )
 def test_a_name_that_leads_nowhere(env_id, message):
     with pytest.raises(UnknownEnvironment, match=message) as raised:
         EnvSource(env_id).make()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("raise RuntimeError('one\\n\\ntwo')", "RuntimeError: one two"), ("raise SystemExit(0)", "SystemExit: 0")],
+)
+def test_a_module_in_the_current_directory_that_raises(tmp_path, monkeypatch, source, reason):
+    (tmp_path / "raises_here.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UnknownEnvironment) as raised:
+        EnvSource("raises_here:Env").check_exists()
+    assert str(raised.value) == f"environment 'raises_here:Env': cannot import 'raises_here' ({reason})"
+
+
+def test_a_module_is_found_in_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "found_here.py").write_text("from scripted_env import ScriptedEnv as Env\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    EnvSource("found_here:Env").check_exists()
+    assert str(tmp_path) in sys.path
+
+
+def test_whatever_making_an_environment_raises_names_it():
+    def broken():
+        raise RuntimeError("no display")
+
+    with pytest.raises(UnsupportedEnvironment, match=r"'broken' cannot be made here \(RuntimeError: no display\)") as e:
+        inspect(EnvSource(broken))
+    assert isinstance(e.value.__cause__, RuntimeError)
 
 
 def test_an_environment_whose_package_is_missing(register):

@@ -46,14 +46,30 @@ def test_a_script_without_a_guard(tmp_path, start_method):
     assert "Traceback" not in result.stderr
 
 
-def test_an_environment_that_the_script_registers(tmp_path):
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_an_environment_that_the_script_registers(tmp_path, start_method):
     script = tmp_path / "script.py"
-    text = SCRIPT.format(start_method="forkserver", run_dir=str(tmp_path / "run"))
+    text = SCRIPT.format(start_method=start_method, run_dir=str(tmp_path / "run"))
     register = 'gym.register("Mine-v0", entry_point=Here, max_episode_steps=3)\n\nimport a3c\n'
     script.write_text(text.replace("import a3c\n", register).replace("a3c.train(Here", 'a3c.train("Mine-v0"'))
     with nothing_left():
         result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert result.stdout.count("the script ends True") == 1
+
+
+@pytest.mark.parametrize("env", ["Mine-v0", "mine:Mine-v0"])
+def test_an_environment_that_a_module_beside_the_script_registers(tmp_path, env):
+    definition = SCRIPT[SCRIPT.index("class Here") : SCRIPT.index("import a3c")].format()
+    (tmp_path / "mine.py").write_text(
+        f'import gymnasium as gym, numpy as np\n{definition}\ngym.register("Mine-v0", entry_point="mine:Here")\n'
+    )
+    text = SCRIPT.format(start_method="forkserver", run_dir=str(tmp_path / "run"))
+    script = tmp_path / "script.py"
+    script.write_text(text.replace(definition, "import mine\n\n").replace("a3c.train(Here", f"a3c.train({env!r}"))
+    with nothing_left():
+        result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert result.stdout.count("the script ends True") == 1
+    assert "Overriding" not in result.stderr  # registered once in each process
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -53,14 +53,19 @@ class EnvSource:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker's registry is fresh: it knows nothing of what the caller's script has registered.
-        spec = gym.registry.get(str(self.env).rpartition(":")[2]) if self.registered else None
+        # Not so for "module:Env-v0", whose module registers it there as here.
+        spec = gym.registry.get(self.env) if isinstance(self.env, str) else None
         return self.__dict__ | {"spec": spec}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         spec = state.pop("spec")
         self.__dict__.update(state)
-        if spec is not None:
-            gym.registry.setdefault(spec.id, spec)
+        if spec is None or spec.id in gym.registry:
+            return
+        if isinstance(spec.entry_point, str):
+            with contextlib.suppress(Exception):  # its module may register the id itself; gym.make reports failures
+                importlib.import_module(spec.entry_point.partition(":")[0])
+        gym.registry.setdefault(spec.id, spec)
 
     def check_exists(self) -> None:
         """Raise UnknownEnvironment if `env` is a name that leads nowhere. Makes no environment."""
@@ -149,8 +154,7 @@ def making(source: EnvSource) -> Iterator[None]:
     except A3CError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({reason})") from error
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({_reason(error)})") from error
 
 
 def check_spaces(name: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
@@ -212,9 +216,13 @@ def _import(path: str) -> EnvFactory:
 
 def _import_module(path: str, module_name: str) -> ModuleType:
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # an installed command does not look there by itself
+        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
     try:
         return importlib.import_module(module_name)
-    except Exception as error:  # whatever a stranger's module raises
-        reason = f"{type(error).__name__}: {error}"
-        raise UnknownEnvironment(f"environment {path!r}: cannot import {module_name!r} ({reason})") from error
+    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
+        raise UnknownEnvironment(f"environment {path!r}: cannot import {module_name!r} ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The error's class and text, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -38,11 +38,9 @@ class Evaluation:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """As `a3c evaluate --json` prints it."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
+        """As `a3c evaluate --json` prints it: None for what is not finite, which JSON cannot hold."""
+        record = asdict(self) | {"return_ci95": [_finite(bound) for bound in self.return_ci95]}
+        return {name: _finite(value) for name, value in record.items()}
 
 
 def evaluate(
@@ -97,6 +95,10 @@ def evaluate(
         greedy=greedy,
         seed=seed,
     )
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
@@ -155,7 +157,7 @@ def _source(policy: Policy | str | os.PathLike[str], env: str | Callable[[], gym
     if not isinstance(name, str) or not config.get("env_by_name"):
         raise UsageError(f"{policy} was trained on {name!r}, which has no importable name: pass the environment")
     limit = settings.get("max_episode_steps")
-    if limit is not None and not (isinstance(limit, int) and limit > 0):
+    if limit is not None and not (type(limit) is int and limit > 0):
         raise RunDirectoryError(f"{Path(policy) / CONFIG} is damaged: max_episode_steps is {limit!r}")
     return EnvSource(name, limit)
 
@@ -163,8 +165,12 @@ def _source(policy: Policy | str | os.PathLike[str], env: str | Callable[[], gym
 def _check_fit(policy: Policy, envs: AnyVectorEnv, name: str) -> None:
     observation, action = envs.single_observation_space, envs.single_action_space
     spec = policy.spec
-    if observation.shape != spec.observation_shape or getattr(action, "n", None) != spec.action_count:
+    if (
+        observation.shape != spec.observation_shape
+        or str(observation.dtype) != spec.observation_dtype
+        or getattr(action, "n", None) != spec.action_count
+    ):
         raise UsageError(
-            f"the policy takes observations {spec.observation_shape} and has {spec.action_count} actions; "
-            f"{name!r} gives {observation} and takes {action}"
+            f"the policy takes observations {spec.observation_shape} of {spec.observation_dtype} and has "
+            f"{spec.action_count} actions; {name!r} gives {observation} and takes {action}"
         )
