@@ -24,11 +24,12 @@ from torch import Tensor
 
 from a3c.actor import Actor
 from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
+from a3c.core.distributions import Categorical
 from a3c.core.optimizers import Optimizer
 from a3c.core.schedules import Budget, Schedule
 from a3c.core.update_rule import UpdateRule
 from a3c.models.acting import ActingPolicy
-from a3c.models.actor_critic import ActorCritic
+from a3c.models.actor_critic import ActorCritic, Network
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.delayed import DelayedStore
 from a3c.stores.local import LocalStore
@@ -86,17 +87,24 @@ def make_rule(
 
 
 def make_store(
-    name: str, initial: Tensor, rule: UpdateRule, workers: int = 1, *, reduction: Any = "mean", context: Any = None
+    name: str,
+    initial: Tensor,
+    rule: UpdateRule,
+    workers: int = 1,
+    *,
+    reduction: Any = "mean",
+    context: Any = None,
+    tracked: int = 0,
 ) -> Any:
     """The store of that name, with all its workers joined."""
     if name == "local":
-        store: Any = LocalStore(initial, rule)
+        store: Any = LocalStore(initial, rule, tracked=tracked)
     elif name.startswith("delayed-"):
-        store = DelayedStore(LocalStore(initial, rule), int(name.removeprefix("delayed-")))
+        store = DelayedStore(LocalStore(initial, rule, tracked=tracked), int(name.removeprefix("delayed-")))
     elif name == "synchronous":
-        store = SynchronousStore(initial, rule, workers, reduction, context)
+        store = SynchronousStore(initial, rule, workers, reduction, context, tracked=tracked)
     else:
-        store = SharedStore(initial, rule, workers, name, context)  # type: ignore[arg-type]
+        store = SharedStore(initial, rule, workers, name, context, tracked=tracked)  # type: ignore[arg-type]
     for worker in range(workers):
         store.join(worker)
     return store
@@ -126,10 +134,17 @@ def random_gradients(count: int, size: int, dtype: torch.dtype = torch.float32, 
 # A short training that is the same every time.
 
 
+def box_network(observation_shape: tuple[int, ...], actions: int, **options: Any) -> ActorCritic:
+    """A network between a Box of this shape and so many actions; options are Network's, and device and dtype."""
+    placed = {name: options.pop(name) for name in ("device", "dtype") if name in options}
+    space = gym.spaces.Box(-np.inf, np.inf, observation_shape, np.float32)
+    return ActorCritic(space, Categorical(actions), Network(**options), **placed)
+
+
 def cartpole_learner(updates: int, worker: int, store: StoreHandle, tape: list[Update]) -> Iterator[Update]:
     """Two CartPoles and a small network; every update is written to `tape`; ends after `updates` of them."""
     torch.manual_seed(0)
-    model = ActorCritic((4,), 2, hidden_sizes=(8,))
+    model = box_network((4,), 2, hidden_sizes=(8,))
     envs = vectorise(gym.make("CartPole-v1"), gym.make("CartPole-v1"))
     seeds = [2 * worker, 2 * worker + 1]
     actor = Actor(envs, ActingPolicy(model, seed=worker), seed=seeds, max_rollout_length=5)
@@ -152,7 +167,7 @@ def train_serially(store: Any, workers: int = 1, updates: int = 30) -> list[Upda
 def initial_parameters() -> Tensor:
     """θ of `cartpole_learner`'s network before its first update."""
     torch.manual_seed(0)
-    return ActorCritic((4,), 2, hidden_sizes=(8,)).flat.clone()
+    return box_network((4,), 2, hidden_sizes=(8,)).flat.clone()
 
 
 # Processes that do what they are told.

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from a3c.actor import Actor
+from a3c.actor import LIFE_LOST, Actor
+from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
 from a3c.envs.make import EnvSource, reset_seed
 from a3c.errors import UnsupportedEnvironment
+from a3c.models.acting import ActingPolicy
+from a3c.models.actor_critic import ActorCritic, Network
+from a3c.spaces.actions import ActionSpace
+from a3c.spaces.parts import parts
+from a3c.stores.local import LocalStore
 from a3c.types import Episode
+from builders import make_rule
+from drawn_spaces import Between
 from scripted_env import Script, ScriptedEnv, vectorise
 
 
@@ -263,3 +273,214 @@ def test_closing_the_actor_closes_its_environments():
 
     actor_of(Closing(Script([1])), Closing(Script([1]))).close()
     assert closed == [True, True]
+
+
+# Observations and actions of other kinds.
+
+
+class Counting(gym.Env):
+    """Episodes of three steps; every part of an observation says which episode and step it is of."""
+
+    observation_space = spaces.Dict(
+        {
+            "place": spaces.Tuple([spaces.Discrete(4), spaces.Box(-np.inf, np.inf, (), np.float64)]),
+            "image": spaces.Box(0, 255, (2, 3), np.uint8),
+        }
+    )
+    action_space = spaces.Tuple([spaces.Discrete(3, start=1), spaces.Box(0, 10, (2,))])
+
+    def __init__(self, lane=0):
+        self.episode, self.lane, self.actions = -1, lane, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.actions.append((int(action[0]), action[1].tolist()))
+        self.steps += 1
+        return self._observe(), 1.0, self.steps == 3, False, {}
+
+    def _observe(self):
+        image = np.full((2, 3), 10 * self.lane + self.episode, np.uint8)
+        return {"place": (self.steps, np.array(self.episode / 4)), "image": image}
+
+
+def counting_actor(*, length=8, policy=None, lanes=2):
+    envs = [Counting(lane) for lane in range(lanes)]
+
+    def choose(observation, state, episode_start):
+        return np.tile([2.0, 0.5, -1.0], (lanes, 1)), None
+
+    return Actor(vectorise(*envs), policy or choose, seed=0, max_rollout_length=length), envs
+
+
+def test_each_part_of_an_observation_has_a_buffer_of_its_own_dtype():
+    actor, _ = counting_actor()
+    rollout = actor.unroll(8)
+    observations = rollout.observations
+    outline = {path: (tuple(part.shape), part.dtype) for path, part in observations.items()}
+    assert outline == {
+        "image": ((9, 2, 2, 3), torch.uint8),
+        "place/0": ((9, 2), torch.int64),
+        "place/1": ((9, 2), torch.float64),
+    }
+    assert observations["place/0"][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert (4 * observations["place/1"][:, 1]).tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert observations["image"][:, 1, 0, 0].tolist() == [10] * 4 + [11] * 4 + [12]
+    addresses = [part.data_ptr() for part in observations.values()]
+    assert [part.data_ptr() for part in actor.unroll(3).observations.values()] == addresses
+
+
+def test_consecutive_rollouts_of_nested_observations_are_one_long_one_cut_up():
+    whole, (actor, _), begin = counting_actor()[0].unroll(8).observations, counting_actor(), 0
+    for length in (3, 1, 4):
+        for path, part in actor.unroll(length).observations.items():
+            assert torch.equal(part, whole[path][begin : begin + length + 1])
+        begin += length
+
+
+def test_the_policy_sees_rows_of_each_part():
+    seen = []
+
+    def policy(observation, state, episode_start):
+        seen.append({path: part.shape for path, part in observation.items()})
+        return np.zeros((2, 3)), None
+
+    counting_actor(policy=policy)[0].unroll(2)
+    assert seen == [{"image": (2, 2, 3), "place/0": (2,), "place/1": (2,)}] * 2
+
+
+def test_flat_actions_are_kept_and_the_environment_gets_its_own():
+    actor, envs = counting_actor()
+    rollout = actor.unroll(2)
+    assert rollout.actions.dtype == torch.float64
+    assert rollout.actions.tolist() == [[[2.0, 0.5, -1.0]] * 2] * 2
+    assert envs[1].actions == [(3, [7.5, 0.0])] * 2
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "dtype"),
+    [
+        (spaces.Discrete(3), (), torch.int64),
+        (spaces.MultiDiscrete([[2, 3], [4, 5]]), (4,), torch.int64),
+        (spaces.MultiBinary((2, 2)), (4,), torch.int64),
+        (spaces.Box(-1, 1, (2, 2)), (4,), torch.float32),
+        (spaces.Box(-1, 1, ()), (1,), torch.float32),
+        (spaces.Dict({"a": spaces.Discrete(3), "b": spaces.MultiBinary(2)}), (3,), torch.int64),
+        (spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2,))}), (3,), torch.float64),
+    ],
+    ids=str,
+)
+def test_actions_of_each_kind_have_the_distributions_shape_and_dtype(space, shape, dtype):
+    envs = [Between(spaces.Box(-1, 1, (2,)), space) for _ in range(2)]
+    actions = ActionSpace(space)
+    model = ActorCritic(envs[0].observation_space, actions.distribution, Network(hidden_sizes=(4,)))
+    actor = Actor(vectorise(*envs), ActingPolicy(model, seed=0), actions, seed=0, max_rollout_length=5)
+    found = actor.unroll(5).actions
+    assert (tuple(found.shape), found.dtype) == ((5, 2, *shape), dtype)
+    assert model.distribution.log_prob(model(actor.unroll(5)).policy[:-1], found).shape == (5, 2)
+
+
+def test_a_lost_life_ends_the_value_but_not_the_episode():
+    class Lives(ScriptedEnv):
+        def step(self, action):
+            *rest, _ = super().step(action)
+            return *rest, {LIFE_LOST: self.steps == 2}
+
+    rollout = (actor := actor_of(Lives(Script([1] * 4, "truncated")))).unroll(6)
+    assert rollout.terminated[:, 0].tolist() == [False, True, False, False, False, False]
+    assert rollout.truncated[:, 0].tolist() == [False, False, False, True, False, False]
+    assert rollout.episode_start[:, 0].tolist() == [True, False, False, False, False, True, False]
+    assert actor.finished_episodes() == (Episode(4.0, 4),)
+
+
+# Action masks.
+
+MASKED = {
+    "Discrete": (spaces.Discrete(4, start=2), (4,)),
+    "MultiDiscrete": (spaces.MultiDiscrete([2, 3], start=[1, 0]), (2, 3)),
+    "Tuple": (spaces.Tuple([spaces.Discrete(3), spaces.MultiDiscrete([2, 2])]), (3, 2, 2)),
+}
+
+
+def masked_learner(kind, memory=None, lanes=3):
+    """Environments whose masks change at every step, and a learner in them."""
+    space, choices = MASKED[kind]
+    mask = spaces.Box(0, 1, (sum(choices),), np.int8)
+    observations = spaces.Dict({"x": spaces.Box(-np.inf, np.inf, (2,)), "action_mask": mask})
+    envs = [Between(observations, space, choices) for _ in range(lanes)]
+    actions = ActionSpace(space)
+    torch.manual_seed(0)
+    network = Network(hidden_sizes=(8,), memory=memory, memory_size=4)
+    model = ActorCritic(observations, actions.distribution, network)
+    actor = Actor(vectorise(*envs), ActingPolicy(model, seed=0), actions, seed=0, max_rollout_length=6)
+    return envs, actor, model
+
+
+@pytest.mark.parametrize("memory", [None, "gru"])
+@pytest.mark.parametrize("kind", MASKED)
+def test_a_forbidden_action_is_never_taken_and_rows_that_forbid_all_make_no_nan(kind, memory):
+    envs, actor, model = masked_learner(kind, memory)
+    store = LocalStore(model.flat, make_rule(learning_rate=0.3))  # soon far from uniform
+    tape, push = [], store.push
+    store.push = lambda gradient, *rest: (tape.append(gradient), push(gradient, *rest))[1]
+    settings = ActorCriticSettings(6, 0.9, 1.0, 0.01, 0.5, "mean")
+    for _, update in zip(range(60), actor_learner(settings, actor, model, store), strict=False):
+        assert update.dropped is None
+        assert all(math.isfinite(value) for value in update.losses.values())
+    assert all(bool(gradient.isfinite().all()) for gradient in tape)
+    empty = 0
+    for env in envs:
+        taken = 0
+        for rows in env.masks:
+            if not any(row.any() for row in rows):  # an episode's last: the step after merely resets
+                empty += 1
+                continue
+            if taken == len(env.actions):
+                break
+            action = env.actions[taken]
+            offsets = np.concatenate([np.ravel(getattr(s, "start", 0)) for s in parts_of(env.action_space)])
+            flat = np.concatenate([np.ravel(part) for part in (action if isinstance(action, tuple) else (action,))])
+            assert all(row[choice] for row, choice in zip(rows, flat - offsets, strict=True))
+            taken += 1
+        assert taken > 100
+    assert empty > 20
+
+
+def parts_of(space):
+    return space.spaces if isinstance(space, spaces.Tuple) else [space]
+
+
+def test_what_is_forbidden_throughout_gets_no_gradient():
+    _, actor, model = masked_learner("Discrete")
+    rollout = actor.unroll(6)
+    parts(rollout.observations)["action_mask"][:] = torch.tensor([1, 0, 1, 1])
+    rollout.actions[rollout.actions == 1] = 0
+    settings = ActorCriticSettings(6, 0.9, 1.0, 0.01, 0.5, "mean")
+    gradients = []
+
+    class Keeps:
+        def pull(self, out):
+            return LocalStore(model.flat, make_rule()).pull(out)
+
+        def push(self, gradient, counts, version):
+            gradients.append(gradient)
+
+    class Repeats:
+        def unroll(self, length):
+            return rollout
+
+        def finished_episodes(self):
+            return ()
+
+    next(actor_learner(settings, Repeats(), model, Keeps()))
+    begin = 0
+    for name, parameter in model.named_parameters():
+        own = gradients[0][begin : begin + parameter.numel()].reshape(parameter.shape)
+        begin += parameter.numel()
+        if name.startswith("policy_head.linear"):
+            assert not own[1].any()
+            assert own[[0, 2, 3]].any()
+    assert begin == len(gradients[0])

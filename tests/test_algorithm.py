@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from a3c.actor import Actor
 from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
+from a3c.core.distributions import Categorical
 from a3c.core.flat import flat_gradient
 from a3c.core.losses import actor_critic_loss
+from a3c.core.normalisation import Normaliser
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant, linear
 from a3c.core.update_rule import UpdateRule
@@ -23,6 +25,7 @@ from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic
 from a3c.stores.local import LocalStore
 from a3c.types import Counts, Episode, PolicyValue, Receipt, Rollout, Snapshot
+from builders import box_network
 from random_rollout import random_rollout
 from scripted_env import Script, ScriptedEnv, vectorise
 
@@ -69,7 +72,7 @@ class TapedStore:
 
 def model_for_random_rollouts() -> ActorCritic:
     torch.manual_seed(0)
-    return ActorCritic((2,), 3, hidden_sizes=(4,), dtype=torch.float64)
+    return box_network((2,), 3, hidden_sizes=(4,), dtype=torch.float64)
 
 
 def only_resets() -> Rollout:
@@ -109,7 +112,7 @@ def test_what_is_pushed_and_yielded():
     store.env_steps = 1000
     update = next(actor_learner(SETTINGS, TapedActor([rollout], [], episodes), model, store))
     options = {name: getattr(SETTINGS, name) for name in ("discount", "lambda_", "entropy_coef", "value_coef")}
-    loss = actor_critic_loss(model(rollout), rollout, **options, reduction="mean")
+    loss = actor_critic_loss(model(rollout), rollout, rollout.rewards, model.distribution, **options, reduction="mean")
     ((gradient, counts, base_version),) = store.pushed
     assert torch.equal(gradient, flat_gradient(loss.total, model))
     assert counts == Counts(rollout.env_steps, 2)
@@ -165,6 +168,8 @@ class RootModel:
     def __init__(self) -> None:
         self.flat = torch.zeros(1, dtype=torch.float64)
         self.parameter = nn.Parameter(self.flat)
+        self.distribution = Categorical(3)
+        self.normaliser = Normaliser()
 
     def parameters(self):
         return iter([self.parameter])
@@ -243,7 +248,7 @@ def train(envs: list[ScriptedEnv], *, rollout_length: int, discount: float, lamb
     """Train a linear model with a learning rate that falls to zero; returns its value function."""
     torch.manual_seed(0)
     vector_env = vectorise(*envs)
-    model = ActorCritic(vector_env.single_observation_space.shape, 2, hidden_sizes=())
+    model = box_network(vector_env.single_observation_space.shape, 2, hidden_sizes=())
     store = LocalStore(
         model.flat, UpdateRule(RMSProp(decay=0.9), linear(0.05), Budget(env_steps=env_steps), max_gradient_norm=None)
     )
@@ -365,7 +370,7 @@ def stable_baselines_update(ours: ActorCritic, rollout: Rollout, gae_lambda: flo
 @pytest.mark.parametrize("lambda_", [1.0, 0.9])
 def test_one_update_equals_one_of_stable_baselines3(lambda_):
     torch.manual_seed(0)
-    model = ActorCritic((5,), 3, hidden_sizes=HIDDEN, separate_torsos=True, dtype=torch.float64)
+    model = box_network((5,), 3, hidden_sizes=HIDDEN, separate_torsos=True, dtype=torch.float64)
     before = model.flat.clone()
     rollout = rollout_with_an_end_in_every_lane(model)
     settings = ActorCriticSettings(8, DISCOUNT, lambda_, ENTROPY_COEF, 0.5, "mean")

@@ -47,16 +47,16 @@ def test_train_evaluate_compare(capsys, tmp_path):
         assert out.rstrip().endswith(str(path))
         runs.append(path)
 
-    code, out, _ = run(capsys, "evaluate", runs[0], "--episodes", "5", "--seed", "1", "--json")
+    code, out, _ = run(capsys, "evaluate", runs[0], "--trust-code", "--episodes", "5", "--seed", "1", "--json")
     result = json.loads(out)
     assert code == 0
     assert set(result) == {
-        "episodes", "return_mean", "return_std", "return_ci95", "length_mean", "greedy", "seed",
+        "episodes", "return_mean", "return_std", "return_ci95", "length_mean", "greedy", "seed", "cut_episodes",
     }  # fmt: skip
     assert (result["episodes"], result["seed"], result["greedy"], result["length_mean"]) == (5, 1, True, 8.0)
     assert result["return_ci95"][0] <= result["return_mean"] <= result["return_ci95"][1]
 
-    code, out, _ = run(capsys, "evaluate", runs[0], "--sampled")
+    code, out, _ = run(capsys, "evaluate", runs[0], "--trust-code", "--sampled")
     assert code == 0
     assert "over 20 sampled episodes" in out
 
@@ -78,10 +78,11 @@ def test_train_evaluate_compare(capsys, tmp_path):
         (["train", "CartPole-v1", "--workers", "0"], "--workers must be at least 1, not 0"),
         (["train", "CartPole-v1", "--total-env-steps", "-5"], "--total-env-steps must be more than 0, not -5"),
         (["train", "CartPole-v1", "--store", "synchronous"], "take --store hogwild or locked"),
-        (["train", "Pendulum-v1"], "action space"),
         (["train", "CartPole-v1", "--run-dir", "/proc/nowhere"], "cannot write to the run directory"),
         (["evaluate", "/nowhere/run"], "there is no run /nowhere/run"),
         (["evaluate", "/"], "/ is not a finished run"),
+        (["record", "/nowhere/run", "--out", "x.gif"], "there is no run /nowhere/run"),
+        (["record", "/nowhere/run", "--out", "x.avi"], "--out must end in .mp4 or .gif"),
         (["compare", "/nowhere/run", "--out", "x.png"], "/nowhere/run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -140,10 +141,47 @@ def test_a_damaged_run_is_named(capsys, tmp_path, trained, file, content, words)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     else:
         path.write_text(content)
-    code, _, err = run(capsys, "evaluate", damaged)
+    code, _, err = run(capsys, "evaluate", damaged, "--trust-code")
     assert code == 2
     assert words in err
     assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["record", "--out", "film.gif"]], ids=lambda c: c[0])
+def test_a_run_whose_environment_is_code_is_played_only_when_it_is_trusted(capsys, trained, command):
+    code, out, err = run(capsys, *command, trained)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"a3c: playing {trained} would import and run code that its files name, from tiny_envs: ")
+    assert "--trust-code" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_an_environment_that_is_named_is_trusted(capsys, trained):
+    code, out, _ = run(capsys, "evaluate", trained, "--env", "tiny_envs:Corridor", "--episodes", "3")
+    assert code == 0
+    assert "over 3 greedy episodes of 8 steps" in out
+
+
+def test_episodes_that_are_cut_are_told(capsys, trained):
+    flags = ["--trust-code", "--episodes", "3", "--max-steps-per-episode", "5"]
+    code, out, err = run(capsys, "evaluate", trained, *flags)
+    assert code == 0
+    assert "over 3 greedy episodes of 5 steps" in out
+    assert err == "a3c: 3 of 3 episodes had not ended after 5 steps and were cut: they count with what they had\n"
+
+
+def test_record(capsys, tmp_path):
+    path = tmp_path / "run"
+    assert run(capsys, "train", "CartPole-v1", "--run-dir", path, *QUICK)[0] == 0
+    film = tmp_path / "film.gif"
+    code, out, err = run(capsys, "record", path, "--out", film, "--seed", "4", "--sampled", "--fps", "25")
+    assert (code, err) == (0, "")
+    steps = int(out.split(" in ")[1].split()[0])
+    assert out == f"return {steps:.1f} in {steps} steps: {film}\n"
+    assert film.read_bytes().startswith(b"GIF89a")
+    code, _, err = run(capsys, "record", path, "--out", film, "--env", "tiny_envs:Corridor")
+    assert code == 2
+    assert "'tiny_envs:Corridor' cannot be rendered" in err
 
 
 def test_a_failing_environment_exits_with_code_1_and_the_workers_traceback(capsys, tmp_path):

@@ -86,7 +86,7 @@ def test_a_native_environment_in_another_autoreset_mode_is_not_taken(register):
     )
     before = SameStepVectorEnv.closed_ones
     assert isinstance(EnvSource(env_id).make_vector(MANY), SyncVectorEnv)
-    assert SameStepVectorEnv.closed_ones == before + 1
+    assert SameStepVectorEnv.closed_ones > before  # once, or in older Gymnasiums again when it is collected
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
@@ -204,7 +204,7 @@ def test_an_unknown_id_is_answered_with_near_ones(env_id, near):
         (":Foo", r"cannot import '' \(ValueError: Empty module name\)"),
         ("raises_on_import:Env", r"cannot import 'raises_on_import' \(ZeroDivisionError: "),
         ("gymnasium:CartPol-v1", r"did you mean CartPole-v1"),
-        ("ALE/Pong-v5", r"Namespace ALE not found\. .*name that, too: MODULE:ALE/Pong-v5"),
+        ("Nobodys/Pong-v5", r"Namespace Nobodys not found\. .*name that, too: MODULE:Nobodys/Pong-v5"),
     ],
 )
 def test_a_name_that_leads_nowhere(env_id, message):
@@ -258,32 +258,6 @@ def test_a_callable_that_makes_no_environment(env):
         EnvSource(env).make()
 
 
-BOX, DISCRETE = spaces.Box(-1, 1, (2,)), spaces.Discrete(2)
-
-
-@pytest.mark.parametrize(
-    "observation_space",
-    [
-        spaces.Discrete(5),
-        spaces.Dict(a=BOX),
-        spaces.Tuple([BOX, BOX]),
-        spaces.MultiBinary(3),
-        spaces.Box(0, 1, (2,), np.bool_),
-    ],
-)
-def test_an_observation_space_that_is_not_handled_is_named(observation_space):
-    with pytest.raises(UnsupportedEnvironment) as raised:
-        check_spaces("Odd-v0", observation_space, DISCRETE)
-    assert str(raised.value).startswith(f"the observation space of 'Odd-v0' is {observation_space}")
-
-
-@pytest.mark.parametrize("action_space", [BOX, spaces.MultiDiscrete([2, 3]), spaces.Dict(a=DISCRETE)])
-def test_an_action_space_that_is_not_handled_is_named(action_space):
-    with pytest.raises(UnsupportedEnvironment) as raised:
-        check_spaces("Odd-v0", BOX, action_space)
-    assert str(raised.value).startswith(f"the action space of 'Odd-v0' is {action_space}")
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.float64])
 def test_boxes_of_numbers_are_handled(dtype):
     check_spaces("Fine-v0", spaces.Box(0, 100, (2, 3), dtype), spaces.Discrete(3, start=-1))
@@ -295,11 +269,11 @@ def test_inspecting_closes_the_environment_even_if_it_is_refused():
     class Odd(ScriptedEnv):
         def __init__(self) -> None:
             super().__init__(Script([1.0]))
-            self.action_space = BOX
+            self.action_space = spaces.Text(5)
 
         def close(self) -> None:
             closed.append(True)
 
-    with pytest.raises(UnsupportedEnvironment, match="the action space of 'Odd' is Box"):
+    with pytest.raises(UnsupportedEnvironment, match="the action space of 'Odd' has a Text space"):
         inspect(EnvSource(Odd))
     assert closed == [True]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from a3c.core.distributions import Categorical
 from a3c.core.flat import flat_gradient, flatten_parameters
 from a3c.core.losses import actor_critic_loss
 from a3c.core.optimizers import RMSProp
@@ -64,6 +65,8 @@ def test_the_first_update_equals_the_librarys(example, monkeypatch, seed, push_r
     loss = actor_critic_loss(
         PolicyValue(*model(rollout.observations)),
         rollout,
+        rollout.rewards,
+        Categorical(2),
         discount=example.GAMMA,
         lambda_=1.0,
         entropy_coef=example.BETA,

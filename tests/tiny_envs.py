@@ -77,13 +77,27 @@ class AlwaysNaN(Corridor):
         return np.full(2, np.nan, np.float32)
 
 
-class WithDict(Corridor):
-    """A Dict observation, which is not handled yet."""
+class WithText(Corridor):
+    """A Text observation somewhere inside, which is not handled."""
 
-    observation_space = gym.spaces.Dict({"x": gym.spaces.Box(0.0, 1.0, (2,), np.float32)})
+    observation_space = gym.spaces.Dict({"x": Corridor.observation_space, "note": gym.spaces.Text(8)})
 
 
-class WithBoxAction(Corridor):
-    """A Box action, which is not handled yet."""
+class WithGraphAction(Corridor):
+    """A Graph action, which is not handled."""
 
-    action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Graph(gym.spaces.Box(0.0, 1.0), None)
+
+
+class NotAsDeclared(Corridor):
+    """Observations of another shape than the space says."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
+
+
+class FourValues(Corridor):
+    """`step` as in the old gym."""
+
+    def step(self, action):
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info

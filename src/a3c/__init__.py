@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from a3c.experiment.evaluate import Evaluation, evaluate
     from a3c.experiment.launch import train
     from a3c.experiment.policy import Policy, load
+    from a3c.experiment.record import record
     from a3c.experiment.train import Run
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
+    "record",
     "train",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "compare": "a3c.experiment.compare",
     "evaluate": "a3c.experiment.evaluate",
     "load": "a3c.experiment.policy",
+    "record": "a3c.experiment.record",
     "train": "a3c.experiment.launch",
 }
 

@@ -11,9 +11,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from a3c.errors import UnsupportedEnvironment
-from a3c.types import Episode, Rollout, State
+from a3c.spaces.actions import ActionSpace
+from a3c.spaces.parts import array_of, basic_parts, flatten, map_parts
+from a3c.types import LIFE_LOST, Episode, Rollout, State
 
-Act = Callable[[NDArray[Any], State, NDArray[np.bool_]], tuple[NDArray[np.int64], State]]
+Act = Callable[[Any, State, NDArray[np.bool_]], tuple[NDArray[Any], State]]
+
+_NUMPY_DTYPES: dict[torch.dtype, Any] = {torch.int64: np.int64, torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Actor:
@@ -23,7 +27,8 @@ class Actor:
 
     Args:
         envs: a vector environment in NEXT_STEP autoreset mode (`a3c.envs.make` sees to that).
-        act: observation [B, *O], recurrent state, episode_start [B] -> actions [B] from 0, next state.
+        act: flat observation [B, *O], recurrent state, episode_start [B] -> flat actions [B, *K], next state.
+        action_space: how flat actions become the environments' own.
         seed: for the environments: one int for each, or one for all where that is what they take.
         max_rollout_length: the largest T that will be asked for.
         end_at_episode_end: end a rollout where its episode ends, as in the paper; one environment only.
@@ -36,6 +41,7 @@ class Actor:
         self,
         envs: VectorEnv[Any, Any, Any],
         act: Act,
+        action_space: ActionSpace | None = None,
         *,
         seed: int | Sequence[int] | None,
         max_rollout_length: int,
@@ -52,50 +58,59 @@ class Actor:
         self.envs = envs
         self.act = act
         self.end_at_episode_end = end_at_episode_end
-        self.action_start = int(getattr(envs.single_action_space, "start", 0))
+        self.action_space = action_space or ActionSpace(envs.single_action_space)
         length, lanes = max_rollout_length, envs.num_envs
-        space = envs.single_observation_space
-        assert space.shape is not None
-        self.observations = np.zeros((length + 1, lanes, *space.shape), space.dtype)  # [T+1, B, *O]
-        self.actions = np.zeros((length, lanes), np.int64)  # [T, B]
+        self.observation_space = envs.single_observation_space
+        observation_parts = basic_parts(self.observation_space, "the observation space")
+        buffers = {path: array_of(part, (length + 1, lanes)) for path, part in observation_parts.items()}
+        self.observations: Any = buffers.get("", buffers)  # [T+1, B, *O]
+        distribution = self.action_space.distribution
+        action_dtype = _NUMPY_DTYPES[distribution.action_dtype]
+        self.actions = np.zeros((length, lanes, *distribution.action_shape), action_dtype)  # [T, B, *K]
         self.rewards = np.zeros((length, lanes), np.float64)  # [T, B]
         self.terminated = np.zeros((length, lanes), np.bool_)  # [T, B]
         self.truncated = np.zeros((length, lanes), np.bool_)  # [T, B]
+        self.done = np.zeros((length, lanes), np.bool_)  # whose episode ended, [T, B]
         self.episode_start = np.zeros((length + 1, lanes), np.bool_)  # [T+1, B]
         self.state: State = None
         self.episode_return = np.zeros(lanes, np.float64)  # of the episodes under way, [B]
         self.episode_length = np.zeros(lanes, np.int64)  # [B]
         self._finished: list[Episode] = []
         # The row that the next rollout begins with, and whether its episodes have ended: [B, *O], [B], [B].
-        self.next_observation, _ = envs.reset(seed=cast(Any, list(seed) if isinstance(seed, Sequence) else seed))
+        first, _ = envs.reset(seed=cast(Any, list(seed) if isinstance(seed, Sequence) else seed))
+        self.next_observation = map_parts(np.array, flatten(self.observation_space, first))
         self.next_episode_start = np.ones(lanes, np.bool_)
         self.next_done = np.zeros(lanes, np.bool_)
+        self._rows = [_row(self.observations, t) for t in range(length)]  # views of the buffers, one for each step
 
     def unroll(self, length: int) -> Rollout:
         """Act for `length` steps (fewer if an episode ends and ends the rollout) and say what happened."""
         if self.end_at_episode_end and self.next_done.all():
             self._step_over_reset()
         state = self.state
-        self.observations[0] = self.next_observation
+        self._write(0, self.next_observation)
         self.episode_start[0] = self.next_episode_start
         for t in range(length):
-            action, self.state = self.act(self.observations[t], self.state, self.episode_start[t])
-            observation, reward, terminated, truncated, _ = self.envs.step(action + self.action_start)
-            self.actions[t] = action
+            self.actions[t], self.state = self.act(self._rows[t], self.state, self.episode_start[t])
+            observation, reward, terminated, truncated, info = self.envs.step(
+                self.action_space.to_environment(self.actions[t])
+            )
+            self._write(t + 1, flatten(self.observation_space, observation))
             self.rewards[t] = reward
             self.terminated[t] = terminated
             self.truncated[t] = truncated
-            self.observations[t + 1] = observation
             self.episode_start[t + 1] = self.next_done  # NEXT_STEP: who was done has now been reset
-            self.next_done = terminated | truncated
+            self.done[t] = self.next_done = terminated | truncated
+            if LIFE_LOST in info:
+                self.terminated[t] |= info[LIFE_LOST]
             if self.end_at_episode_end and self.next_done.all():
                 length = t + 1
                 break
-        self.next_observation = self.observations[length].copy()
+        self.next_observation = map_parts(lambda buffer: buffer[length].copy(), self.observations)
         self.next_episode_start = self.episode_start[length].copy()
         self._count_episodes(length)
         return Rollout(
-            observations=torch.from_numpy(self.observations[: length + 1]),
+            observations=map_parts(lambda buffer: torch.from_numpy(buffer[: length + 1]), self.observations),
             actions=torch.from_numpy(self.actions[:length]),
             rewards=torch.from_numpy(self.rewards[:length]),
             terminated=torch.from_numpy(self.terminated[:length]),
@@ -119,16 +134,23 @@ class Actor:
 
     def _step_over_reset(self) -> None:
         # The step in which NEXT_STEP merely resets would be a rollout's empty first row: take it outside.
-        action = np.zeros(self.envs.num_envs, np.int64) + self.action_start
-        self.next_observation, *_ = self.envs.step(action)
+        first, *_ = self.envs.step(self.action_space.to_environment(np.zeros_like(self.actions[0])))
+        self.next_observation = map_parts(np.array, flatten(self.observation_space, first))
         self.next_episode_start = np.ones_like(self.next_done)
         self.next_done = np.zeros_like(self.next_done)
+
+    def _write(self, t: int, observation: Any) -> None:
+        if isinstance(self.observations, dict):
+            for path, buffer in self.observations.items():
+                buffer[t] = observation[path]
+        else:
+            self.observations[t] = observation
 
     def _count_episodes(self, length: int) -> None:
         # Once a rollout, not once a step. Rows that merely reset carry no reward and no length.
         real = ~self.episode_start[1 : length + 1]  # [T, B]
         rewards = np.where(real, self.rewards[:length], 0.0)  # [T, B] float64
-        done = (self.terminated[:length] | self.truncated[:length]) & real  # [T, B]
+        done = self.done[:length] & real  # [T, B]
         begin = 0
         for end in (*np.flatnonzero(done.any(1)), length - 1):
             self.episode_return += rewards[begin : end + 1].sum(0)
@@ -137,3 +159,7 @@ class Actor:
                 self._finished.append(Episode(float(self.episode_return[lane]), int(self.episode_length[lane])))
                 self.episode_return[lane], self.episode_length[lane] = 0.0, 0
             begin = end + 1
+
+
+def _row(observations: Any, t: int) -> Any:
+    return map_parts(lambda buffer: buffer[t], observations)

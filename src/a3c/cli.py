@@ -1,4 +1,4 @@
-"""The command line: `a3c train | evaluate | compare`."""
+"""The command line: `a3c train | evaluate | record | compare`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,42 @@ class Evaluate:
     """Seed of the environments; apart from any training seed."""
     sampled: bool = False
     """Sample actions instead of taking the most probable one."""
+    env: str | None = None
+    """Where to play instead of the run's own environment, within its wrappers and Atari preprocessing."""
+    max_steps_per_episode: int = 108_000
+    """Cut an episode that has not ended by then, so that no policy hangs the evaluation."""
+    model: str | None = None
+    """For a policy with a network of your own: package.module:factory."""
+    trust_code: bool = False
+    """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
     json: bool = False
     """Print one JSON object."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Film a trained agent at play."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's directory."""
+    out: Path
+    """The film to write: .mp4 or .gif."""
+    episodes: int = 1
+    """How many episodes to film, one after another."""
+    seed: int = 0
+    """Seed of the environment; apart from any training seed."""
+    sampled: bool = False
+    """Sample actions instead of taking the most probable one."""
+    fps: float | None = None
+    """Frames a second; by default the environment's own rate."""
+    env: str | None = None
+    """Where to play instead of the run's own environment, within its wrappers and Atari preprocessing."""
+    max_steps_per_episode: int = 108_000
+    """Cut an episode that has not ended by then."""
+    model: str | None = None
+    """For a policy with a network of your own: package.module:factory."""
+    trust_code: bool = False
+    """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +91,7 @@ class Compare:
 Command = (
     Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
+    | Annotated[Record, tyro.conf.subcommand("record", prefix_name=False)]
     | Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
 )
 
@@ -76,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _train(command, named_settings(arguments))
             case Evaluate():
                 _evaluate(command)
+            case Record():
+                _record(command)
             case Compare():
                 _compare(command)
     except UsageError as error:
@@ -123,7 +160,22 @@ def _number(value: float | None) -> str:
 def _evaluate(command: Evaluate) -> None:
     from a3c.experiment.evaluate import evaluate  # noqa: PLC0415
 
-    result = evaluate(command.run_dir, episodes=command.episodes, seed=command.seed, greedy=not command.sampled)
+    result = evaluate(
+        command.run_dir,
+        command.env,
+        episodes=command.episodes,
+        seed=command.seed,
+        greedy=not command.sampled,
+        max_steps_per_episode=command.max_steps_per_episode,
+        model=command.model,
+        trust_code=command.trust_code,
+    )
+    if result.cut_episodes:
+        print(
+            f"a3c: {result.cut_episodes} of {result.episodes} episodes had not ended after "
+            f"{command.max_steps_per_episode:,} steps and were cut: they count with what they had",
+            file=sys.stderr,
+        )
     if command.json:
         print(json.dumps(result.to_json()))
         return
@@ -133,6 +185,24 @@ def _evaluate(command: Evaluate) -> None:
         f"mean return {result.return_mean:.1f} (95% interval {low:.1f} to {high:.1f}, std {result.return_std:.1f}) "
         f"over {result.episodes} {how} episodes of {result.length_mean:.0f} steps on average"
     )
+
+
+def _record(command: Record) -> None:
+    from a3c.experiment.record import record  # noqa: PLC0415
+
+    recording = record(
+        command.run_dir,
+        command.out,
+        command.env,
+        episodes=command.episodes,
+        seed=command.seed,
+        greedy=not command.sampled,
+        fps=command.fps,
+        max_steps_per_episode=command.max_steps_per_episode,
+        model=command.model,
+        trust_code=command.trust_code,
+    )
+    print(recording)
 
 
 def _compare(command: Compare) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -22,6 +24,34 @@ LEGAL_STORES: dict[tuple[Algorithm, RuntimeName], tuple[str, ...]] = {
     ("a2c", "serial"): ("synchronous", "local"),  # local with one worker
 }
 """Which stores go with which algorithm and runtime; the first is what `auto` takes."""
+
+
+OwnCode = Annotated[
+    str | Callable[..., Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="MODULE:NAME",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: isinstance(value, str) or callable(value),
+        str_from_instance=lambda value: [own_code_name(value)],
+    ),
+]
+"""A person's own code: `package.module:name` on the command line, in Python that or a callable."""
+
+_JSON_OBJECT = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=lambda words: _json_object(words[0]),
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError('a JSON object is wanted, like {"gravity": -5.0}')
+    return value
 
 
 @dataclass(frozen=True)
@@ -50,6 +80,31 @@ class TrainConfig:
     stop_at_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this."""
 
+    evaluate_every: int | None = None
+    """Evaluate the policy greedily whenever so many environment steps have gone by, beside the training."""
+    evaluate_episodes: int = 20
+    """Episodes of each such evaluation."""
+
+    preset: Literal["auto", "none", "paper", "atari"] = "auto"
+    """Where settings that you do not name come from: the environment's own preset, none, or a named one."""
+
+    env_kwargs: Annotated[dict[str, Any], _JSON_OBJECT] = field(default_factory=dict)
+    """Keyword arguments for making the environment, as JSON: '{"gravity": -5.0}'."""
+    wrappers: tuple[OwnCode, ...] = ()
+    """Wrappers around each environment, innermost first: package.module:Wrapper or a name in gymnasium.wrappers."""
+    import_: Annotated[tuple[str, ...], tyro.conf.arg(name="import")] = ()
+    """Modules to import first, because they register environments."""
+    max_episode_steps: int | None = None
+    """Time limit of an episode: in place of a registered environment's own, on top of any other's."""
+    atari_preprocessing: Literal["standard", "paper"] = "standard"
+    """Atari: today's customary preprocessing, or that of the A3C paper."""
+    sticky_actions: float | None = None
+    """Atari: probability that the action before is repeated; by default what the preprocessing says."""
+    full_action_set: bool = False
+    """Atari: all 18 actions instead of those that the game uses."""
+    life_loss_ends: bool = False
+    """Atari: learn as if the game ended with each life; it goes on, and logged returns are whole games'."""
+
     run_dir: str | None = None
     """Where the run's files go; by default runs/ENV-ALGORITHM-SEED-TIME."""
     label: str | None = None
@@ -71,8 +126,6 @@ class TrainConfig:
     """Steps (t_max) of each environment between two updates."""
     end_rollout_at_episode_end: bool = False
     """End a rollout where its episode ends, as in the paper; needs --envs-per-worker 1."""
-    max_episode_steps: int | None = None
-    """Time limit of an episode: in place of a registered environment's own, on top of any other's."""
     discount: float = 0.99
     """Discount factor (γ)."""
     lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
@@ -101,12 +154,35 @@ class TrainConfig:
     adam_beta1: float = 0.9
     """Adam: decay of the gradients' running mean."""
 
+    normalise_observations: bool = True
+    """Centre and scale observations (numbers, not images) by the mean and variance that all workers have seen."""
+    scale_rewards: bool = True
+    """Divide rewards by the standard deviation of discounted returns; logged returns are the raw ones."""
+    clip_rewards: float | None = None
+    """Clip the rewards that are learned from to plus or minus this; logged returns are the raw ones."""
+
+    model: OwnCode | None = None
+    """A network of your own: package.module:factory (docs/change-x.md says what it must be)."""
+    torso: Literal["auto", "a3c", "nature", "impala", "minatar"] = "auto"
+    """Network for images: the A3C paper's, Mnih et al. 2015's, IMPALA's ResNet or MinAtar's; auto goes by size."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the network's hidden layers."""
-    activation: Literal["tanh", "relu"] = "tanh"
+    """Widths of the hidden layers for observations that are numbers."""
+    activation: Literal["tanh", "relu", "elu", "silu", "gelu"] = "tanh"
     """Activation after each of them."""
     separate_torsos: bool = False
     """Give policy and value hidden layers of their own instead of shared ones."""
+    memory: Literal["lstm", "gru"] | None = None
+    """A recurrent core behind the hidden layers."""
+    memory_size: int = 128
+    """Width of the recurrent core."""
+    action_bounding: Literal["clip", "tanh"] = "clip"
+    """How a Gaussian's actions come within their bounds: clipped, or squashed by tanh."""
+    log_std: Literal["parameter", "network", "gsde"] = "parameter"
+    """A Gaussian's standard deviation: one parameter for all states, put out by the network, or smooth exploration."""
+    noise_steps: int = 16
+    """Smooth exploration (gsde): for how many steps its noise is kept."""
+    initial_log_std: float = 0.0
+    """Logarithm of a Gaussian's standard deviation at the start; half an action's range has length 1."""
 
     runtime: RuntimeName = "processes"
     """processes runs each worker in its own process; serial runs all in this one, in turn, repeatably."""
@@ -127,14 +203,16 @@ class TrainConfig:
     def validate(self) -> None:
         """Raise UsageError at the first setting that makes no sense; the message names it and a fix."""
         self._check_types()
-        for name in ("workers", "envs_per_worker", "rollout_length"):
+        for name in ("workers", "envs_per_worker", "rollout_length", "memory_size", "noise_steps", "evaluate_episodes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in (
             "total_env_steps",
             "total_episodes",
             "max_seconds",
             "max_episode_steps",
+            "evaluate_every",
             "max_gradient_norm",
+            "clip_rewards",
         ):
             value = getattr(self, name)
             self._require(name, value is None or 0 < value < math.inf, "more than 0")
@@ -148,6 +226,9 @@ class TrainConfig:
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("optimizer_decay", "adam_beta1"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        if self.sticky_actions is not None:
+            self._require("sticky_actions", 0 <= self.sticky_actions <= 1, "between 0 and 1")
+        self._require("initial_log_std", math.isfinite(self.initial_log_std), "a finite number")
         self._require("stop_at_return", not math.isnan(self.stop_at_return or 0.0), "a number")
         self._require("hidden_sizes", all(size >= 1 for size in self.hidden_sizes), "at least 1 each")
         if self.total_env_steps is None and self.total_episodes is None and self.max_seconds is None:
@@ -177,7 +258,15 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
-        return asdict(self) | {"hidden_sizes": list(self.hidden_sizes)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["model"] = None if self.model is None else own_code_name(self.model)
+        values["wrappers"] = [own_code_name(wrapper) for wrapper in self.wrappers]
+        return values | {name: list(values[name]) for name in ("hidden_sizes", "import_")}
+
+    @property
+    def by_name(self) -> bool:
+        """Whether all own code is named, so that it can be imported elsewhere."""
+        return all(isinstance(code, str | None) for code in (self.model, *self.wrappers))
 
     def _check_types(self) -> None:
         # The command line has done this already; keyword arguments have not been looked at yet.
@@ -193,8 +282,12 @@ class TrainConfig:
 
 def _is_a(value: object, hint: Any) -> bool:
     arguments = get_args(hint)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if get_origin(hint) is Literal:
         return value in arguments
+    if get_origin(hint) is Callable:
+        return callable(value)
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_is_a(item, arguments[0]) for item in value)
     if arguments:  # a union
@@ -209,11 +302,20 @@ def _described(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, arguments))
     if get_origin(hint) is tuple:
-        return "a tuple of whole numbers"
+        return f"a tuple, of {_described(arguments[0])} each"
+    if get_origin(hint) is dict:
+        return "a dict with names as keys"
+    if get_origin(hint) is Callable:
+        return "a callable"
     if arguments:
         return " or ".join(_described(argument) for argument in arguments)
     names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", type(None): "None"}
     return names[hint]
+
+
+def own_code_name(code: Any) -> str:
+    """The name that a record gives to own code; a callable's is not importable."""
+    return code if isinstance(code, str) else f"<{getattr(code, '__qualname__', type(code).__qualname__)}>"
 
 
 def flag(name: str) -> str:

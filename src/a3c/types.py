@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 State = Any
-"""Recurrent state of an acting policy; None where it has none."""
+"""Recurrent state of an acting policy, [B, S]; None where it has none, or before its first step."""
+
+Observation = Any
+"""A flat observation: one tensor, or a dict {path: tensor} for Dict and Tuple spaces (`a3c.spaces.parts`)."""
+
+LIFE_LOST = "life_lost"
+"""Key of a step's info: who lost a life, [B] bool. No value follows there, though the episode goes on."""
 
 
 @dataclass
@@ -27,10 +33,10 @@ class Rollout:
     next unroll.
     """
 
-    observations: Tensor  # [T+1, B, *O]; the last row is the bootstrap observation
-    actions: Tensor  # [T, B], counted from 0
+    observations: Observation  # [T+1, B, *O]; the last row is the bootstrap observation
+    actions: Tensor  # [T, B, *K], as the distribution over them takes them
     rewards: Tensor  # [T, B]
-    terminated: Tensor  # [T, B] bool
+    terminated: Tensor  # [T, B] bool: no value follows (a life lost is such a step, though the episode goes on)
     truncated: Tensor  # [T, B] bool
     episode_start: Tensor  # [T+1, B] bool: observations[t] is the first of an episode
     state: State = None  # recurrent state at row 0
@@ -49,7 +55,7 @@ class Rollout:
 class PolicyValue(NamedTuple):
     """What a model says of a rollout's T+1 rows of observations."""
 
-    logits: Tensor  # [T+1, B, A]
+    policy: Tensor  # [T+1, B, P], parameters of the distribution over actions
     values: Tensor  # [T+1, B]
 
 
@@ -68,10 +74,11 @@ class Loss(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What one rollout adds to the shared counters."""
+    """What one rollout adds to the shared counters and to the shared moments."""
 
     env_steps: int
     episodes: int
+    moments: Tensor | None = None  # of its M tracked scalars, [3, M] float64 (core.moments); None adds nothing
 
 
 class Snapshot(NamedTuple):
@@ -81,6 +88,7 @@ class Snapshot(NamedTuple):
     env_steps: int  # T
     episodes: int
     stop: bool
+    moments: Tensor | None = None  # of all rollouts, [3, M] float64, a copy; None if nothing is tracked or asked for
 
 
 class Receipt(NamedTuple):
@@ -189,16 +197,20 @@ class StoreState(NamedTuple):
     version: int
     env_steps: int
     episodes: int
+    moments: Tensor  # of all rollouts, [3, M] float64; [3, 0] if nothing is tracked
 
 
 class StoreHandle(Protocol):
     """One worker's end of a parameter store."""
 
     def pull(self, out: Tensor) -> Snapshot:
-        """Copy θ into `out` ([P], any device) and say which version it is and whether to stop."""
+        """Copy θ into `out` ([P], any device); say which version it is, whether to stop, and the moments."""
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
         """Hand in dθ ([P], or None for a dropped rollout) computed at `base_version`.
+
+        The rollout's counts and moments join the shared ones together with it, whatever becomes of dθ. Raises
+        StoreError, with nothing changed, if a shape or dtype does not fit or a moment is not finite.
 
         Returns the receipt of the latest push that was settled: this one where the store applies at once,
         an earlier one (None if there is none) where it does not.
@@ -209,7 +221,10 @@ class StoreHandle(Protocol):
 
 
 class ParameterStore(Protocol):
-    """Owner of what actor-learners share: θ, the optimiser's statistics, T and the other counters."""
+    """Owner of what actor-learners share: θ, the optimiser's statistics, T, the other counters, and moments.
+
+    Moments of M tracked scalars (`core.moments`) are merged exactly: no delta is lost, whatever the interleaving.
+    """
 
     def connect(self, worker: int) -> StoreHandle:
         """That worker's handle; it may be sent to another process where the store allows that."""
@@ -224,7 +239,7 @@ class ParameterStore(Protocol):
         """Ask every worker to stop at its next pull."""
 
     def counters(self) -> Snapshot:
-        """The counters as they stand, read without waiting for anybody."""
+        """The counters as they stand, read without waiting for anybody; without the moments."""
 
     def snapshot(self) -> StoreState:
         """A copy of the shared state, cut between updates."""
@@ -233,7 +248,7 @@ class ParameterStore(Protocol):
         """The shared state by name; `load_state_dict` takes it back."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave. Raises StoreError if a size does not fit."""
+        """Restore what `state_dict` gave. Raises StoreError if a size does not fit or a name is missing."""
 
 
 class Actor(Protocol):
@@ -249,13 +264,47 @@ class Actor(Protocol):
         """Forget the recurrent state."""
 
 
+class PolicyDistribution(Protocol):
+    """How a network's outputs are read as a distribution over actions (`a3c.core.distributions`)."""
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """log π(a), [...], for parameters [..., P] and actions [..., *K]."""
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """H(π) in nats, [...]."""
+
+
+class RolloutNormaliser(Protocol):
+    """What shared moments do to observations and rewards (`a3c.core.normalisation`)."""
+
+    def load(self, moments: Tensor | None) -> None:
+        """Take the moments [3, M] of a pull."""
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """The rewards to learn from, [T, B]."""
+
+    def deltas(self, rollout: Rollout) -> Tensor | None:
+        """What the rollout adds to the moments, [3, M]."""
+
+    def forget_returns(self) -> None:
+        """Begin the running returns anew."""
+
+
 class Model(Protocol):
     """A network whose parameters are views of one flat vector."""
 
     flat: Tensor  # θ', [P]
 
+    @property
+    def distribution(self) -> PolicyDistribution:
+        """Over actions."""
+
+    @property
+    def normaliser(self) -> RolloutNormaliser:
+        """Of observations and rewards."""
+
     def __call__(self, rollout: Rollout) -> PolicyValue:
-        """Logits [T+1, B, A] and values [T+1, B] of a rollout's observations."""
+        """Policy parameters [T+1, B, P] and values [T+1, B] of a rollout's observations."""
 
     def parameters(self) -> Iterator[Parameter]:
         """The parameters, in the order in which they lie in `flat`."""

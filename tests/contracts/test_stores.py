@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from a3c.core import moments
 from a3c.core.optimizers import Adam, RMSProp
 from a3c.core.schedules import Budget
 from a3c.errors import StoreError
@@ -114,7 +115,7 @@ def test_counts_go_beyond_32_bits(name):  # trap 17
     push_each(store.connect(0), [torch.ones(1)], Counts(2**31, 2**32))
     finish(store)
     assert store.counters()[:3] == (2**31, 2**32 - 1, 2**40 + 2**32)
-    assert store.snapshot()[2:] == (2**31, 2**32 - 1, 2**40 + 2**32)
+    assert store.snapshot()[2:5] == (2**31, 2**32 - 1, 2**40 + 2**32)
 
 
 @pytest.mark.parametrize("name", AT_ONCE)
@@ -232,7 +233,7 @@ def test_a_saved_state_has_names_and_is_a_copy(name):
     state = store.state_dict()
     push_each(store.connect(0), [torch.ones(2)], ONE_STEP)
     finish(store)
-    assert set(state) == {"parameters", "average", "square_average", "version", "env_steps", "episodes"}
+    assert set(state) == {"parameters", "average", "square_average", "version", "env_steps", "episodes", "moments"}
     assert (state["parameters"].tolist(), state["average"].tolist()) == ([0.0, 0.0], [0.0, 0.0])
 
 
@@ -273,7 +274,7 @@ def test_a_non_finite_gradient_is_counted_and_changes_nothing(name, poison, max_
     after = store.snapshot()
     assert torch.equal(after.parameters, before.parameters)
     assert all(map(torch.equal, after.statistics, before.statistics))
-    assert after[2:] == (1, 4, 2)
+    assert after[2:5] == (1, 4, 2)
 
 
 def test_the_gradient_is_clipped_by_its_global_norm(name):
@@ -299,3 +300,120 @@ def test_only_workers_with_a_place_can_connect(name):
     for worker in (-1, 2):
         with pytest.raises(AssertionError):
             store.connect(worker)
+
+
+# Moments of tracked scalars
+
+
+def deltas(seed, size=2):
+    generator = torch.Generator().manual_seed(seed)
+    return moments.of(torch.randn(5, size, generator=generator, dtype=torch.float64))
+
+
+def tracking(name, tracked=2, optimizer=None):
+    return make_store(name, torch.zeros(2), make_rule(optimizer), tracked=tracked)
+
+
+def test_pushed_moments_are_merged_and_come_back_at_a_pull_as_a_copy(name):
+    store = tracking(name)
+    handle = store.connect(0)
+    assert torch.equal(pull(handle, torch.zeros(2))[1].moments, moments.empty(2))
+    push_each(handle, [torch.ones(2)] * 3, *(Counts(5, 0, deltas(seed)) for seed in range(3)))
+    finish(store)
+    pulled = pull(handle, torch.zeros(2))[1].moments
+    expected = moments.merge_all(torch.stack([deltas(seed) for seed in range(3)]))
+    torch.testing.assert_close(pulled, expected, rtol=1e-13, atol=1e-13)
+    assert torch.equal(store.snapshot().moments, pulled)
+    kept = pulled.clone()
+    for copy in (pulled, store.snapshot().moments, store.state_dict()["moments"]):
+        copy.fill_(-1.0)
+    assert torch.equal(pull(handle, torch.zeros(2))[1].moments, kept)
+    assert store.counters().moments is None
+
+
+def test_where_nothing_is_tracked_nothing_comes_back(name):
+    store = make_store(name, torch.zeros(2), make_rule())
+    push_each(store.connect(0), [torch.ones(2)] * 2, ONE_STEP, Counts(1, 0, moments.empty(0)))
+    finish(store)
+    assert pull(store.connect(0), torch.zeros(2))[1].moments is None
+    assert store.snapshot().moments.shape == (3, 0)
+
+
+def test_a_rollout_without_moments_changes_none_and_one_with_them_adds_them_whatever_its_gradient(name):
+    store = tracking(name)
+    gradients = [torch.ones(2), None, torch.ones(2), torch.tensor([torch.nan, 0.0])]
+    added = Counts(5, 0, deltas(0)), Counts(5, 0), Counts(5, 0), Counts(5, 0, deltas(1))
+    push_each(store.connect(0), gradients, *added)
+    finish(store)
+    assert torch.equal(store.snapshot().moments, moments.merge(deltas(0), deltas(1)))
+    assert store.counters().env_steps == 20
+
+
+def test_pushed_moments_may_be_reused_at_once(name):
+    store = tracking(name)
+    own = deltas(0)
+    push_each(store.connect(0), [torch.ones(2)], Counts(5, 0, own))
+    own.fill_(-1.0)
+    finish(store)
+    assert torch.equal(store.snapshot().moments, deltas(0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (moments.empty(3), r"\[3, 3\].*tracked=2"),
+        (moments.empty(0), r"\[3, 0\].*tracked=2"),
+        (torch.zeros(2, dtype=torch.float64), r"\[2\]"),
+        (torch.zeros(2, 2, dtype=torch.float64), r"\[2, 2\]"),
+        (torch.zeros(3, 2), "float32"),
+        (torch.tensor([[1, 1], [0, torch.nan], [0, 0]], dtype=torch.float64), r"mean of nan \(column 1\)"),
+        (torch.tensor([[1, 1], [0, 0], [torch.inf, 0]], dtype=torch.float64), r"deviations of inf \(column 0\)"),
+    ],
+)
+def test_moments_of_another_shape_or_not_finite_are_refused_and_change_nothing(name, wrong, message):
+    store = tracking(name, optimizer=RMSProp())
+    handle = store.connect(0)
+    with pytest.raises(StoreError, match=f"the rollout's moments.*{message}"):
+        handle.push(torch.ones(2), Counts(5, 1, wrong), 0)
+    with pytest.raises(StoreError, match=f"the saved state's moments.*{message}"):
+        store.load_state_dict(store.state_dict() | {"env_steps": 9, "parameters": torch.ones(2), "moments": wrong})
+    finish(store)
+    assert store.counters() == Snapshot(0, 0, 0, False)
+    assert theta(store) == [0.0, 0.0]
+    assert torch.equal(store.snapshot().moments, moments.empty(2))
+
+
+def test_a_gradient_that_is_refused_takes_its_moments_with_it(name):
+    store = tracking(name)
+    with pytest.raises(StoreError, match="gradient"):
+        store.connect(0).push(torch.ones(3), Counts(5, 1, deltas(0)), 0)
+    finish(store)
+    assert torch.equal(store.snapshot().moments, moments.empty(2))
+
+
+def test_saved_moments_are_restored_to_the_bit_and_go_on(name):
+    first, later = ([Counts(5, 0, deltas(seed)) for seed in seeds] for seeds in (range(3), range(3, 5)))
+    begun, whole = tracking(name), tracking(name)
+    push_each(begun.connect(0), [torch.ones(2)] * 3, *first)
+    push_each(whole.connect(0), [torch.ones(2)] * 5, *first, *later)
+    finish(begun)
+    finish(whole)
+    resumed = tracking(name)
+    push_each(resumed.connect(0), [torch.ones(2)], Counts(5, 0, deltas(9)))  # forgotten
+    state = begun.state_dict()
+    resumed.load_state_dict(state)
+    state["moments"].fill_(-1.0)
+    assert_same_state(resumed.state_dict(), begun.state_dict())
+    push_each(resumed.connect(0), [torch.ones(2)] * 2, *later)
+    finish(resumed)
+    torch.testing.assert_close(resumed.snapshot().moments, whole.snapshot().moments, rtol=1e-13, atol=1e-13)
+
+
+def test_a_state_saved_without_moments_is_one_where_nothing_was_tracked(name):
+    state = tracking(name, 0).state_dict()
+    del state["moments"]
+    store = tracking(name, 0)
+    store.load_state_dict(state | {"env_steps": 7})
+    assert store.counters().env_steps == 7
+    with pytest.raises(StoreError, match="normalisation settings"):
+        tracking(name, 2).load_state_dict(state)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import sys
 import time
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from a3c.core import moments
 from a3c.core.optimizers import Adam, RMSProp
 from a3c.core.schedules import Budget
 from a3c.types import Counts, Snapshot
@@ -95,7 +98,8 @@ def assert_same(store, expected):
     one, other = store.snapshot(), expected.snapshot()
     assert torch.equal(one.parameters, other.parameters)
     assert all(map(torch.equal, one.statistics, other.statistics))
-    assert one[2:] == other[2:]
+    assert one[2:5] == other[2:5]
+    assert torch.equal(one.moments, other.moments)
 
 
 @pytest.mark.parametrize("name", ["hogwild", "locked"])
@@ -339,3 +343,158 @@ def test_a_stop_requested_at_any_time_ends_every_worker(name, start):
         store.request_stop()
         for child in children:
             child.result(10)
+
+
+# Moments of tracked scalars
+
+M = 3
+
+
+def rollout_samples(worker, number):
+    """What a worker's rollout shows of the tracked scalars, [N, M]; not the same N for each."""
+    generator = np.random.default_rng([worker, number])
+    return 1e3 * worker + generator.normal(size=(generator.integers(1, 9), M))
+
+
+def rollout_counts(worker, number):
+    samples = torch.from_numpy(rollout_samples(worker, number))
+    return Counts(len(samples), 0, moments.of(samples))
+
+
+def push_rollout(handle, number):
+    _, snapshot = pull(handle, handle.store.parameters)
+    handle.push(torch.ones_like(handle.store.parameters), rollout_counts(handle.worker, number), snapshot.version)
+
+
+def remote_push_rollouts(handle, times):
+    """Push so many rollouts, then leave."""
+    for number in range(times):
+        push_rollout(handle, number)
+    handle.leave()
+
+
+def remote_pull_moments(handle):
+    return pull(handle, handle.store.parameters)[1].moments.tolist()
+
+
+def test_moments_pushed_at_once_are_those_of_all_data_and_of_a_serial_run_to_the_bit(name, start):
+    times = 300, 200, 100
+    store, serial = (make_store(name, torch.zeros(2), make_rule(), 3, tracked=M) for _ in range(2))
+    children = start(*handles(store, 3))
+    for child, number in zip(children, times, strict=True):
+        child.start(remote_push_rollouts, number)
+    for child in children:
+        child.result()
+
+    if name == "synchronous":
+        for number in range(max(times)):
+            for handle in handles(serial, 3):
+                push_rollout(handle, number) if number < times[handle.worker] else handle.leave()
+    else:
+        for handle in handles(serial, 3):
+            remote_push_rollouts(handle, times[handle.worker])
+    found = store.snapshot().moments
+    assert torch.equal(found, serial.snapshot().moments)
+    assert [child.call(remote_pull_moments) for child in children] == [found.tolist()] * 3
+    samples = np.concatenate([rollout_samples(worker, n) for worker in range(3) for n in range(times[worker])])
+    torch.testing.assert_close(found, moments.of(torch.from_numpy(samples)), rtol=1e-11, atol=0)
+
+
+def remote_push_stamped(handle, size):
+    """Push moments whose columns are all the same, another one each time, until the store says stop."""
+    gradient, generator = torch.zeros_like(handle.store.parameters), np.random.default_rng(handle.worker)
+    while not (snapshot := handle.pull(torch.empty_like(gradient))).stop:
+        column = torch.from_numpy(generator.normal(size=(4, 1)))
+        handle.push(gradient, Counts(4, 0, moments.of(column).expand(3, size)), snapshot.version)
+
+
+def remote_torn_moments(handle, times):
+    """How many pulls gave moments whose columns differ, and how many different moments there were."""
+    pulled = [pull(handle, handle.store.parameters)[1].moments for _ in range(times)]
+    torn = sum(not torch.equal(seen, seen[:, :1].expand_as(seen)) for seen in pulled)
+    return torn, len({seen[0, 0].item() for seen in pulled})
+
+
+@pytest.mark.parametrize("name", ["hogwild", "locked"])
+def test_a_pull_sees_whole_moments_while_workers_write_theirs(name, start):
+    size = 20_000  # so that writing them takes long enough to be seen
+    store = make_store(name, torch.zeros(1), make_rule(), 3, tracked=size)
+    watcher, *pushers = start(*handles(store, 3))
+    for child in pushers:
+        child.start(remote_push_stamped, size)
+    torn, different = watcher.call(remote_torn_moments, 200)
+    store.request_stop()
+    for child in pushers:
+        child.result()
+    assert torn == 0
+    assert different > 5
+
+
+def test_a_snapshots_moments_agree_with_its_counters_while_workers_hammer(name, start):
+    store = make_store(name, torch.zeros(1), make_rule(), 3, tracked=M)
+    children = start(*handles(store, 3))
+    for child in children:
+        child.start(remote_push_stamped, M)
+    began, cuts = time.monotonic(), []
+    while not cuts or (cuts[-1].version < 300 and time.monotonic() - began < 10):
+        cuts.append(store.snapshot())
+    store.request_stop()
+    for child in children:
+        child.result()
+    assert cuts[-1].version >= 300
+    assert all(cut.moments[0].tolist() == [cut.env_steps] * M for cut in cuts)
+    assert len({cut.version for cut in cuts}) > 5
+
+
+class _Deadly(np.ndarray):
+    """Kills the process that writes to it, with half of what it writes written."""
+
+    def __setitem__(self, where, what):
+        super().__setitem__((*where, slice(None), slice(None, None, 2)), -1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def remote_die_writing_moments(handle):
+    handle.store.moments = handle.store.moments.view(_Deadly)
+    push_rollout(handle, 7)
+
+
+@pytest.mark.parametrize("name", ["hogwild", "locked"])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_who_is_killed_writing_moments_leaves_its_former_ones(name, before, start):
+    store = make_store(name, torch.zeros(2), make_rule(), 2, tracked=M)
+    doomed, other = start(*handles(store, 2))
+    doomed.call(remote_push_rollouts, before)
+    other.call(remote_push_rollouts, 3)
+    kept = store.snapshot().moments
+    doomed.start(remote_die_writing_moments)
+    doomed.process.join()
+    assert torch.equal(store.snapshot().moments, kept)
+    assert other.call(remote_pull_moments) == kept.tolist()
+    (replacement,) = start(store.connect(0))  # goes on where it was
+    replacement.call(push_rollout, before)
+    expected = [rollout_counts(0, n).moments for n in range(before + 1)] + [
+        rollout_counts(1, n).moments for n in range(3)
+    ]
+    torch.testing.assert_close(store.snapshot().moments, moments.merge_all(torch.stack(expected)), rtol=1e-12, atol=0)
+
+
+def remote_push_with_moments(handle, gradient, number):
+    _, snapshot = pull(handle, handle.store.parameters)
+    handle.push(torch.tensor(gradient), rollout_counts(handle.worker, number), snapshot.version)
+
+
+def test_a_rounds_moments_are_merged_once_though_somebody_died_closing_it(start):
+    rule = make_rule(GradientDescent(deadly=8.0))
+    store = make_store("synchronous", torch.zeros(2), rule, 2, reduction="sum", tracked=M)
+    waiting, doomed = start(*handles(store, 2))
+    waiting.call(remote_push_with_moments, [3.0, 3.0], 0)
+    doomed.start(remote_push_with_moments, [5.0, 5.0], 0)  # the sum, 8, kills who applies it
+    doomed.process.join()
+    assert torch.equal(store.snapshot().moments, moments.empty(M))
+    store.leave(1)
+    expected = moments.merge_all(torch.stack([rollout_counts(worker, 0).moments for worker in range(2)]))
+    assert waiting.call(remote_pull_moments) == expected.tolist()
+    waiting.call(remote_push_with_moments, [1.0, 1.0], 1)
+    expected = moments.merge(expected, rollout_counts(0, 1).moments)
+    assert waiting.call(remote_pull_moments) == expected.tolist()

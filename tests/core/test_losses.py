@@ -11,11 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from a3c.core.distributions import Categorical
 from a3c.core.losses import actor_critic_loss, reduce
 from a3c.types import Loss, PolicyValue, Rollout
 from random_rollout import random_rollout
 
 COEFFICIENTS = {"discount": 0.9, "lambda_": 0.8, "entropy_coef": 0.05, "value_coef": 0.5}
+
+
+def loss_of(outputs: PolicyValue, rollout: Rollout, **options) -> Loss:
+    """The loss of a categorical policy, with the rewards as they are."""
+    distribution = Categorical(outputs.policy.shape[-1])
+    return actor_critic_loss(outputs, rollout, rollout.rewards, distribution, **options)
 
 
 def random_outputs(rollout: Rollout, seed: int, actions: int = 3) -> PolicyValue:
@@ -55,7 +62,7 @@ def slow_targets(rollout: Rollout, values, discount: float, lambda_: float):
 
 def slow_loss(outputs, rollout, *, discount, lambda_, entropy_coef, value_coef, reduction):
     """Total, policy, value and entropy term, one transition after another."""
-    logits, values = outputs.logits.tolist(), outputs.values.tolist()
+    logits, values = outputs.policy.tolist(), outputs.values.tolist()
     targets = slow_targets(rollout, values, discount, lambda_)
     policy = value = entropy = 0.0
     for (t, lane), target in targets.items():
@@ -74,9 +81,9 @@ def slow_gradient(outputs, rollout, *, discount, lambda_, entropy_coef, value_co
 
     -log π(a) A  gives  (π - 1_a) A;    c (R - V)²  gives  -2c (R - V);    -β H  gives  β π (log π + H).
     """
-    logits, values = outputs.logits.tolist(), outputs.values.tolist()
+    logits, values = outputs.policy.tolist(), outputs.values.tolist()
     targets = slow_targets(rollout, values, discount, lambda_)
-    logit_gradient, value_gradient = torch.zeros_like(outputs.logits), torch.zeros_like(outputs.values)
+    logit_gradient, value_gradient = torch.zeros_like(outputs.policy), torch.zeros_like(outputs.values)
     for (t, lane), target in targets.items():
         probabilities = softmax(logits[t][lane])
         advantage = target - values[t][lane]
@@ -104,7 +111,7 @@ def test_equals_the_slow_reference_with_its_gradient(seed, discount, lambda_, re
     rollout = random_rollout(seed)
     outputs = random_outputs(rollout, seed)
     options = COEFFICIENTS | {"discount": discount, "lambda_": lambda_, "reduction": reduction}
-    loss = actor_critic_loss(outputs, rollout, **options)
+    loss = loss_of(outputs, rollout, **options)
     expected = slow_loss(outputs, rollout, **options)
     assert [term.item() for term in loss] == pytest.approx(expected, rel=1e-9, abs=1e-12)
     for ours, by_hand in zip(gradients(loss.total, outputs), slow_gradient(outputs, rollout, **options), strict=True):
@@ -121,9 +128,7 @@ def test_by_hand():
         episode_start=torch.tensor([[True], [False], [False]]),
     )
     outputs = PolicyValue(torch.zeros(3, 1, 2), torch.tensor([[1.0], [2.0], [4.0]]))
-    loss = actor_critic_loss(
-        outputs, rollout, discount=0.5, lambda_=1.0, entropy_coef=0.1, value_coef=0.5, reduction="sum"
-    )
+    loss = loss_of(outputs, rollout, discount=0.5, lambda_=1.0, entropy_coef=0.1, value_coef=0.5, reduction="sum")
     # R_1 = 2 + 0.5 * 4 = 4, R_0 = 1 + 0.5 * 4 = 3; advantages 2 and 2; π = 1/2 throughout.
     assert loss.policy.item() == pytest.approx(4 * math.log(2))
     assert loss.value.item() == pytest.approx(8.0)
@@ -135,8 +140,8 @@ def test_trap_9_the_sum_is_the_mean_times_the_real_transitions():
     rollout = random_rollout(seed=3, length=8)
     assert 0 < rollout.env_steps < rollout.real.numel()  # some rows are no transitions
     outputs = random_outputs(rollout, seed=0)
-    total = actor_critic_loss(outputs, rollout, **COEFFICIENTS, reduction="sum")
-    mean = actor_critic_loss(outputs, rollout, **COEFFICIENTS, reduction="mean")
+    total = loss_of(outputs, rollout, **COEFFICIENTS, reduction="sum")
+    mean = loss_of(outputs, rollout, **COEFFICIENTS, reduction="mean")
     for summed, averaged in zip(total, mean, strict=True):
         torch.testing.assert_close(summed, averaged * rollout.env_steps)
 
@@ -144,7 +149,7 @@ def test_trap_9_the_sum_is_the_mean_times_the_real_transitions():
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_total_is_made_of_its_parts(reduction):
     rollout = random_rollout(seed=1)
-    loss = actor_critic_loss(random_outputs(rollout, 1), rollout, **COEFFICIENTS, reduction=reduction)
+    loss = loss_of(random_outputs(rollout, 1), rollout, **COEFFICIENTS, reduction=reduction)
     torch.testing.assert_close(loss.total, loss.policy + 0.5 * loss.value - 0.05 * loss.entropy)
     assert loss.terms() == {
         "policy_loss": loss.policy.item(),
@@ -156,7 +161,7 @@ def test_the_total_is_made_of_its_parts(reduction):
 def test_trap_4_no_gradient_reaches_the_bootstrap_value():
     rollout = random_rollout(seed=2, end_probability=0.0)
     outputs = random_outputs(rollout, seed=2)
-    loss = actor_critic_loss(outputs, rollout, **COEFFICIENTS, reduction="sum")
+    loss = loss_of(outputs, rollout, **COEFFICIENTS, reduction="sum")
     logit_gradient, value_gradient = gradients(loss.total, outputs)
     assert value_gradient[-1].tolist() == [0.0] * 3
     assert logit_gradient[-1].abs().sum().item() == 0.0
@@ -167,7 +172,7 @@ def test_trap_4_the_policy_term_does_not_reach_the_value_head():
     rollout = random_rollout(seed=4)
     outputs = random_outputs(rollout, seed=4)
     options = COEFFICIENTS | {"value_coef": 0.0, "entropy_coef": 0.0}
-    loss = actor_critic_loss(outputs, rollout, **options, reduction="sum")
+    loss = loss_of(outputs, rollout, **options, reduction="sum")
     for term in (loss.total, loss.policy):
         logit_gradient, value_gradient = gradients(term, outputs)
         assert value_gradient.abs().max().item() == 0.0
@@ -178,12 +183,11 @@ def test_trap_11_the_entropy_bonus_raises_the_entropy():
     rollout = random_rollout(seed=5)
     outputs = random_outputs(rollout, seed=5)
     with_bonus, without = (
-        actor_critic_loss(outputs, rollout, **(COEFFICIENTS | {"entropy_coef": beta}), reduction="sum")
-        for beta in (1.0, 0.0)
+        loss_of(outputs, rollout, **(COEFFICIENTS | {"entropy_coef": beta}), reduction="sum") for beta in (1.0, 0.0)
     )
     bonus_gradient = gradients(with_bonus.total - without.total, outputs)[0]
-    stepped = PolicyValue(outputs.logits - 0.01 * bonus_gradient, outputs.values)  # gradient descent
-    after = actor_critic_loss(stepped, rollout, **COEFFICIENTS, reduction="sum")
+    stepped = PolicyValue(outputs.policy - 0.01 * bonus_gradient, outputs.values)  # gradient descent
+    after = loss_of(stepped, rollout, **COEFFICIENTS, reduction="sum")
     assert after.entropy.item() > with_bonus.entropy.item()
 
 
@@ -206,7 +210,7 @@ def two_episodes(end: str) -> Rollout:
 def test_a_row_that_is_not_real_has_no_influence(end, poison):
     rollout = two_episodes(end)
     outputs = random_outputs(rollout, seed=6)
-    clean = actor_critic_loss(outputs, rollout, **COEFFICIENTS, reduction="mean")
+    clean = loss_of(outputs, rollout, **COEFFICIENTS, reduction="mean")
     clean_gradients = gradients(clean.total, outputs)
 
     poisoned_rewards = rollout.rewards.clone()
@@ -216,9 +220,7 @@ def test_a_row_that_is_not_real_has_no_influence(end, poison):
     if end == "terminated":
         values[2] = poison  # after a time limit it is the bootstrap value
     poisoned_outputs = PolicyValue(logits.requires_grad_(), values.requires_grad_())
-    poisoned = actor_critic_loss(
-        poisoned_outputs, replace(rollout, rewards=poisoned_rewards), **COEFFICIENTS, reduction="mean"
-    )
+    poisoned = loss_of(poisoned_outputs, replace(rollout, rewards=poisoned_rewards), **COEFFICIENTS, reduction="mean")
     assert [term.item() for term in poisoned] == [term.item() for term in clean]
     for ours, expected in zip(gradients(poisoned.total, poisoned_outputs), clean_gradients, strict=True):
         assert torch.equal(ours, expected)
@@ -228,9 +230,7 @@ def test_trap_5_a_time_limit_bootstraps_and_a_terminal_state_does_not():
     values = torch.tensor([[0.0], [0.0], [10.0], [0.0], [0.0], [0.0]], dtype=torch.float64)
     outputs = PolicyValue(torch.zeros(6, 1, 2, dtype=torch.float64), values)
     options = COEFFICIENTS | {"discount": 0.5, "lambda_": 1.0, "reduction": "sum"}
-    value_losses = [
-        actor_critic_loss(outputs, two_episodes(end), **options).value.item() for end in ("terminated", "truncated")
-    ]
+    value_losses = [loss_of(outputs, two_episodes(end), **options).value.item() for end in ("terminated", "truncated")]
     second_episode = 6.5**2 + 5**2  # 4 + 0.5 * 5 and 5
     assert value_losses[0] == pytest.approx(2**2 + 2**2 + second_episode)  # 1 + 0.5 * 2 and 2
     assert value_losses[1] == pytest.approx(4.5**2 + 7**2 + second_episode)  # 2 + 0.5 * 10 = 7 and 1 + 0.5 * 7
@@ -247,6 +247,6 @@ def test_computes_where_the_model_is_and_in_its_dtype():
     rollout = random_rollout(seed=7, dtype=torch.float64)  # on the CPU, where environments live
     rows = rollout.episode_start.shape
     outputs = PolicyValue(torch.empty(*rows, 3, device="meta"), torch.empty(rows, device="meta"))
-    loss = actor_critic_loss(outputs, rollout, **COEFFICIENTS, reduction="mean")
+    loss = loss_of(outputs, rollout, **COEFFICIENTS, reduction="mean")
     assert isinstance(loss, Loss)
     assert {(term.device.type, term.dtype) for term in loss} == {("meta", torch.float32)}

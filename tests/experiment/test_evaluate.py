@@ -1,15 +1,27 @@
-"""Evaluation: what is refused and in which words, and returns that are no numbers."""
+"""Evaluation: what is played and counted, what is refused and in which words, and returns that are no numbers."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 
 import a3c
 import tiny_envs
+from a3c.config import TrainConfig
+from a3c.envs.make import EnvSource
+from a3c.envs.teaching import Recall
 from a3c.errors import RunDirectoryError, UnsupportedEnvironment, UsageError
-from a3c.experiment.policy_spec import PolicySpec
+from a3c.experiment.environment import find_player
+from a3c.experiment.launch import env_source
+from a3c.experiment.policy_spec import Normalisation, PolicySpec
+from a3c.models.actor_critic import Network
+
+SMALL = Network(hidden_sizes=(8,))
 
 
 class NaNReward(tiny_envs.Corridor):
@@ -18,6 +30,14 @@ class NaNReward(tiny_envs.Corridor):
     def step(self, action):
         observation, _, terminated, truncated, info = super().step(action)
         return observation, float("nan"), terminated, truncated, info
+
+
+class Sevens(tiny_envs.Corridor):
+    """Every reward is 7."""
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, 7.0, terminated, truncated, info
 
 
 class Bytes(tiny_envs.Corridor):
@@ -29,10 +49,317 @@ class Bytes(tiny_envs.Corridor):
         return np.zeros(2, np.uint8)
 
 
+class Endless(tiny_envs.Corridor):
+    """Goes on for ever, 1 a step, in every environment whose first number is below a half; 3 steps in the others."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.endless = self.np_random.random() < 0.5
+        return observation, info
+
+    def step(self, action):
+        self.steps += 1
+        return np.ones(2, np.float32), 1.0, not self.endless and self.steps == 3, False, {}
+
+
+class Nested(gym.Env):
+    """Observations and actions of every kind; checks what it is given. Rewards 1 for each step, of 4."""
+
+    observation_space = spaces.Dict(
+        {
+            "numbers": spaces.Box(-1, 1, (3,), np.float32),
+            "pair": spaces.Tuple((spaces.Discrete(4), spaces.MultiBinary(2))),
+        }
+    )
+    action_space = spaces.Dict(
+        {
+            "move": spaces.Tuple((spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 3]))),
+            "push": spaces.Box(-2, 2, (2,), np.float32),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert action in self.action_space, action
+        self.steps += 1
+        return self.observation_space.sample(), 1.0, self.steps == 4, False, {}
+
+
+def policy_for(make_env, **settings):
+    env = make_env()
+    spec = PolicySpec(env.observation_space, env.action_space, network=SMALL, **settings)
+    return a3c.Policy(spec, spec.build())
+
+
 @pytest.fixture
 def policy():
-    spec = PolicySpec((2,), "float32", 2, 0, (8,), "tanh", False)
-    return a3c.Policy(spec, spec.build())
+    return policy_for(tiny_envs.Corridor)
+
+
+def run_of(path, settings, make_env=tiny_envs.Corridor, **record):
+    """A run's directory with these settings in config.json, and a policy."""
+    policy_for(make_env).save(path / "checkpoints" / "step-000000000000")
+    record = {"settings": settings, "env_by_name": True} | record
+    (path / "config.json").write_text(json.dumps(record))
+    return path
+
+
+# What is played and counted.
+
+
+def test_observations_and_actions_of_any_kind():
+    result = a3c.evaluate(policy_for(Nested), Nested, episodes=5, greedy=False)
+    assert (result.episodes, result.return_mean, result.length_mean) == (5, 4.0, 4.0)
+
+
+class Counting:
+    """Stands for a policy with memory: its state counts the steps of each episode."""
+
+    def __init__(self, spec, model, seed=0):
+        self.spec, self.model, self.seen = spec, model, model.seen
+
+    def predict(self, observation, state, episode_start, deterministic):
+        count = np.zeros((len(episode_start), 1)) if state is None else np.where(episode_start[:, None], 0, state)
+        self.seen.append((count[:, 0].copy(), observation[:, 0].copy()))
+        return np.ones(len(count), np.int64), count + 1
+
+
+def test_memory_is_carried_through_an_episode_and_begun_anew_with_each(monkeypatch, policy):
+    monkeypatch.setattr("a3c.experiment.evaluate.Policy", Counting)
+    monkeypatch.setattr("a3c.experiment.environment.Policy", Counting)
+    seen = []
+    counting = Counting(policy.spec, SimpleNamespace(seen=seen))
+    result = a3c.evaluate(counting, tiny_envs.Corridor, episodes=130)
+    assert result.return_mean == 8.0
+    for count, position in seen:  # the corridor shows its step / 8; at its end the step that merely resets comes
+        np.testing.assert_array_equal(count, 8 * position)
+
+
+@pytest.mark.parametrize("memory", ["lstm", "gru"])
+def test_a_policy_with_memory_is_the_same_in_any_number_of_environments(memory):
+    env = Recall()
+    spec = PolicySpec(env.observation_space, env.action_space, network=Network(hidden_sizes=(8,), memory=memory))
+    policy = a3c.Policy(spec, spec.build(seed=3))
+    seeds = [11, 12, 13]
+    vector = EnvSource(Recall).make_vector(3)
+    observation, _ = vector.reset(seed=seeds)
+    state, start = None, np.ones(3, np.bool_)
+    together = []
+    for _ in range(6):
+        action, state = policy.predict(observation, state, start, deterministic=True)
+        observation, *_ = vector.step(action)
+        start = np.zeros(3, np.bool_)
+        together.append(state)
+    for lane, seed in enumerate(seeds):
+        observation, _ = env.reset(seed=seed)
+        alone = None
+        for t in range(6):
+            action, alone = policy.predict(observation, alone, np.array([t == 0]), deterministic=True)
+            observation, *_ = env.step(action)
+            torch.testing.assert_close(torch.tensor(alone[0]), torch.tensor(together[t][lane]))
+
+
+def test_rewards_are_raw_and_moments_stay():
+    policy = policy_for(
+        tiny_envs.Corridor, normalisation=Normalisation(observations=True, scale_rewards=True, clip_rewards=0.1)
+    )
+    moments = torch.tensor([[10.0] * 3, [0.5] * 3, [90.0] * 3], dtype=torch.float64)
+    policy.model.normaliser.load(moments.clone())
+    result = a3c.evaluate(policy, Sevens, episodes=4)
+    assert result.return_mean == 56.0  # 8 steps, whatever 7 is learned as
+    assert torch.equal(policy.model.normaliser.moments, moments)
+
+
+def test_the_policys_own_random_stream_is_left_alone(policy):
+    before = policy.generator.get_state()
+    first = a3c.evaluate(policy, tiny_envs.Corridor, episodes=9, greedy=False, seed=5)
+    assert torch.equal(policy.generator.get_state(), before)
+    assert a3c.evaluate(policy, tiny_envs.Corridor, episodes=9, greedy=False, seed=5) == first
+
+
+def test_an_atari_games_rewards_are_its_own():
+    pytest.importorskip("ale_py")
+    source = EnvSource("ALE/Breakout-v5")
+    games = source.make_vector(1)
+    spec = PolicySpec(
+        games.single_observation_space, games.single_action_space, normalisation=Normalisation(clip_rewards=1.0)
+    )
+    games.close()
+    policy = a3c.Policy(spec, spec.build())
+    result = a3c.evaluate(policy, "ALE/Breakout-v5", episodes=2, greedy=False, seed=1, max_steps_per_episode=400)
+    env = source.make()
+    observation, _ = env.reset(seed=3)
+    assert observation.shape == games.single_observation_space.shape
+    env.close()
+    assert result.episodes == 2
+    assert result.return_mean > 0
+
+
+def test_an_episode_without_end_is_cut(policy):
+    result = a3c.evaluate(policy, Endless, episodes=30, max_steps_per_episode=50)
+    assert 0 < result.cut_episodes < 30
+    assert result.episodes == 30
+    ends = 30 - result.cut_episodes
+    assert result.return_mean == pytest.approx((50 * result.cut_episodes + 3 * ends) / 30)
+    assert result.length_mean == result.return_mean
+    assert result.to_json()["cut_episodes"] == result.cut_episodes
+
+
+def test_an_environment_whose_episode_is_cut_plays_no_more(policy):
+    result = a3c.evaluate(policy, Endless, episodes=640, max_steps_per_episode=50)  # ten for each of 64
+    assert result.cut_episodes <= 64
+    assert result.cut_episodes < result.episodes < 640
+
+
+def test_one_step_is_enough_to_end_in_time(policy):
+    result = a3c.evaluate(policy, tiny_envs.Corridor, episodes=3, max_steps_per_episode=8)
+    assert result.cut_episodes == 0
+    assert a3c.evaluate(policy, tiny_envs.Corridor, episodes=3, max_steps_per_episode=7).cut_episodes == 3
+
+
+# Where a run plays.
+
+
+def test_the_run_s_own_settings_make_the_environment(tmp_path):
+    settings = {
+        "env": "CartPole-v1",
+        "env_kwargs": {"sutton_barto_reward": True},
+        "wrappers": ["FlattenObservation"],
+        "import_": [],
+        "max_episode_steps": 5,
+        "atari_preprocessing": "paper",
+        "sticky_actions": 0.5,
+        "full_action_set": True,
+        "life_loss_ends": True,
+        "learning_rate": 1.0,
+    }
+    run = run_of(tmp_path, settings, lambda: gym.make("CartPole-v1"))
+    source = find_player(run).source
+    assert source == env_source(
+        "CartPole-v1",
+        TrainConfig(
+            env_kwargs={"sutton_barto_reward": True},
+            wrappers=("FlattenObservation",),
+            max_episode_steps=5,
+            atari_preprocessing="paper",
+            sticky_actions=0.5,
+            full_action_set=True,
+            life_loss_ends=True,
+        ),
+    )
+    result = a3c.evaluate(run, episodes=3)
+    assert (result.return_mean, result.length_mean) == (0.0, 5.0)  # Sutton and Barto's: -1 only where it falls
+
+
+def test_an_environment_that_is_named_stands_within_the_runs_wrappers(tmp_path):
+    settings = {
+        "env": "CartPole-v1",
+        "env_kwargs": {"sutton_barto_reward": True},
+        "wrappers": ["FlattenObservation"],
+        "import_": ["no_such_module"],
+        "max_episode_steps": 5,
+        "atari_preprocessing": "paper",
+    }
+    source = find_player(run_of(tmp_path, settings), "Acrobot-v1").source
+    assert source == env_source(
+        "Acrobot-v1", TrainConfig(wrappers=("FlattenObservation",), atari_preprocessing="paper")
+    )
+
+
+def test_settings_that_an_older_run_has_not_recorded_are_the_defaults(tmp_path):
+    run = run_of(tmp_path, {"env": "CartPole-v1"}, lambda: gym.make("CartPole-v1"))
+    assert find_player(run).source == EnvSource("CartPole-v1")
+
+
+def test_a_saved_policy_plays_where_it_is_told(tmp_path, policy):
+    policy.save(tmp_path)
+    assert a3c.evaluate(tmp_path, tiny_envs.Corridor, episodes=2).episodes == 2
+    with pytest.raises(RunDirectoryError, match=r"config\.json"):
+        a3c.evaluate(tmp_path)
+
+
+# Whose code is run.
+
+
+UNTRUSTED = [
+    ({"env": "raises_on_import:Env"}, "raises_on_import"),
+    ({"env": "raises_on_import:Env-v0"}, "raises_on_import"),
+    ({"env": "gymnasium.utils.play:play"}, "gymnasium.utils.play"),
+    ({"env": "CartPole-v1", "wrappers": ["FlattenObservation", "raises_on_import:Wrap"]}, "raises_on_import"),
+    ({"env": "CartPole-v1", "import_": ["raises_on_import"]}, "raises_on_import"),
+    ({"env": "CartPole-v1", "model": "raises_on_import:torso"}, "raises_on_import"),
+    ({"env": "tiny_envs:Corridor", "import_": ["raises_on_import"]}, "raises_on_import, tiny_envs"),
+]
+
+
+@pytest.mark.parametrize(("settings", "modules"), UNTRUSTED, ids=str)
+def test_code_that_a_run_names_is_not_run_unasked(tmp_path, settings, modules):
+    run = run_of(tmp_path, settings)
+    with pytest.raises(UsageError, match=rf"its files name, from {modules}: .*--trust-code .*trust_code=True"):
+        a3c.evaluate(run)
+    assert "raises_on_import" not in sys.modules
+
+
+@pytest.mark.parametrize(("settings", "modules"), UNTRUSTED[:1] + UNTRUSTED[3:6], ids=str)
+def test_code_that_a_run_names_is_run_when_it_is_trusted(tmp_path, settings, modules):
+    run = run_of(tmp_path, settings, lambda: gym.make("CartPole-v1"))
+    if "model" in settings:  # the network that is there is a plain one: it is not asked for
+        assert a3c.evaluate(run, episodes=1, trust_code=True).episodes == 1
+        return
+    with pytest.raises(UsageError, match="cannot import 'raises_on_import' .ZeroDivisionError"):
+        a3c.evaluate(run, trust_code=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"env": "CartPole-v1", "wrappers": ["FlattenObservation"]},
+        {"env": "gymnasium:CartPole-v1"},
+        {"env": "CartPole-v1", "import_": ["ale_py", "minatar", "gymnasium"]},
+        {"env": "ALE/Pong-v5"},
+        {"env": "MinAtar/Breakout-v1"},
+        {"env": "envpool:CartPole-v1"},
+    ],
+    ids=str,
+)
+def test_what_gymnasium_and_its_kin_register_needs_no_trust(tmp_path, settings):
+    assert find_player(run_of(tmp_path, settings)).source.name == settings["env"]
+
+
+def test_an_environment_that_is_passed_is_the_callers_own_word(tmp_path):
+    run = run_of(tmp_path, {"env": "raises_on_import:Env", "import_": ["raises_on_import"]})
+    assert a3c.evaluate(run, "tiny_envs:Corridor", episodes=2).episodes == 2
+    assert a3c.evaluate(run, tiny_envs.Corridor, episodes=2).episodes == 2
+
+
+def test_a_run_with_a_network_of_ones_own(tmp_path):
+    spec = PolicySpec(
+        tiny_envs.Corridor.observation_space, tiny_envs.Corridor.action_space, model="test_evaluate:make_torso"
+    )
+    trained = a3c.Policy(spec, spec.build())
+    trained.save(tmp_path / "checkpoints" / "step-000000000000")
+    settings = {"env": "tiny_envs:Corridor", "model": "test_evaluate:make_torso"}
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings, "env_by_name": True}))
+    with pytest.raises(UsageError, match="from test_evaluate, tiny_envs: "):
+        a3c.evaluate(tmp_path)
+    with pytest.raises(UsageError, match="from test_evaluate: "):
+        a3c.evaluate(tmp_path, tiny_envs.Corridor)
+    expected = a3c.evaluate(trained, tiny_envs.Corridor, episodes=3)
+    assert a3c.evaluate(tmp_path, episodes=3, trust_code=True) == expected
+    assert a3c.evaluate(tmp_path, tiny_envs.Corridor, episodes=3, model=make_torso) == expected
+    assert a3c.evaluate(tmp_path, tiny_envs.Corridor, episodes=3, model="test_evaluate:make_torso") == expected
+
+
+def make_torso(observation_space):
+    return torch.nn.Linear(2, 4)
+
+
+# What is refused.
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no display"), ImportError("no pygame"), KeyError("map")])
@@ -45,12 +372,65 @@ def test_an_environment_that_cannot_be_made(policy, error):
     assert raised.value.__cause__ is error
 
 
-@pytest.mark.parametrize("limit", ["200", 1.5, True, 0, -3, [5], {}])
-def test_a_damaged_time_limit(tmp_path, limit):
-    settings = {"env": "CartPole-v1", "max_episode_steps": limit}
-    (tmp_path / "config.json").write_text(json.dumps({"settings": settings, "env_by_name": True}))
-    with pytest.raises(RunDirectoryError, match=r"config\.json is damaged: max_episode_steps is"):
-        a3c.evaluate(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("max_episode_steps", ["200", 1.5, True, 0, -3, [5], {}]),
+        ("env_kwargs", [None, [], "gravity", 3]),
+        ("wrappers", [None, "TimeLimit", [3], [["a"]], {}]),
+        ("import_", [None, "os", [None]]),
+        ("atari_preprocessing", ["fast", None, 3, []]),
+        ("sticky_actions", ["0.25", -0.1, 1.5, float("nan"), True, []]),
+        ("full_action_set", [None, 1, "yes"]),
+        ("life_loss_ends", [None, 0, []]),
+        ("model", [3, [], {"callable": "x"}]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_setting_is_named(tmp_path, name, values):
+    for value in values:
+        run = run_of(tmp_path, {"env": "CartPole-v1", name: value})
+        flag = "--" + name.rstrip("_").replace("_", "-")
+        with pytest.raises(RunDirectoryError, match=rf"config\.json is damaged: {flag} must be"):
+            a3c.evaluate(run, trust_code=True)
+
+
+@pytest.mark.parametrize("settings", [None, [], "x", {}, {"env": 3}, {"env": None}])
+def test_a_record_without_an_environment_is_damaged(tmp_path, settings):
+    with pytest.raises(RunDirectoryError, match=r"config\.json is damaged: it does not say which environment"):
+        a3c.evaluate(run_of(tmp_path, settings))
+
+
+@pytest.mark.parametrize("by_name", [False, None, "yes"])
+def test_a_run_on_a_callable_wants_the_environment(tmp_path, by_name):
+    run = run_of(tmp_path, {"env": "Corridor"}, env_by_name=by_name)
+    with pytest.raises(UsageError, match="no importable name .* pass the environment"):
+        a3c.evaluate(run)
+    assert a3c.evaluate(run, tiny_envs.Corridor, episodes=2).episodes == 2
+
+
+def test_a_run_with_wrappers_that_have_no_name(tmp_path):
+    run = run_of(tmp_path, {"env": "CartPole-v1", "wrappers": ["<wrap>"]})
+    with pytest.raises(UsageError, match="wrappers that have no importable name: load the policy"):
+        a3c.evaluate(run)
+
+
+def test_a_policy_alone_does_not_say_where(policy):
+    with pytest.raises(UsageError, match="name the environment"):
+        a3c.evaluate(policy)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"episodes": 0}, "--episodes must be at least 1, not 0"),
+        ({"seed": -1}, "--seed must be 0 or more, not -1"),
+        ({"max_steps_per_episode": 0}, "--max-steps-per-episode must be at least 1, not 0"),
+    ],
+)
+def test_numbers_out_of_range(policy, settings, words):
+    with pytest.raises(UsageError, match=words):
+        a3c.evaluate(policy, tiny_envs.Corridor, **settings)
 
 
 def test_returns_that_are_not_finite_are_null_in_json(policy):
@@ -68,5 +448,5 @@ def test_finite_returns_stay_as_they_are(policy):
 
 
 def test_observations_of_another_kind_are_refused_by_name(policy):
-    with pytest.raises(UsageError, match=r"observations \(2,\) of float32 .*'Bytes' gives .*uint8"):
+    with pytest.raises(UsageError, match=r"observations Box.*\(2,\), float32.*'Bytes' gives .*uint8"):
         a3c.evaluate(policy, Bytes)

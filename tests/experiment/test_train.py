@@ -96,7 +96,7 @@ def test_learns_and_writes_what_the_design_lists(tmp_path, runtime, algorithm):
     assert config["settings"]["seed"] == 3
     assert config["settings"]["label"] == "here"
     assert config["versions"]["torch"] == torch.__version__
-    evaluation = a3c.evaluate(run.path, episodes=10)
+    evaluation = a3c.evaluate(run.path, tiny_envs.Corridor, episodes=10)
     assert evaluation.return_mean == 8.0
     assert evaluation.length_mean == 8.0
 
@@ -328,9 +328,9 @@ def test_bad_settings_are_refused_before_anything_starts(tmp_path, settings, err
         ("CartPol-v1", "did you mean CartPole-v1"),
         ("tiny_envs:Nothing", "module 'tiny_envs' has no 'Nothing'"),
         ("no_such_module:Env", "cannot import 'no_such_module'"),
-        ("tiny_envs:WithDict", "observation space.*Dict.*only Box"),
-        ("tiny_envs:WithBoxAction", "action space.*Box.*only Discrete"),
-        ("Pendulum-v1", "action space.*only Discrete"),
+        ("tiny_envs:WithText", "observation space of 'tiny_envs:WithText' has a Text space at 'note'.*not handled"),
+        ("tiny_envs:WithGraphAction", "action space of 'tiny_envs:WithGraphAction' has a Graph space.*not handled"),
+        ("tiny_envs:NotAsDeclared", "NotAsDeclared.*Box.*3.*got"),
     ],
 )
 def test_bad_environments_are_refused(tmp_path, env, message):

@@ -10,9 +10,8 @@ from a3c.core.losses import actor_critic_loss
 from a3c.core.optimizers import Adam, RMSProp
 from a3c.core.schedules import Budget
 from a3c.errors import RoundCannotFill, StoreError
-from a3c.models.actor_critic import ActorCritic
-from a3c.types import Counts, Rollout
-from builders import initial_parameters, make_rule, make_store, pull, train_serially
+from a3c.types import Counts, Rollout, Snapshot
+from builders import box_network, initial_parameters, make_rule, make_store, pull, train_serially
 from random_rollout import random_rollout
 
 RULES = {
@@ -35,7 +34,8 @@ def assert_same_state(one, other):
     one, other = one.snapshot(), other.snapshot()
     assert torch.equal(one.parameters, other.parameters)
     assert all(map(torch.equal, one.statistics, other.statistics))
-    assert one[2:] == other[2:]
+    assert one[2:5] == other[2:5]
+    assert torch.equal(one.moments, other.moments)
 
 
 @pytest.mark.parametrize("name", ["hogwild", "locked", "delayed-0"])
@@ -79,13 +79,21 @@ def test_three_workers_in_one_process_are_the_local_stores(name, rule):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_round_of_workers_is_one_batch_of_all_their_environments(reduction):
     torch.manual_seed(0)
-    model = ActorCritic((2,), 3, hidden_sizes=(5,), dtype=torch.float64)
+    model = box_network((2,), 3, hidden_sizes=(5,), dtype=torch.float64)
     rollouts = [random_rollout(seed, lanes=lanes) for seed, lanes in ((1, 3), (2, 1), (3, 4))]
     assert len({rollout.env_steps / rollout.real.numel() for rollout in rollouts}) > 1  # some merely reset
 
     def gradient(rollout):
         loss = actor_critic_loss(
-            model(rollout), rollout, discount=0.9, lambda_=0.8, entropy_coef=0.1, value_coef=0.5, reduction=reduction
+            model(rollout),
+            rollout,
+            rollout.rewards,
+            model.distribution,
+            discount=0.9,
+            lambda_=0.8,
+            entropy_coef=0.1,
+            value_coef=0.5,
+            reduction=reduction,
         )
         return flat_gradient(loss.total, model)
 
@@ -163,7 +171,7 @@ def test_a_second_push_in_one_round_is_refused():
     first.push(torch.ones(2), Counts(1, 0), 0)
     with pytest.raises(StoreError, match="pushed twice"):
         first.push(torch.ones(2), Counts(1, 0), 0)
-    assert store.counters() == (0, 0, 0, False)
+    assert store.counters() == Snapshot(0, 0, 0, False)
 
 
 def test_staleness_of_a_gradient_from_before_the_last_round():

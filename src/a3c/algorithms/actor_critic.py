@@ -35,13 +35,17 @@ def actor_learner(settings: ActorCriticSettings, actor: Actor, model: Model, sto
         NonFiniteError: ten rollouts in a row were dropped.
     """
     dropped_in_a_row = 0
+    normaliser = model.normaliser
     while not (snapshot := store.pull(model.flat)).stop:  # θ' <- θ, while T < T_max
+        normaliser.load(snapshot.moments)
         rollout = actor.unroll(settings.rollout_length)  # t_max steps of B environments
         if not rollout.env_steps:
             continue  # the environments merely reset: nothing to learn from
         loss = actor_critic_loss(
             model(rollout),
             rollout,
+            normaliser.rewards(rollout),
+            model.distribution,
             discount=settings.discount,
             lambda_=settings.lambda_,
             entropy_coef=settings.entropy_coef,
@@ -51,11 +55,13 @@ def actor_learner(settings: ActorCriticSettings, actor: Actor, model: Model, sto
         gradient = flat_gradient(loss.total, model)  # dθ
         episodes, counts = (finished := actor.finished_episodes()), Counts(rollout.env_steps, len(finished))
         if (term := first_non_finite(rollout, loss, gradient)) is None:
+            counts = counts._replace(moments=normaliser.deltas(rollout))
             receipt = store.push(gradient, counts, snapshot.version)  # θ, g, T
             yield Update(loss.terms(), counts.env_steps, snapshot.env_steps, episodes, receipt)
             dropped_in_a_row = 0
         else:
             actor.reset_state()
+            normaliser.forget_returns()
             receipt = store.push(None, counts, snapshot.version)  # T alone
             reason = f"non-finite {term} at env step {snapshot.env_steps:,}"
             yield Update({}, counts.env_steps, snapshot.env_steps, episodes, receipt, dropped=reason)

@@ -10,8 +10,9 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
 
     None if all are finite. Rewards count only where they belong to a real transition.
     """
+    observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
     terms = (
-        ("observation", rollout.observations),
+        *((f"observation {path!r}" if path else "observation", part) for path, part in observations.items()),
         ("reward", rollout.rewards.where(rollout.real, 0.0)),
         ("policy loss", loss.policy),
         ("value loss", loss.value),

@@ -5,9 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from a3c.core import categorical
 from a3c.core.returns import lambda_returns
-from a3c.types import Loss, PolicyValue, Rollout
+from a3c.types import Loss, PolicyDistribution, PolicyValue, Rollout
 
 Reduction = Literal["mean", "sum"]
 
@@ -15,6 +14,8 @@ Reduction = Literal["mean", "sum"]
 def actor_critic_loss(
     outputs: PolicyValue,
     rollout: Rollout,
+    rewards: Tensor,
+    distribution: PolicyDistribution,
     *,
     discount: float,
     lambda_: float,
@@ -31,8 +32,10 @@ def actor_critic_loss(
     c_v = 0.5 is the half that its authors put on the value gradient.
 
     Args:
-        outputs: logits [T+1, B, A] and values [T+1, B] of the rollout's observations.
+        outputs: policy parameters [T+1, B, P] and values [T+1, B] of the rollout's observations.
         rollout: what happened.
+        rewards: what to learn from, [T, B]: the rollout's rewards, or these scaled or clipped.
+        distribution: how the policy parameters are read.
         discount: γ.
         lambda_: λ.
         entropy_coef: β.
@@ -45,13 +48,13 @@ def actor_critic_loss(
     values, real = outputs.values, rollout.real.to(outputs.values.device)  # [T+1, B], [T, B]
     discounts = discount * (~rollout.terminated).to(values)  # [T, B]; a terminal state has no future
     lambdas = lambda_ * (~rollout.truncated).to(values)  # [T, B]; a time limit bootstraps
-    returns = lambda_returns(rollout.rewards.to(values), discounts, values[1:].detach(), lambdas)  # R, [T, B]
+    returns = lambda_returns(rewards.to(values), discounts, values[1:].detach(), lambdas)  # R, [T, B]
     # Selected before any product, for the gradient's sake: 0 times NaN is NaN on the way back, too.
     errors = torch.where(real, returns - values[:-1], 0.0)  # R - V(s_t), [T, B]
-    logits = torch.where(real.unsqueeze(-1), outputs.logits[:-1], 0.0)  # [T, B, A]
-    policy = -categorical.log_prob(logits, rollout.actions.to(values.device)) * errors.detach()  # [T, B]
+    parameters = torch.where(real.unsqueeze(-1), outputs.policy[:-1], 0.0)  # [T, B, P]
+    policy = -distribution.log_prob(parameters, rollout.actions.to(values.device)) * errors.detach()  # [T, B]
     policy_loss, value_loss, entropy = (
-        reduce(term, real, reduction) for term in (policy, errors.square(), categorical.entropy(logits))
+        reduce(term, real, reduction) for term in (policy, errors.square(), distribution.entropy(parameters))
     )
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
     return Loss(total, policy_loss, value_loss.detach(), entropy.detach())

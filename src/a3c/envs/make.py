@@ -1,25 +1,35 @@
-"""Making vector environments in NEXT_STEP autoreset mode."""
+"""Making environments: one, or a vector of them in NEXT_STEP autoreset mode."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, cast
+import inspect as signatures
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from a3c.errors import A3CError, UnknownEnvironment, UnsupportedEnvironment, UsageError
+from a3c.envs import atari, envpool
+from a3c.envs.action_mask import ActionMask, has_mask
+from a3c.envs.atari import AtariOptions
+from a3c.envs.checks import Checked, check_spaces, with_protocol
+from a3c.envs.lookup import (
+    find_class,
+    find_spec,
+    find_wrapper,
+    import_registering,
+    is_class_path,
+    reason,
+)
+from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
+from a3c.spaces.parts import ACTION_MASK, Space
+from a3c.types import LIFE_LOST
 
-EnvFactory = Callable[[], gym.Env[Any, Any]]
+EnvFactory = Callable[..., gym.Env[Any, Any]]
+Wrap = Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
 # Below this many environments a Python loop over single ones is at least as fast as CartPole's native vector
@@ -29,17 +39,32 @@ _NATIVE_FROM_ENVS = 6
 
 @dataclass(frozen=True)
 class EnvSource:
-    """Where environments come from: a registered id, `package.module:Class`, or a callable.
+    """Where environments come from and what is put around each.
 
-    Picklable if its callable is (cloudpickle takes those of a script or a notebook by value).
+    Picklable if its callables are (cloudpickle takes those of a script or a notebook by value), and then makes the same
+    environments in another process: it takes its id's registration along.
 
     Args:
-        env: what names or makes one environment.
-        max_episode_steps: a time limit in place of the environment's own.
+        env: what names or makes one environment: an id that Gymnasium knows; MODULE:ID, where the module registers the
+            id; `package.module:Class`; a callable; or "envpool:TASK". ALE's and MinAtar's ids are registered unasked.
+        max_episode_steps: a time limit, in place of a registered environment's own.
+        env_kwargs: keyword arguments for making it: of `gymnasium.make`, the class, the callable, or EnvPool's options.
+        wrappers: callables `env -> env`, `package.module:Wrapper`, or names in gymnasium.wrappers; put around each
+            single environment in this order, outside the time limit. With wrappers or `env_kwargs`, environments that
+            exist natively as a vector are made one by one all the same, which is slower.
+        imports: modules to import first, because they register environments.
+        atari: how Atari games are played.
+        action_mask: whether `info["action_mask"]` is folded into the observation. None: if the first reset's info has
+            one, which `inspect` finds out; True where a later one may.
     """
 
     env: str | EnvFactory
     max_episode_steps: int | None = None
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    wrappers: tuple[str | Wrap, ...] = ()
+    imports: tuple[str, ...] = ()
+    atari: AtariOptions = field(default_factory=AtariOptions)
+    action_mask: bool | None = None
 
     @property
     def name(self) -> str:
@@ -47,9 +72,14 @@ class EnvSource:
         return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", type(self.env).__name__)
 
     @property
+    def pooled(self) -> bool:
+        """Whether EnvPool makes it."""
+        return isinstance(self.env, str) and self.env.startswith(envpool.PREFIX)
+
+    @property
     def registered(self) -> bool:
         """Whether `env` is an id that Gymnasium makes."""
-        return isinstance(self.env, str) and not _is_class_path(self.env)
+        return isinstance(self.env, str) and not self.pooled and not is_class_path(self.env)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker's registry is fresh: it knows nothing of what the caller's script has registered.
@@ -60,6 +90,8 @@ class EnvSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         spec = state.pop("spec")
         self.__dict__.update(state)
+        with contextlib.suppress(A3CError):  # making an environment tries again and reports failures
+            self._import()
         if spec is None or spec.id in gym.registry:
             return
         if isinstance(spec.entry_point, str):
@@ -68,46 +100,129 @@ class EnvSource:
         gym.registry.setdefault(spec.id, spec)
 
     def check_exists(self) -> None:
-        """Raise UnknownEnvironment if `env` is a name that leads nowhere. Makes no environment."""
-        if self.registered:
-            _spec(cast(str, self.env))
+        """Raise UnknownEnvironment or UsageError if a name leads nowhere. Makes no environment."""
+        self._import()
+        if self.pooled:
+            envpool.check_exists(self.name)
+        elif self.registered:
+            find_spec(self.name)
         elif isinstance(self.env, str):
-            _import(self.env)
+            find_class(self.env)
+        for wrapper in self.wrappers:
+            find_wrapper(wrapper)
 
-    def make(self) -> gym.Env[Any, Any]:
-        """One environment.
+    def make(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """One environment, the same to an agent as one of `make_vector`.
 
-        Raises UnknownEnvironment for a name that leads nowhere, UsageError for one that cannot be made here.
+        Args:
+            render_mode: Gymnasium's, "rgb_array" for frames [H, W, 3] uint8 from `render()`.
+
+        Raises:
+            UnknownEnvironment: a name leads nowhere.
+            UsageError: it cannot be made here, or not rendered.
         """
-        if isinstance(self.env, str) and not _is_class_path(self.env):
-            _spec(self.env)
-            try:
-                return gym.make(self.env, **self._time_limit())
-            except gym.error.DependencyNotInstalled as error:
-                raise UsageError(f"environment {self.env!r} wants a package that is missing: {error}") from None
-        factory = _import(self.env) if isinstance(self.env, str) else self.env
-        env = factory()
-        if not isinstance(env, gym.Env):
-            raise UsageError(
-                f"environment {self.name!r} made a {type(env).__name__}, which is no gymnasium.Env; "
-                "name a class or a callable that returns one"
-            )
+        return Checked(self._decided()._masked(render_mode), self.name)
+
+    def make_vector(self, count: int) -> AnyVectorEnv:
+        """`count` environments in one, in NEXT_STEP mode: native if there is such and it is the faster."""
+        return self._native(count) or SyncVectorEnv(
+            [self._decided()._make_lane] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP
+        )
+
+    def _decided(self) -> EnvSource:
+        return self if self.action_mask is not None else inspect(self).source
+
+    def _make_lane(self) -> gym.Env[Any, Any]:
+        return Checked(self._masked(), self.name, infos=(LIFE_LOST,))
+
+    def _native(self, count: int) -> AnyVectorEnv | None:
+        """A native vector environment, or None if there is none, or it cannot do what is asked, or is the slower."""
+        self._import()
+        if self.pooled:
+            return self._pool(count)
+        if not self.registered or self.wrappers or self.env_kwargs or self.action_mask:
+            return None
+        spec = find_spec(self.name)
+        if atari.is_atari(spec):
+            playable = atari.plays_natively(spec)
+            return atari.make_games(spec, self.atari, count, self.max_episode_steps) if playable else None
+        if count < _NATIVE_FROM_ENVS or spec.vector_entry_point is None or spec.additional_wrappers:
+            return None
+        native: AnyVectorEnv = gym.make_vec(
+            spec, num_envs=count, vectorization_mode="vector_entry_point", **self._time_limit()
+        )
+        if native.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
+            return native
+        native.close()
+        return None
+
+    def _masked(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        env = self._wrapped(render_mode)
+        return ActionMask(env, self.name) if self.action_mask and not has_mask(env.observation_space) else env
+
+    def _wrapped(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        self._import()
+        env = self._bare(render_mode)
+        if render_mode is not None and env.render_mode != render_mode:
+            env.close()
+            raise self._not_rendered(render_mode)
+        for wrapper in self.wrappers:
+            env = self._an_env(find_wrapper(wrapper)(env), f"wrapper {wrapper!r}")
+        return env
+
+    def _bare(self, render_mode: str | None) -> gym.Env[Any, Any]:
+        if self.pooled:
+            return envpool.Single(self._pool(1, render_mode))
+        if self.registered:
+            return self._make_registered(render_mode)
+        factory = find_class(self.env) if isinstance(self.env, str) else self.env
+        kwargs = dict(self.env_kwargs)
+        if render_mode is not None and _takes(factory, "render_mode"):
+            kwargs["render_mode"] = render_mode
+        env = with_protocol(self._an_env(factory(**kwargs), f"environment {self.name!r}"), self.name)
         if self.max_episode_steps is not None:
             return gym.wrappers.TimeLimit(env, self.max_episode_steps)
         return env
 
-    def make_vector(self, count: int) -> AnyVectorEnv:
-        """`count` environments in one, in NEXT_STEP mode: native if there is such and it is the faster."""
-        if self.registered and count >= _NATIVE_FROM_ENVS:
-            spec = _spec(cast(str, self.env))
-            if spec.vector_entry_point is not None and not spec.additional_wrappers:
-                native: AnyVectorEnv = gym.make_vec(
-                    spec, num_envs=count, vectorization_mode="vector_entry_point", **self._time_limit()
-                )
-                if native.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
-                    return native
-                native.close()
-        return SyncVectorEnv([self.make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    def _make_registered(self, render_mode: str | None) -> gym.Env[Any, Any]:
+        spec = find_spec(self.name)
+        try:
+            if atari.is_atari(spec):
+                return atari.make_game(spec, self.atari, self.max_episode_steps, self.env_kwargs, render_mode)
+            kwargs = dict(self.env_kwargs) | self._time_limit()
+            if render_mode is not None:
+                kwargs["render_mode"] = render_mode
+            # Gymnasium's passive checker warns where Protocol and Checked refuse.
+            return with_protocol(gym.make(spec, disable_env_checker=True, **kwargs), self.name)
+        except gym.error.DependencyNotInstalled as error:
+            raise UsageError(f"environment {self.env!r} wants a package that is missing: {error}") from None
+        except TypeError as error:
+            if render_mode is None or "'render_mode'" not in str(error):
+                raise
+            raise self._not_rendered(render_mode) from error
+
+    def _pool(self, count: int, render_mode: str | None = None) -> AnyVectorEnv:
+        if self.wrappers:
+            raise UsageError(
+                f"{self.name!r} takes no wrappers: they go around single environments, and EnvPool has none; "
+                "its own options are env_kwargs"
+            )
+        return envpool.make_pool(self.name, count, self.atari, self.max_episode_steps, self.env_kwargs, render_mode)
+
+    def _import(self) -> None:
+        for module in self.imports:
+            import_registering(module, f"import {module!r}")
+
+    def _not_rendered(self, render_mode: str) -> UsageError:
+        return UsageError(f"environment {self.name!r} cannot be rendered: it takes no render_mode={render_mode!r}")
+
+    def _an_env(self, env: Any, what: str) -> gym.Env[Any, Any]:
+        if not isinstance(env, gym.Env):
+            raise UsageError(
+                f"{what} made a {type(env).__name__}, which is no gymnasium.Env; "
+                "name a class or a callable that returns one"
+            )
+        return env
 
     def _time_limit(self) -> dict[str, Any]:
         return {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
@@ -115,32 +230,46 @@ class EnvSource:
 
 @dataclass(frozen=True)
 class EnvFacts:
-    """What training needs to know of an environment before it starts."""
+    """What training needs to know of an environment before it starts.
+
+    Args:
+        name: the source's.
+        observation_space: of one environment; a mask is its part "action_mask".
+        action_space: of one environment.
+        reward_threshold: the return from which on it counts as solved, if its registration or it itself names one.
+        source: the source, with `action_mask` decided: what workers are to be given.
+    """
 
     name: str
-    observation_space: spaces.Box
-    action_space: spaces.Discrete
+    observation_space: Space
+    action_space: Space
     reward_threshold: float | None
+    source: EnvSource
 
 
 def inspect(source: EnvSource) -> EnvFacts:
-    """Make one environment, read its spaces and reward threshold, close it.
+    """Make one environment, read its spaces and reward threshold, see if it masks its actions, close it.
 
     Raises:
         UnknownEnvironment: its name leads nowhere.
         UnsupportedEnvironment: it cannot be made, or a space is not handled; the message names which.
     """
     with making(source):
-        env = source.make()
+        env = source._wrapped()
     try:
-        observation_space, action_space = env.observation_space, env.action_space
-        check_spaces(source.name, observation_space, action_space)
-        threshold = getattr(env.spec, "reward_threshold", None) if env.spec is not None else None
+        check_spaces(source.name, env.observation_space, env.action_space)
+        if source.action_mask is None:
+            source = replace(source, action_mask=_masks(source, env))
+        if source.action_mask and not has_mask(env.observation_space):
+            env = ActionMask(env, source.name)
+        check_spaces(source.name, env.observation_space, env.action_space)
+        threshold = getattr(env.spec or env.unwrapped, "reward_threshold", None)
         return EnvFacts(
             source.name,
-            cast(spaces.Box, observation_space),
-            cast(spaces.Discrete, action_space),
+            env.observation_space,
+            env.action_space,
             None if threshold is None else float(threshold),
+            source,
         )
     finally:
         env.close()
@@ -154,21 +283,7 @@ def making(source: EnvSource) -> Iterator[None]:
     except A3CError:
         raise
     except Exception as error:
-        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({_reason(error)})") from error
-
-
-def check_spaces(name: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    """Raise UnsupportedEnvironment unless observations are a numeric Box and actions a Discrete."""
-    if not isinstance(observation_space, spaces.Box) or observation_space.dtype == np.bool_:
-        raise UnsupportedEnvironment(
-            f"the observation space of {name!r} is {observation_space}, and only Box is handled so far; "
-            "flatten it with gymnasium.wrappers.FlattenObservation in a callable of your own"
-        )
-    if not isinstance(action_space, spaces.Discrete):
-        raise UnsupportedEnvironment(
-            f"the action space of {name!r} is {action_space}, and only Discrete is handled so far; "
-            "map it to a Discrete one with a gymnasium.ActionWrapper in a callable of your own"
-        )
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({reason(error)})") from error
 
 
 def reset_seed(envs: AnyVectorEnv, environments: list[int], vector_environment: int) -> int | list[int]:
@@ -179,50 +294,22 @@ def reset_seed(envs: AnyVectorEnv, environments: list[int], vector_environment: 
     return environments if isinstance(envs.unwrapped, SyncVectorEnv) else vector_environment
 
 
-def _is_class_path(env: str) -> bool:
-    # "ALE/Pong-v5" and "module:Env-v0" are Gymnasium ids; "package.module:Class" is not registered.
-    return ":" in env and env.split(":")[-1].isidentifier()
-
-
-def _spec(name: str) -> gym.envs.registration.EnvSpec:
-    module_name, _, env_id = name.rpartition(":")
-    if module_name:
-        _import_module(name, module_name)  # it registers its environments
+def _masks(source: EnvSource, env: gym.Env[Any, Any]) -> bool:
+    """Whether infos tell an action mask that is not in the observation already."""
+    if source.pooled or has_mask(env.observation_space):
+        return False
     try:
-        return gym.spec(env_id)
-    except gym.error.DeprecatedEnv as error:
-        raise UnknownEnvironment(f"environment {env_id!r} is out of date: {error}") from None
-    except gym.error.NamespaceNotFound as error:
-        raise UnknownEnvironment(
-            f"there is no environment {env_id!r}: {error} If a package registers it, name that, too: MODULE:{env_id}"
-        ) from None
-    except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
-        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-        if not near:
-            lowered = {name.lower(): name for name in gym.registry}
-            near = [lowered[n] for n in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.5)]
-        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for those there are"
-        detail = f" ({error})" if isinstance(error, ModuleNotFoundError) else ""
-        raise UnknownEnvironment(f"there is no environment {env_id!r}{detail}; {hint}") from None
+        _, info = Checked(env, source.name).reset()
+    except A3CError:
+        raise
+    except Exception as error:
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be reset ({reason(error)})") from error
+    return ACTION_MASK in info
 
 
-def _import(path: str) -> EnvFactory:
-    module_name, _, attribute = path.rpartition(":")
+def _takes(factory: Callable[..., Any], name: str) -> bool:
     try:
-        return cast(EnvFactory, getattr(_import_module(path, module_name), attribute))
-    except AttributeError:
-        raise UnknownEnvironment(f"environment {path!r}: module {module_name!r} has no {attribute!r}") from None
-
-
-def _import_module(path: str, module_name: str) -> ModuleType:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
-    try:
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
-        raise UnknownEnvironment(f"environment {path!r}: cannot import {module_name!r} ({_reason(error)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The error's class and text, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        parameters = signatures.signature(factory).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -4,68 +4,83 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from a3c.errors import RunDirectoryError
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import CHECKPOINTS, read_json, write_json
 from a3c.models.actor_critic import ActorCritic
-from a3c.types import StoreState
 
 _MODEL, _SPEC, _STATISTICS, _STATE = "model.safetensors", "policy.json", "optimizer.safetensors", "state.json"
+_MOMENTS = "normaliser.moments"  # beside the network's tensors
+_IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files hold them
 
 
 def save_policy(directory: Path, spec: PolicySpec, model: ActorCritic) -> None:
-    """Write a network and its description into an existing directory."""
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in model.named_parameters()}
-    save_file(tensors, directory / _MODEL)
+    """Write a network, the moments that it normalises by, and its description into an existing directory."""
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    assert _MOMENTS not in tensors
+    save_file(tensors | {_MOMENTS: model.normaliser.moments.clone().contiguous()}, directory / _MODEL)
     write_json(directory / _SPEC, spec.to_json())
 
 
-def load_policy(directory: Path) -> tuple[PolicySpec, ActorCritic]:
-    """Read what `save_policy` wrote. Raises RunDirectoryError if it is missing or damaged."""
-    spec = PolicySpec.from_json(read_json(directory / _SPEC))
-    model = spec.build()
+def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) -> tuple[PolicySpec, ActorCritic]:
+    """Read what `save_policy` wrote.
+
+    Args:
+        directory: where it lies.
+        model: for a network of a person's own: its factory, or `package.module:factory`.
+
+    Raises:
+        RunDirectoryError: it is missing or damaged.
+        UsageError: the network is a person's own, and `model` is missing or another.
+    """
+    spec = PolicySpec.from_json(read_json(directory / _SPEC), model)
     try:
         tensors = load_file(directory / _MODEL)
     except (OSError, SafetensorError, ValueError) as error:
         raise RunDirectoryError(f"{directory / _MODEL} cannot be read ({error}): the weights are damaged") from None
-    parameters = dict(model.named_parameters())
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    if {name: tuple(t.shape) for name, t in tensors.items()} != shapes:
+    network = spec.build()
+    moments = tensors.pop(_MOMENTS, None)
+    own = network.state_dict()
+    outline = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in own.items()}
+    fits = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} == outline
+    if not fits or moments is None or moments.shape != network.normaliser.moments.shape:
         raise RunDirectoryError(f"{directory / _MODEL} does not hold the network that {_SPEC} describes")
-    for name, parameter in parameters.items():
-        parameter.data.copy_(tensors[name])
-    return spec, model
+    for name, tensor in own.items():  # in place: the parameters are views of one vector
+        tensor.copy_(tensors[name])
+    network.normaliser.load(moments)
+    return spec, network
 
 
-def save_checkpoint(
-    run_dir: Path, spec: PolicySpec, model: ActorCritic, state: StoreState, statistic_names: tuple[str, ...]
-) -> Path:
+def save_checkpoint(run_dir: Path, spec: PolicySpec, model: ActorCritic, state: Mapping[str, Any]) -> Path:
     """Write a store's state as RUN_DIR/checkpoints/step-T, complete or not at all.
 
     Args:
         run_dir: the run's directory.
         spec: describes the network.
-        model: any network of that description; it is given the state's parameters.
-        state: a cut through the store.
-        statistic_names: names of the optimiser's statistics, in the state's order.
+        model: any network of that description; it is given the state's parameters and moments.
+        state: a store's `state_dict`: tensors and numbers by name.
 
     Returns:
         The checkpoint's directory.
     """
-    final = run_dir / CHECKPOINTS / f"step-{state.env_steps:012d}"
+    final = run_dir / CHECKPOINTS / f"step-{state['env_steps']:012d}"
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.flat.copy_(state.parameters)
+    model.flat.copy_(state["parameters"])
+    model.normaliser.load(state["moments"])
     save_policy(aside, spec, model)
-    save_file(dict(zip(statistic_names, state.statistics, strict=True)), aside / _STATISTICS)
-    counters = {"version": state.version, "env_steps": state.env_steps, "episodes": state.episodes}
-    write_json(aside / _STATE, counters)
+    vectors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    save_file({name: vector for name, vector in vectors.items() if name not in _IN_POLICY}, aside / _STATISTICS)
+    write_json(aside / _STATE, {name: value for name, value in state.items() if name not in vectors})
     for file in aside.iterdir():
         _sync(file)
     _sync(aside)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from a3c.config import OwnCode, flag
 from a3c.core.seeding import evaluation_seeds
-from a3c.envs.make import AnyVectorEnv, EnvSource, making, reset_seed
-from a3c.errors import RunDirectoryError, UsageError
+from a3c.envs.make import AnyVectorEnv, EnvFactory, making, reset_seed
+from a3c.errors import UsageError
+from a3c.experiment.environment import find_player
 from a3c.experiment.policy import Policy
-from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.run_directory import finite
+from a3c.runtimes.threads import one_torch_thread
+from a3c.spaces.parts import Space
+
+MOST_STEPS = 108_000
+"""By default, the steps after which an episode that does not end is cut: an Atari game's limit, in frames."""
 
 _MOST_ENVS = 64
 _BOOTSTRAP_RESAMPLES = 10_000
@@ -36,56 +37,84 @@ class Evaluation:
     length_mean: float
     greedy: bool
     seed: int
+    cut_episodes: int = 0  # of these, how many had not ended when they were given up; they count with what they had
 
     def to_json(self) -> dict[str, Any]:
         """As `a3c evaluate --json` prints it: None for what is not finite, which JSON cannot hold."""
-        record = asdict(self) | {"return_ci95": [_finite(bound) for bound in self.return_ci95]}
-        return {name: _finite(value) for name, value in record.items()}
+        return cast(dict[str, Any], finite(asdict(self)))
 
 
 def evaluate(
     policy: Policy | str | os.PathLike[str],
-    env: str | Callable[[], gym.Env[Any, Any]] | None = None,
+    env: str | EnvFactory | None = None,
     *,
     episodes: int = 20,
     seed: int = 0,
     greedy: bool = True,
+    max_steps_per_episode: int = MOST_STEPS,
+    model: OwnCode | None = None,
+    trust_code: bool = False,
 ) -> Evaluation:
     """Play whole episodes with a fixed policy.
 
     Every environment plays its fixed share of the episodes, so short ones are not favoured. Seeds are apart
-    from those of any training.
+    from those of any training. Rewards are the environment's own, neither scaled nor clipped, and the policy does not
+    change: the moments that normalise its observations stay as they are.
 
     Args:
-        policy: a policy, or a run's directory.
-        env: where to play; by default, for a run's directory, the run's own environment.
+        policy: a policy, or the directory of a run or of a saved policy.
+        env: where to play; by default, for a run's directory, the run's own environment, made and wrapped as in
+            training. Another one stands in place of it, within the run's wrappers and Atari preprocessing.
         episodes: how many.
         seed: of the environments and of sampled actions.
         greedy: take the most probable action, else sample.
+        max_steps_per_episode: an episode that has not ended by then is cut, and counts with what it has; its
+            environment plays no more. So a policy that never comes to an end does not hang the evaluation.
+        model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
+        trust_code: import the code that the run's files name: an environment's class, wrappers, modules, a network.
 
     Raises:
-        UsageError: nothing says where to play, or the environment does not fit the policy.
+        UsageError: nothing says where to play, the environment does not fit the policy, or the run names code and is
+            not trusted.
         RunDirectoryError: the run is missing or damaged.
     """
-    if episodes < 1:
-        raise UsageError(f"--episodes must be at least 1, not {episodes}")
-    if seed < 0:
-        raise UsageError(f"--seed must be 0 or more, not {seed}")
-    source = _source(policy, env)
-    if not isinstance(policy, Policy):
-        policy = Policy.load(policy)
-    count = min(episodes, _MOST_ENVS)
+    check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
+    check_at_least(0, seed=seed)
+    policy, source = find_player(policy, env, model=model, trust_code=trust_code)
     with making(source):
-        envs = source.make_vector(count)
+        envs = source.make_vector(lanes(episodes))
     try:
-        _check_fit(policy, envs, source.name)
-        seeds = evaluation_seeds(seed, count + 2)
-        policy = Policy(policy.spec, policy.model, seed=seeds[-1])
-        quotas = np.full(count, episodes // count) + (np.arange(count) < episodes % count)  # episodes each, [B]
-        with _one_thread():
-            returns, lengths = _play(policy, envs, reset_seed(envs, seeds[:count], seeds[-2]), quotas, greedy)
+        check_fit(policy, envs.single_observation_space, envs.single_action_space, source.name)
+        return play_episodes(
+            policy, envs, episodes, seed=seed, greedy=greedy, max_steps_per_episode=max_steps_per_episode
+        )
     finally:
         envs.close()
+
+
+def lanes(episodes: int) -> int:
+    """How many environments so many episodes are played in."""
+    return min(episodes, _MOST_ENVS)
+
+
+def play_episodes(
+    policy: Policy,
+    envs: AnyVectorEnv,
+    episodes: int,
+    *,
+    seed: int,
+    greedy: bool = True,
+    max_steps_per_episode: int = MOST_STEPS,
+) -> Evaluation:
+    """What `evaluate` does, in environments that are there; they are reset first. At least one episode for each."""
+    count = envs.num_envs
+    assert episodes >= count
+    seeds = evaluation_seeds(seed, count + 2)
+    policy = Policy(policy.spec, policy.model, seed=seeds[-1])
+    quotas = np.full(count, episodes // count) + (np.arange(count) < episodes % count)  # episodes each, [B]
+    with one_torch_thread():
+        first_seed = reset_seed(envs, seeds[:count], seeds[-2])
+        returns, lengths, cut = _play(policy, envs, first_seed, quotas, greedy, max_steps_per_episode)
     return Evaluation(
         episodes=len(returns),
         return_mean=float(returns.mean()),
@@ -94,11 +123,8 @@ def evaluate(
         length_mean=float(lengths.mean()),
         greedy=greedy,
         seed=seed,
+        cut_episodes=cut,
     )
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
@@ -109,68 +135,55 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float, f
     return float(low), float(high)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    # One row of a small network for each environment: threads would only wait for one another.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def check_at_least(least: int, **numbers: int) -> None:
+    """Raise UsageError for the first of the numbers, named as its flag, that is less than `least`."""
+    for name, number in numbers.items():
+        if number < least:
+            wanted = f"{least} or more" if least == 0 else f"at least {least}"
+            raise UsageError(f"{flag(name)} must be {wanted}, not {number}")
+
+
+def check_fit(policy: Policy, observation_space: Space, action_space: Space, name: str) -> None:
+    """Raise UsageError unless the environment called `name` has the spaces that the policy was trained between."""
+    spec = policy.spec
+    if not spec.fits(observation_space, action_space):
+        raise UsageError(
+            f"the policy takes observations {spec.observation_space} and has actions {spec.action_space}; {name!r} "
+            f"gives {observation_space} and takes {action_space}"
+        )
 
 
 def _play(
-    policy: Policy, envs: AnyVectorEnv, seed: int | list[int], quotas: NDArray[np.int64], greedy: bool
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Returns and lengths of `quotas[i]` episodes of environment i, for all of them."""
+    policy: Policy,
+    envs: AnyVectorEnv,
+    seed: int | list[int],
+    quotas: NDArray[np.int64],
+    greedy: bool,
+    max_steps_per_episode: int,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """Returns and lengths of `quotas[i]` episodes of environment i, for all of them; and how many episodes were cut."""
     count = len(quotas)
     observation, _ = envs.reset(seed=cast(Any, seed))
     state = None
     episode_start = np.ones(count, np.bool_)
     done = np.zeros(count, np.bool_)
+    playing, to_play = np.ones(count, np.bool_), quotas.copy()
     episode_return, length = np.zeros(count), np.zeros(count, np.int64)
     played: list[list[tuple[float, int]]] = [[] for _ in range(count)]
-    while any(len(p) < quota for p, quota in zip(played, quotas, strict=True)):
+    cut_episodes = 0
+    while playing.any():
         action, state = policy.predict(observation, state, episode_start, deterministic=greedy)
         observation, reward, terminated, truncated, _ = envs.step(action)
         episode_start = done  # NEXT_STEP: who was done has now been reset, and this step was none
         episode_return += np.where(episode_start, 0.0, reward)
         length += ~episode_start
         done = terminated | truncated
-        for i in np.flatnonzero(done):
+        cut = playing & ~done & (length >= max_steps_per_episode)
+        cut_episodes += int(cut.sum())
+        for i in np.flatnonzero(playing & (done | cut)):
             played[i].append((float(episode_return[i]), int(length[i])))
-            episode_return[i], length[i] = 0.0, 0
-    kept = [episode for p, quota in zip(played, quotas, strict=True) for episode in p[:quota]]
-    return np.array([r for r, _ in kept]), np.array([n for _, n in kept])
-
-
-def _source(policy: Policy | str | os.PathLike[str], env: str | Callable[[], gym.Env[Any, Any]] | None) -> EnvSource:
-    if env is not None:
-        return EnvSource(env)
-    if isinstance(policy, Policy):
-        raise UsageError("a policy alone does not say where to play: name the environment")
-    config = read_json(Path(policy) / CONFIG)
-    recorded = config.get("settings")
-    settings = recorded if isinstance(recorded, dict) else {}
-    name = settings.get("env")
-    if not isinstance(name, str) or not config.get("env_by_name"):
-        raise UsageError(f"{policy} was trained on {name!r}, which has no importable name: pass the environment")
-    limit = settings.get("max_episode_steps")
-    if limit is not None and not (type(limit) is int and limit > 0):
-        raise RunDirectoryError(f"{Path(policy) / CONFIG} is damaged: max_episode_steps is {limit!r}")
-    return EnvSource(name, limit)
-
-
-def _check_fit(policy: Policy, envs: AnyVectorEnv, name: str) -> None:
-    observation, action = envs.single_observation_space, envs.single_action_space
-    spec = policy.spec
-    if (
-        observation.shape != spec.observation_shape
-        or str(observation.dtype) != spec.observation_dtype
-        or getattr(action, "n", None) != spec.action_count
-    ):
-        raise UsageError(
-            f"the policy takes observations {spec.observation_shape} of {spec.observation_dtype} and has "
-            f"{spec.action_count} actions; {name!r} gives {observation} and takes {action}"
-        )
+        to_play -= done
+        playing &= ~cut & (to_play > 0)
+        episode_return[done], length[done] = 0.0, 0
+    kept = [episode for episodes in played for episode in episodes]
+    return np.array([r for r, _ in kept]), np.array([n for _, n in kept]), cut_episodes

@@ -11,6 +11,7 @@ from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
 from a3c.errors import UsageError
 from a3c.experiment import presets
+from a3c.experiment.env_source import env_source
 from a3c.experiment.loggers.wandb import check_installed
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
@@ -50,7 +51,7 @@ def train(
     """
     started_at = time.time() if started_at is None else started_at
     config, description = presets.resolve(EnvSource(env).name, settings)
-    source = EnvSource(env, config.max_episode_steps)
+    source = env_source(env, config)
     source.check_exists()
     if config.wandb:
         check_installed()
@@ -65,7 +66,9 @@ def train(
 def _make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
     episodes_at_once = config.stop_at_return is not None
     if config.runtime == "serial":
-        return SerialRuntime(report_every_s=_REPORT_EVERY_S, episodes_at_once=episodes_at_once)
+        # With evaluations every update is reported: which one crosses a multiple must not depend on the clock.
+        every_s = _REPORT_EVERY_S if config.evaluate_every is None else 0.0
+        return SerialRuntime(report_every_s=every_s, episodes_at_once=episodes_at_once)
     try:
         return ProcessRuntime(
             config.start_method,

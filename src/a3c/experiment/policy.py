@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,56 +11,75 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from a3c.core import categorical
 from a3c.errors import UsageError
 from a3c.experiment import checkpoint
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import CHECKPOINTS
 from a3c.models.actor_critic import ActorCritic
-from a3c.types import State
+from a3c.spaces.parts import basic_parts, described, flatten, map_parts, parts
 
 
 class Policy:
     """Chooses actions and values states with a trained network.
 
-    Owns the network and the random stream of its sampled actions.
+    Owns the network, with the moments that normalise its observations, and the random stream of its sampled actions.
     """
 
     def __init__(self, spec: PolicySpec, model: ActorCritic, seed: int = 0) -> None:
         self.spec = spec
         self.model = model
         self.generator = torch.Generator(model.device).manual_seed(seed)
+        self._parts = basic_parts(spec.observation_space, "the observation space")
 
     @torch.inference_mode()
     def predict(
         self,
-        observation: NDArray[Any],
-        state: State = None,
+        observation: Any,
+        state: NDArray[Any] | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = False,
-    ) -> tuple[NDArray[np.int64], State]:
+    ) -> tuple[Any, NDArray[Any] | None]:
         """Actions for one observation, [*O], or for several, [B, *O].
 
         Args:
-            observation: as the environment gives it.
-            state: recurrent state, None for a network without memory.
-            episode_start: [B] bool, which observations begin an episode.
+            observation: as the environment gives it, nested as its space is. An action mask is its "action_mask".
+            state: recurrent state, [B, S], as the call before returned it; None at the very start.
+            episode_start: [B] bool, which observations begin an episode, so that their state is begun anew.
             deterministic: the most probable action instead of a sampled one.
 
         Returns:
-            The action, [] or [B] int64, as the environment takes it; and the next recurrent state.
+            The action, or B of them, as the environment (of one, or of B) takes it; and the next recurrent state,
+            [B, S] (B = 1 for a single observation), None for a network without memory.
 
         Raises:
-            UsageError: the observation's shape is not the one that the policy was trained on.
+            UsageError: the observation, or the state, is not such as the policy was trained on, or there is not one
+                episode_start for each.
         """
-        logits = self.model.policy_value(self._tensor(observation)).logits  # [..., A]
-        action = categorical.mode(logits) if deterministic else categorical.sample(logits, self.generator)
-        return np.asarray(action.cpu().numpy() + self.spec.action_start), state
+        batch, single = self._tensors(observation)
+        lanes = len(next(iter(parts(batch).values())))
+        starts = torch.zeros(lanes, dtype=torch.bool)
+        if episode_start is not None:
+            starts = torch.from_numpy(np.array(episode_start, np.bool_).reshape(-1))
+            if len(starts) != lanes:
+                raise UsageError(f"episode_start is of {len(starts)}, and the observations are {lanes}: one for each")
+        parameters, _, next_state = self.model.policy(batch, self._state(state, lanes), starts)
+        distribution = self.model.distribution
+        flat = distribution.mode(parameters) if deterministic else distribution.sample(parameters, self.generator)
+        actions = flat.cpu().numpy()
+        action = self.spec.actions.to_environment(actions[0] if single else actions)
+        return action, None if next_state is None else next_state.cpu().numpy()
 
     @torch.inference_mode()
-    def value(self, observation: NDArray[Any]) -> NDArray[np.float32]:
-        """V(s): the discounted return expected from here, [] or [B]."""
-        return self.model.policy_value(self._tensor(observation)).values.cpu().numpy()
+    def value(self, observation: Any, state: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        """V(s): the discounted return expected from here, [] or [B], in the units of the rewards.
+
+        Where rewards are clipped in training it is the return of the clipped ones.
+        """
+        batch, single = self._tensors(observation)
+        lanes = len(next(iter(parts(batch).values())))
+        outputs, _ = self.model.step(batch, self._state(state, lanes), torch.zeros(lanes, dtype=torch.bool))
+        values = outputs.values.cpu().numpy() * np.float32(self.model.normaliser.reward_unit)
+        return np.asarray(values[0] if single else values)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the policy into the directory `path`, made if need be."""
@@ -68,26 +88,63 @@ class Policy:
         checkpoint.save_policy(directory, self.spec, self.model)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Policy:
+    def load(cls, path: str | os.PathLike[str], model: str | Callable[..., Any] | None = None) -> Policy:
         """Read a policy from where `save` put it, or from a run's directory.
 
-        Raises RunDirectoryError if it is missing or damaged. Nothing of the files is executed.
+        Args:
+            path: where it lies.
+            model: for a policy with a network of your own: its factory, or `package.module:factory`.
+
+        Raises RunDirectoryError if it is missing or damaged. Nothing of the files is executed, and what they name is
+        not imported.
         """
         directory = Path(path)
         if (directory / CHECKPOINTS).is_dir() or not directory.is_dir():
             directory = checkpoint.latest_checkpoint(directory)
-        return cls(*checkpoint.load_policy(directory))
+        return cls(*checkpoint.load_policy(directory, model))
 
-    def _tensor(self, observation: NDArray[Any]) -> torch.Tensor:
-        array = np.asarray(observation)
-        shape = self.spec.observation_shape
-        if array.shape[max(0, array.ndim - len(shape)) :] != shape or array.ndim > len(shape) + 1:
+    def _tensors(self, observation: Any) -> tuple[Any, bool]:
+        """The flat observation as tensors [B, *O], and whether it was a single one."""
+        try:
+            flat = flatten(self.spec.observation_space, observation)
+            arrays = {path: np.asarray(part) for path, part in parts(flat).items()}
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UsageError(
-                f"the observation's shape is {array.shape}; this policy takes {shape}, or several of these"
+                f"the observation is not nested as {self.spec.observation_space} is ({type(error).__name__}: {error})"
+            ) from None
+        leads = set()
+        for path, space in self._parts.items():
+            array = arrays[path]
+            assert space.shape is not None
+            assert space.dtype is not None
+            lead = array.shape[: array.ndim - len(space.shape)]
+            if array.shape != (*lead, *space.shape) or len(lead) > 1:
+                raise UsageError(
+                    f"the observation's shape{described(path)} is {array.shape}; this policy takes {space.shape}, or "
+                    "several of these"
+                )
+            if not np.can_cast(array.dtype, space.dtype, "same_kind"):
+                raise UsageError(
+                    f"the observation{described(path)} is {array.dtype}; this policy takes {space.dtype}: convert it"
+                )
+            arrays[path] = np.ascontiguousarray(array, space.dtype).reshape(*(lead or (1,)), *space.shape)
+            leads.add(lead)
+        if len(leads) > 1:
+            raise UsageError(f"the observation's parts differ in how many they are: {sorted(leads)}")
+        tensors = map_parts(torch.from_numpy, arrays if isinstance(flat, dict) else arrays[""])
+        return tensors, leads == {()}
+
+    def _state(self, state: NDArray[Any] | None, lanes: int) -> torch.Tensor | None:
+        if state is None or not self.model.state_size:
+            return None
+        if np.shape(state) != (lanes, self.model.state_size):
+            raise UsageError(
+                f"the state's shape is {np.shape(state)}; for {lanes} observations it is "
+                f"{(lanes, self.model.state_size)}: pass what the call before returned"
             )
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.as_tensor(state, dtype=self.model.dtype, device=self.model.device)
 
 
-def load(path: str | os.PathLike[str]) -> Policy:
+def load(path: str | os.PathLike[str], model: str | Callable[..., Any] | None = None) -> Policy:
     """The policy that a run has learned; see `Policy.load`."""
-    return Policy.load(path)
+    return Policy.load(path, model)

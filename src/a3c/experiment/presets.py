@@ -11,8 +11,10 @@ from typing import Any
 from a3c.config import TrainConfig, setting_names
 from a3c.errors import UsageError
 
+_PLAIN: dict[str, Any] = {"normalise_observations": False, "scale_rewards": False}
+
 # benchmarks/learning_rate.py shows the grid that the learning rates come from.
-_CARTPOLE: dict[str, Any] = {
+_CARTPOLE: dict[str, Any] = _PLAIN | {
     "workers": 2,
     "envs_per_worker": 64,
     "total_env_steps": 1_000_000,
@@ -28,8 +30,137 @@ _CARTPOLE: dict[str, Any] = {
     "separate_torsos": True,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {"CartPole-v1": _CARTPOLE}
+# What the environments below have in common; benchmarks/learning.py measures them.
+_NUMBERS: dict[str, Any] = {
+    "workers": 2,
+    "lambda_": 0.95,
+    "entropy_coef": 0.0,
+    "max_gradient_norm": 0.5,
+    "optimizer_epsilon": 1e-5,
+    "separate_torsos": True,
+}
+
+_MUJOCO: dict[str, Any] = _NUMBERS | {
+    "envs_per_worker": 4,
+    "total_env_steps": 1_000_000,
+    "rollout_length": 16,
+    "discount": 0.99,
+    "lambda_": 0.9,
+    "learning_rate": 2e-3,
+    "initial_log_std": -0.7,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": _CARTPOLE,
+    "Acrobot-v1": _NUMBERS
+    | {
+        "envs_per_worker": 16,
+        "total_env_steps": 500_000,
+        "rollout_length": 8,
+        "discount": 0.99,
+        "learning_rate": 5e-3,
+        "optimizer_epsilon": 1e-2,
+    },
+    "MountainCar-v0": _NUMBERS
+    | {
+        "envs_per_worker": 16,
+        "total_env_steps": 1_000_000,
+        "rollout_length": 8,
+        "discount": 0.99,
+        "entropy_coef": 0.01,
+        "learning_rate": 2e-3,
+    },
+    "MountainCarContinuous-v0": _NUMBERS
+    | {
+        "envs_per_worker": 2,
+        "total_env_steps": 100_000,
+        "rollout_length": 100,
+        "discount": 0.99,
+        "learning_rate": 1e-3,
+        "optimizer_epsilon": 1e-2,
+    },
+    "Pendulum-v1": _NUMBERS
+    | {
+        "envs_per_worker": 16,
+        "total_env_steps": 1_000_000,
+        "rollout_length": 16,
+        "discount": 0.95,
+        "value_coef": 0.4,
+        "learning_rate": 4e-3,
+        "initial_log_std": -0.7,
+    },
+    "LunarLander-v3": _NUMBERS
+    | {
+        "envs_per_worker": 8,
+        "total_env_steps": 1_000_000,
+        "rollout_length": 8,
+        "discount": 0.995,
+        "lambda_": 0.9,
+        "entropy_coef": 0.003,
+        "learning_rate": 4e-3,
+    },
+    "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
+    "Hopper-v5": _MUJOCO,
+    "Walker2d-v5": _MUJOCO,
+}
 """By environment id; keys are settings."""
+
+# Mnih et al. 2016, section 8, and what its first author has added to it since.
+_PAPER: dict[str, Any] = _PLAIN | {
+    "workers": 16,
+    "envs_per_worker": 1,
+    "total_env_steps": 80_000_000,
+    "rollout_length": 5,
+    "end_rollout_at_episode_end": True,
+    "discount": 0.99,
+    "lambda_": 1.0,
+    "entropy_coef": 0.01,
+    "value_coef": 0.5,
+    "loss_reduction": "sum",
+    "max_gradient_norm": 40.0,  # not reported; 40 is customary
+    "optimizer": "rmsprop",
+    "learning_rate": 7e-4,
+    "learning_rate_schedule": "linear",
+    "optimizer_decay": 0.99,
+    "optimizer_epsilon": 0.1,
+    "epsilon_inside_root": True,
+    "clip_rewards": 1.0,
+    "activation": "relu",
+    "atari_preprocessing": "paper",
+}
+
+_ATARI: dict[str, Any] = _PLAIN | {
+    "workers": 2,
+    "envs_per_worker": 8,
+    "total_env_steps": 10_000_000,
+    "rollout_length": 10,
+    "discount": 0.99,
+    "lambda_": 0.95,
+    "entropy_coef": 0.01,
+    "value_coef": 0.5,
+    "max_gradient_norm": 0.5,
+    "optimizer": "adam",
+    "optimizer_decay": 0.99,
+    "learning_rate": 3e-4,
+    "clip_rewards": 1.0,
+    "activation": "relu",
+}
+
+NAMED_PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER, "atari": _ATARI}
+"""By name: `--preset paper`."""
+
+
+def find(env_name: str, preset: str) -> tuple[dict[str, Any], str]:
+    """The preset's settings, and where they come from, in words."""
+    if preset in NAMED_PRESETS:
+        return NAMED_PRESETS[preset], f"preset {preset}"
+    if preset == "auto":
+        if env_name in PRESETS:
+            return PRESETS[env_name], f"preset for {env_name}"
+        if env_name.startswith("ALE/"):
+            return _ATARI, "preset for Atari"
+        return {}, "general defaults, there is no preset for this environment"
+    return {}, "general defaults, as asked for"
 
 
 def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
@@ -43,13 +174,12 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     unknown = set(named) - setting_names()
     if unknown:
         raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
-    preset = PRESETS.get(env_name, {})
+    preset, source = find(env_name, str(named.get("preset", "auto")))
     values = preset | {name: _plain(value) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:
         values["total_env_steps"] = None
     config = replace(TrainConfig(), **values)
     config.validate()
-    source = f"preset for {env_name}" if preset else "general defaults, there is no preset for this environment"
     if preset and config.workers > preset["workers"]:
         config, source = _for_more_workers(config, preset, source, named)
     return config, describe(config, source, named)
@@ -57,6 +187,8 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers, lists and paths as what settings are made of: they must be JSON."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):

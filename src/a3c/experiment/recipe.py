@@ -26,6 +26,7 @@ class ActorLearnerRecipe:
     spec: PolicySpec
     settings: ActorCriticSettings
     envs_per_worker: int
+    noise_steps: int
     end_rollout_at_episode_end: bool
     device: str
     seed: int
@@ -44,7 +45,8 @@ class ActorLearnerRecipe:
             model = self.spec.build(device=self.device)
             actor = Actor(
                 envs,
-                ActingPolicy(model, seeds.actions),
+                ActingPolicy(model, seeds.actions, noise_steps=self.noise_steps),
+                self.spec.actions,
                 seed=reset_seed(envs, seeds.environments, seeds.vector_environment),
                 max_rollout_length=self.settings.rollout_length,
                 end_at_episode_end=self.end_rollout_at_episode_end,

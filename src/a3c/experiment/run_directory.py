@@ -14,6 +14,7 @@ from typing import Any
 from a3c.errors import RunDirectoryError
 
 CONFIG, METRICS, EPISODES, SUMMARY = "config.json", "metrics.jsonl", "episodes.csv", "summary.json"
+EVALUATIONS = "evaluations.csv"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 ERROR = "error.txt"  # what a worker failed with
 
@@ -38,7 +39,7 @@ def create(path: Path, *, overwrite: bool) -> None:
     Raises:
         RunDirectoryError: it holds a run already, is no directory, or cannot be written.
     """
-    files, folders = (CONFIG, METRICS, EPISODES, SUMMARY, ERROR), (CHECKPOINTS, TENSORBOARD)
+    files, folders = (CONFIG, METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR), (CHECKPOINTS, TENSORBOARD)
     taken = [name for name in (*files, *folders) if (path / name).exists()]
     if taken and not overwrite:
         raise RunDirectoryError(
@@ -66,7 +67,7 @@ def create(path: Path, *, overwrite: bool) -> None:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write atomically: the file holds the old content or the new, never a part of it."""
-    text = json.dumps(_finite(data), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
     aside = path.with_name(f".{path.name}.tmp")
     with open(aside, "w", encoding="utf-8") as file:
         file.write(text)
@@ -90,10 +91,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _finite(value: Any) -> Any:
-    # JSON knows no NaN and no infinity: null stands for them.
+def finite(value: Any) -> Any:
+    """`value` with None for every NaN and infinity in it, which JSON does not know; tuples become lists."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -23,17 +23,18 @@ from a3c.config import TrainConfig
 from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
-from a3c.envs.make import EnvSource, inspect
+from a3c.envs.make import EnvFacts, EnvSource, inspect
 from a3c.errors import SavingFailed, UsageError, WorkerError
 from a3c.experiment import checkpoint, run_directory
 from a3c.experiment.live import LiveView, choose_view
+from a3c.experiment.periodic_evaluation import EvaluatorRecipe, PeriodicEvaluation
 from a3c.experiment.policy import Policy
-from a3c.experiment.policy_spec import PolicySpec
+from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.experiment.progress import Progress
 from a3c.experiment.recipe import ActorLearnerRecipe
 from a3c.experiment.sinks import RunLoggers
 from a3c.experiment.stop_signals import StopSignals
-from a3c.models.actor_critic import ActorCritic
+from a3c.models.actor_critic import ActorCritic, Network
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.delayed import DelayedStore
@@ -49,6 +50,7 @@ _LINE_EVERY_S = 0.25
 _GRACE_AFTER_SIGNAL_S = 3.0
 _GRACE_S = 60.0
 _DROP_MESSAGE_EVERY_S = 5.0
+_EVALUATION_PATIENCE_S = 5.0  # for one that is under way when the run ends
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,11 @@ def run_training(
     facts = inspect(source)
     run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
     run_directory.create(run_dir, overwrite=config.overwrite)
-    spec = PolicySpec.of(
-        facts.observation_space,
-        facts.action_space,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        separate_torsos=config.separate_torsos,
-    )
+    spec = make_spec(config, facts)
     record = config_record(source, config, spec)
     run_directory.write_json(run_dir / run_directory.CONFIG, record)
     model = spec.build(seed=seeding.model_seed(config.seed))
-    store = make_store(config, model.flat, runtime)
+    store = make_store(config, model.flat, runtime, model.normaliser.tracked)
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
     session = _Session(config, run_dir, store, Progress(started_at, solved_return), on_report)
     view = choose_view(
@@ -113,9 +109,19 @@ def run_training(
         ending.callback(session.save_weights, spec, model)
         ending.callback(session.save_summary)
         ending.callback(session.log_line, runtime, view, loggers)
+        if config.evaluate_every is not None:
+            session.evaluation = PeriodicEvaluation(
+                config.evaluate_every,
+                EvaluatorRecipe(facts.source, spec, config.evaluate_episodes, config.seed),
+                runtime.context if isinstance(runtime, ProcessRuntime) else None,
+                run_dir,
+                lambda: session.progress.seconds,
+                view.message,
+            )
+            ending.callback(session.end_evaluation)
         if not config.quiet:
             view.message(description)
-        session.drain(runtime, make_recipe(source, config, spec, device), view, loggers, signals)
+        session.drain(runtime, make_recipe(facts.source, config, spec, device), view, loggers, signals)
     if session.exit_reason == signals.exit_reason:
         signals.raise_again()
     return Run(run_dir, session.summary)
@@ -144,6 +150,7 @@ class _Session:
         self.on_report = on_report
         self.exit_reason = "failed"
         self.summary: dict[str, Any] = {}
+        self.evaluation: PeriodicEvaluation | None = None
         self._next_line = 0.0
         self._next_drop_message = 0.0
         self._stop_reason: str | None = None
@@ -161,6 +168,8 @@ class _Session:
         try:
             with contextlib.closing(runtime.run(recipe, self.store, self.config.workers)) as reports:
                 for report in reports:
+                    if self.evaluation is not None:
+                        self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
                     self._stop_for(signals.exit_reason, _GRACE_AFTER_SIGNAL_S)
                     self._stop_for(self._criterion(), _GRACE_S)
@@ -179,6 +188,8 @@ class _Session:
     def log_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
         """Log and show a line of what has happened since the one before; returns it."""
         line = self.progress.line(self.store.counters(), runtime.alive)
+        if self.evaluation is not None:
+            line |= self.evaluation.unlogged()
         loggers.line(line)
         view.show(line)
         self._next_line = time.monotonic() + _LINE_EVERY_S
@@ -187,14 +198,20 @@ class _Session:
     def save_summary(self) -> None:
         """Write summary.json. Raises SavingFailed."""
         self.summary = self.progress.summary(self.store.counters(), self.exit_reason)
+        self.summary["best_evaluation"] = None if self.evaluation is None else self.evaluation.best
         with saving(self.run_dir):
             run_directory.write_json(self.run_dir / run_directory.SUMMARY, self.summary)
 
+    def end_evaluation(self) -> None:
+        """Wait a little for an evaluation that is under way, if the run has come to its own end; then drop it."""
+        assert self.evaluation is not None
+        cut_short = self.exit_reason in ("failed", "interrupted", "terminated", "worker_failed")
+        self.evaluation.close(0.0 if cut_short else _EVALUATION_PATIENCE_S)
+
     def save_weights(self, spec: PolicySpec, model: ActorCritic) -> None:
         """Write a checkpoint of the shared state. Raises SavingFailed."""
-        names = make_rule(self.config).optimizer.statistic_names
         with saving(self.run_dir):
-            checkpoint.save_checkpoint(self.run_dir, spec, model, self.store.snapshot(), names)
+            checkpoint.save_checkpoint(self.run_dir, spec, model, self.store.state_dict())
 
     def _take(self, report: Report, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> None:
         for row in self.progress.add(report):
@@ -271,18 +288,39 @@ def make_rule(config: TrainConfig) -> UpdateRule:
     return UpdateRule(optimizer, schedule, budget, config.max_gradient_norm)
 
 
-def make_store(config: TrainConfig, initial: torch.Tensor, runtime: AnyRuntime) -> ParameterStore:
-    """The store that the settings name, for the processes of this runtime."""
+def make_store(config: TrainConfig, initial: torch.Tensor, runtime: AnyRuntime, tracked: int = 0) -> ParameterStore:
+    """The store that the settings name, for the processes of this runtime and `tracked` moments."""
     rule, name = make_rule(config), config.resolved_store
     context = runtime.context if isinstance(runtime, ProcessRuntime) else None
     if name == "local":
-        return LocalStore(initial, rule)
+        return LocalStore(initial, rule, tracked=tracked)
     if name == "delayed":
-        return DelayedStore(LocalStore(initial, rule), config.delay)
+        return DelayedStore(LocalStore(initial, rule, tracked=tracked), config.delay)
     if name == "synchronous":
-        return SynchronousStore(initial, rule, config.workers, config.loss_reduction, context)
+        return SynchronousStore(initial, rule, config.workers, config.loss_reduction, context, tracked=tracked)
     assert name in ("hogwild", "locked")
-    return SharedStore(initial, rule, config.workers, name, context)  # type: ignore[arg-type]
+    return SharedStore(initial, rule, config.workers, name, context, tracked=tracked)  # type: ignore[arg-type]
+
+
+def make_spec(config: TrainConfig, facts: EnvFacts) -> PolicySpec:
+    """What the settings make of this environment's policy."""
+    return PolicySpec(
+        facts.observation_space,
+        facts.action_space,
+        config.action_bounding,
+        Network(
+            torso=config.torso,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            separate_torsos=config.separate_torsos,
+            memory=config.memory,
+            memory_size=config.memory_size,
+            log_std=config.log_std,
+            initial_log_std=config.initial_log_std,
+        ),
+        Normalisation(config.normalise_observations, config.scale_rewards, config.clip_rewards, config.discount),
+        config.model,
+    )
 
 
 def make_recipe(source: EnvSource, config: TrainConfig, spec: PolicySpec, device: str) -> ActorLearnerRecipe:
@@ -300,6 +338,7 @@ def make_recipe(source: EnvSource, config: TrainConfig, spec: PolicySpec, device
         spec=spec,
         settings=settings,
         envs_per_worker=config.envs_per_worker,
+        noise_steps=config.noise_steps,
         end_rollout_at_episode_end=config.end_rollout_at_episode_end,
         device=device,
         seed=config.seed,
@@ -311,7 +350,7 @@ def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> d
     """What config.json holds: everything needed to repeat the run."""
     return {
         "settings": {"env": source.name} | config.to_json(),
-        "env_by_name": isinstance(source.env, str),
+        "env_by_name": isinstance(source.env, str) and config.by_name,
         "policy": spec.to_json(),
         "versions": {
             "a3c": __version__,

@@ -1,94 +1,213 @@
-"""The actor-critic network: π(a|s) and V(s) from one torso, or from a torso each."""
+"""The actor-critic network: π(a|s) and V(s) from one torso, or from a torso each, with or without memory."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from a3c.core.distributions import Distribution
 from a3c.core.flat import flatten_parameters
+from a3c.core.normalisation import Normaliser
+from a3c.models.custom import CustomTorso
+from a3c.models.encoder import Encoder
+from a3c.models.heads import LogStd, PolicyHead
+from a3c.models.memory import Memory
+from a3c.models.torsos import orthogonal
+from a3c.spaces.parts import ACTION_MASK, Space, parts
 from a3c.types import PolicyValue, Rollout, State
 
-Activation = Literal["tanh", "relu"]
+MakeTorso = Callable[[Any], nn.Module]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
-_POLICY_GAIN = 0.01  # a first policy near uniform
 _VALUE_GAIN = 1.0
 
 
+@dataclass(frozen=True)
+class Network:
+    """What an actor-critic network is made of.
+
+    Args:
+        torso: "auto" by the observation, or a torso for images: "a3c", "nature", "impala", "minatar".
+        hidden_sizes: widths of the layers that numbers go through; empty for a linear model.
+        activation: after each of them.
+        separate_torsos: one torso (and memory) for the policy and another for the value, instead of shared ones.
+        memory: a recurrent core behind the torso, "lstm" or "gru"; None for none.
+        memory_size: its width, H.
+        log_std: see `PolicyHead`.
+        initial_log_std: see `PolicyHead`.
+    """
+
+    torso: str = "auto"
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    separate_torsos: bool = False
+    memory: Literal["lstm", "gru"] | None = None
+    memory_size: int = 128
+    log_std: LogStd = "parameter"
+    initial_log_std: float = 0.0
+
+
+class Acting(NamedTuple):
+    """What a model says to one row of observations, for choosing actions."""
+
+    parameters: Tensor  # [B, P] of the distribution over actions
+    features: Tensor  # [B, F] that they come from
+    state: State  # the next recurrent state, [B, S]
+
+
 class ActorCritic(nn.Module):
-    """A policy head and a value head on multi-layer perceptrons.
+    """A policy head and a value head on torsos.
 
     Owns θ' as one flat vector, `flat` [P], of which the parameters are views: `store.pull(model.flat)` is a
     single copy. Do not move the module after it is built; name device and dtype here.
 
     Args:
-        observation_shape: O; observations are flattened.
-        action_count: A.
-        hidden_sizes: widths of the torso's layers; empty for a linear model.
-        activation: after each of them.
-        separate_torsos: one torso for the policy and another for the value, instead of a shared one.
+        observation_space: of one environment; the model takes its observations flat (`a3c.spaces.parts`).
+        distribution: over actions.
+        network: what to build.
+        make_torso: a person's own torso instead of the network's (`a3c.models.custom` has the contract).
+        normaliser: of observations and rewards; by default one that changes nothing.
     """
 
     def __init__(
         self,
-        observation_shape: Sequence[int],
-        action_count: int,
+        observation_space: Space,
+        distribution: Distribution,
+        network: Network = Network(),
         *,
-        hidden_sizes: Sequence[int] = (64, 64),
-        activation: Activation = "tanh",
-        separate_torsos: bool = False,
+        make_torso: MakeTorso | None = None,
+        normaliser: Normaliser | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.observation_dims = len(observation_shape)
+        self.distribution = distribution
+        self.normaliser = normaliser or Normaliser()
         self.device = torch.device(device)
         self.dtype = dtype
-        inputs = math.prod(observation_shape)
-        features = hidden_sizes[-1] if hidden_sizes else inputs
-        self.policy_torso = mlp_torso(inputs, hidden_sizes, activation)
-        self.value_torso = mlp_torso(inputs, hidden_sizes, activation) if separate_torsos else self.policy_torso
-        self.policy_head = orthogonal(nn.Linear(features, action_count), _POLICY_GAIN)
-        self.value_head = orthogonal(nn.Linear(features, 1), _VALUE_GAIN)
+
+        def torso() -> Encoder:
+            return Encoder(
+                observation_space,
+                torso=network.torso,
+                hidden_sizes=network.hidden_sizes,
+                activation=network.activation,
+            )
+
+        if make_torso is not None:
+            custom = CustomTorso(make_torso, observation_space)
+            self.policy_torso: Encoder | CustomTorso = custom
+            self.value_torso: Encoder | CustomTorso = custom
+            separate, widths = custom.separate, (custom.features, custom.value_features)
+        else:
+            separate = network.separate_torsos
+            self.policy_torso = torso()
+            self.value_torso = torso() if separate else self.policy_torso
+            widths = (self.policy_torso.features, self.value_torso.features)
+        self.policy_memory: Memory | None = None
+        self.value_memory: Memory | None = None
+        if network.memory is not None:
+            self.policy_memory = Memory(network.memory, widths[0], network.memory_size)
+            self.value_memory = (
+                Memory(network.memory, widths[1], network.memory_size) if separate else self.policy_memory
+            )
+            widths = (self.policy_memory.features, self.value_memory.features)
+        self.separate = separate
+        self.policy_head = PolicyHead(
+            widths[0],
+            distribution,
+            log_std=network.log_std,
+            initial_log_std=network.initial_log_std,
+        )
+        self.value_head = orthogonal(nn.Linear(widths[1], 1), _VALUE_GAIN)
         self.to(self.device, dtype)
         self.flat = flatten_parameters(self)  # θ', [P]
 
+    @property
+    def state_size(self) -> int:
+        """S, how many numbers the recurrent state of one environment has; 0 without memory."""
+        memories = [self.policy_memory, self.value_memory] if self.separate else [self.policy_memory]
+        return sum(memory.state_size for memory in memories if memory is not None)
+
     def forward(self, rollout: Rollout) -> PolicyValue:
-        """Logits [T+1, B, A] and values [T+1, B] of all of a rollout's observations."""
-        return self.policy_value(rollout.observations)
+        """Policy parameters [T+1, B, P] and values [T+1, B] of all of a rollout's observations."""
+        if self.policy_memory is None:
+            return self.policy_value(rollout.observations)
+        policy_features, value_features = self._features(rollout.observations)  # [T+1, B, F]
+        lanes = rollout.episode_start.shape[1]
+        # Cloned: it was made in inference mode, where autograd keeps nothing.
+        state = self.initial_state(lanes) if rollout.state is None else rollout.state.to(self.flat).clone()
+        starts = rollout.episode_start.to(self.device)
+        policy_state, value_state = self._split(state)
+        policy_features, _ = self.policy_memory.unroll(policy_features, policy_state, starts)
+        if self.separate:
+            assert self.value_memory is not None
+            value_features, _ = self.value_memory.unroll(value_features, value_state, starts)
+        else:
+            value_features = policy_features
+        return self._heads(policy_features, value_features, rollout.observations)
 
-    def policy_value(self, observations: Tensor) -> PolicyValue:
-        """Logits [..., A] and values [...] of observations [..., *O]."""
-        inputs = self._inputs(observations)  # [..., I]
-        features = self.policy_torso(inputs)  # [..., H]
-        value_features = features if self.value_torso is self.policy_torso else self.value_torso(inputs)
-        return PolicyValue(self.policy_head(features), self.value_head(value_features).squeeze(-1))
+    def policy_value(self, observations: Any) -> PolicyValue:
+        """Policy parameters [..., P] and values [...] of flat observations [..., *O], for a network without memory."""
+        assert self.policy_memory is None, "a network with memory needs a state: use step"
+        return self._heads(*self._features(observations), observations)
 
-    def policy(self, observation: Tensor, state: State, episode_start: Tensor) -> tuple[Tensor, State]:
-        """Logits [B, A] of one row of observations [B, *O], for acting, and the next recurrent state."""
-        return self.policy_head(self.policy_torso(self._inputs(observation))), state
+    def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:
+        """What acting takes of one row of observations [B, *O]: no value where that can be spared."""
+        if self.policy_memory is None:
+            inputs = self.normaliser.observations(observation, self.dtype)
+            features = self.policy_torso(inputs)  # [B, F]
+            if isinstance(features, tuple):
+                features = features[0]
+        else:
+            features, _, state = self._remember(observation, state, episode_start)
+        return Acting(self._masked(self.policy_head(features), observation), features, state)
 
-    def _inputs(self, observations: Tensor) -> Tensor:
-        lead = observations.shape[: observations.dim() - self.observation_dims]
-        return observations.to(self.device, self.dtype).reshape(*lead, -1)
+    def step(self, observation: Any, state: State, episode_start: Tensor) -> tuple[PolicyValue, State]:
+        """Policy parameters [B, P] and values [B] of one row of observations [B, *O], and the next state [B, S]."""
+        if self.policy_memory is None:
+            return self.policy_value(observation), state
+        policy_features, value_features, state = self._remember(observation, state, episode_start)
+        return self._heads(policy_features, value_features, observation), state
 
+    def _remember(self, observation: Any, state: State, episode_start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Policy and value features behind the memory, [B, H] each, and the next state [B, S]."""
+        assert self.policy_memory is not None
+        policy_features, value_features = self._features(observation)  # [B, F]
+        starts = episode_start.to(self.device)
+        policy_state, value_state = self._split(self.initial_state(len(starts)) if state is None else state)
+        policy_features, policy_state = self.policy_memory.step(policy_features, policy_state, starts)
+        if not self.separate:
+            return policy_features, policy_features, policy_state
+        assert self.value_memory is not None
+        value_features, value_state = self.value_memory.step(value_features, value_state, starts)
+        return policy_features, value_features, torch.cat([policy_state, value_state], -1)
 
-def mlp_torso(inputs: int, hidden_sizes: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Linear layers, orthogonally initialised at the activation's own gain, each followed by `activation`."""
-    gain = nn.init.calculate_gain(activation)
-    layers: list[nn.Module] = []
-    for size in hidden_sizes:
-        layers += [orthogonal(nn.Linear(inputs, size), gain), _ACTIVATIONS[activation]()]
-        inputs = size
-    return nn.Sequential(*layers)
+    def initial_state(self, lanes: int) -> Tensor:
+        """Zeros [B, S]."""
+        return torch.zeros(lanes, self.state_size, dtype=self.dtype, device=self.device)
 
+    def _features(self, observations: Any) -> tuple[Tensor, Tensor]:
+        """Policy and value features, [..., F] each; the same tensor where the torso is shared."""
+        inputs = self.normaliser.observations(observations, self.dtype)
+        features = self.policy_torso(inputs)
+        if isinstance(features, tuple):
+            return features
+        return features, features if self.value_torso is self.policy_torso else self.value_torso(inputs)
 
-def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
-    """Set orthogonal weights times `gain` (Saxe et al. 2014) and zero biases; returns the layer."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+    def _heads(self, policy_features: Tensor, value_features: Tensor, observations: Any) -> PolicyValue:
+        parameters = self._masked(self.policy_head(policy_features), observations)
+        return PolicyValue(parameters, self.value_head(value_features).squeeze(-1))
+
+    def _masked(self, parameters: Tensor, observations: Any) -> Tensor:
+        mask = parts(observations).get(ACTION_MASK)
+        return parameters if mask is None else self.distribution.masked(parameters, mask.to(parameters.device))
+
+    def _split(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy memory's part of a state [B, S], and the value memory's."""
+        assert self.policy_memory is not None
+        own = self.policy_memory.state_size
+        return state[:, :own], state[:, own:]

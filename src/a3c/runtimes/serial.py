@@ -6,7 +6,8 @@ from collections.abc import Generator
 from typing import Any
 
 from a3c.runtimes.reporting import ReportBatch, worker_failed
-from a3c.types import MakeActorLearner, Report
+from a3c.runtimes.threads import one_torch_thread
+from a3c.types import ActorLearner, MakeActorLearner, Report
 
 
 class SerialRuntime:
@@ -33,33 +34,34 @@ class SerialRuntime:
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """See `a3c.types.Runtime.run`."""
-        import torch  # noqa: PLC0415  (the caller starts other processes before it pays for torch)
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in a worker process: the networks are small, and results the same to the bit
         batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once)
         for worker in range(workers):
             store.join(worker)
         self.alive = workers
         learners = {worker: make_actor_learner(worker, store.connect(worker)) for worker in range(workers)}
         try:
-            while learners:
-                for worker, learner in list(learners.items()):
-                    try:
-                        update = next(learner)
-                    except StopIteration:
-                        del learners[worker]
-                        self.alive = len(learners)
-                        store.leave(worker)
-                        continue
-                    except (Exception, SystemExit) as error:
-                        yield batch.take()
-                        raise worker_failed(worker, error) from error
-                    report = batch.add(worker, update)
-                    if report is not None:
-                        yield report
-            yield batch.take()
+            with one_torch_thread():
+                yield from self._take_turns(learners, batch, store)
         finally:
             for learner in learners.values():
                 learner.close()
-            torch.set_num_threads(threads)
+
+    def _take_turns(
+        self, learners: dict[int, ActorLearner], batch: ReportBatch, store: Any
+    ) -> Generator[Report, None, None]:
+        while learners:
+            for worker, learner in list(learners.items()):
+                try:
+                    update = next(learner)
+                except StopIteration:
+                    del learners[worker]
+                    self.alive = len(learners)
+                    store.leave(worker)
+                    continue
+                except (Exception, SystemExit) as error:
+                    yield batch.take()
+                    raise worker_failed(worker, error) from error
+                report = batch.add(worker, update)
+                if report is not None:
+                    yield report
+        yield batch.take()

@@ -8,8 +8,9 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from a3c.errors import UsageError
 from a3c.runtimes.reporting import ReportBatch, worker_failed
 
 
@@ -45,12 +46,10 @@ def worker_main(
     """
     _leave_signals_to_the_parent()
     _exit_with_parent()
-    _use_one_thread()
+    batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
     try:
-        import cloudpickle  # noqa: PLC0415  (inside, so that a failure to import is reported, too)
-
-        make_actor_learner: Callable[[int, Any], Any] = cloudpickle.loads(recipe)
-        batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
+        _use_one_thread()
+        make_actor_learner = _loaded(recipe)
         with contextlib.closing(make_actor_learner(worker, handle)) as learner:
             for update in learner:
                 report = batch.add(worker, update)
@@ -64,8 +63,21 @@ def worker_main(
     except BaseException as error:  # SystemExit from an environment is a failure like any other
         failed = worker_failed(worker, error)
         with contextlib.suppress(OSError):
-            pipe.send(batch.take()) if "batch" in locals() else None
+            pipe.send(batch.take())
             pipe.send(Failure(failed.kind, failed.summary, failed.worker_traceback))
+
+
+def _loaded(recipe: bytes) -> Callable[[int, Any], Any]:
+    """The recipe. Raises UsageError if something that it holds by name is not importable in this process."""
+    import cloudpickle  # noqa: PLC0415  (only here, where a failure to import is reported)
+
+    try:
+        return cast(Callable[[int, Any], Any], cloudpickle.loads(recipe))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the environment, wrapper or model cannot be loaded in a worker ({type(error).__name__}: {error}): "
+            "put it into a module that can be imported from anywhere, or define it in the script or notebook itself"
+        ) from error
 
 
 def _leave_signals_to_the_parent() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from a3c.stores.state import check_vector
+from a3c.stores.state import check_deltas, check_vector
 from a3c.types import Counts, ParameterStore, Receipt, Snapshot, StoreHandle, StoreState
 
 
@@ -23,7 +23,8 @@ class DelayedStore:
     """Wraps a store and applies each push, whoever's it is, k pushes late; k = 0 is the wrapped store.
 
     With one worker every gradient is k updates stale from the k-th on. What still waits when the last worker
-    leaves is applied then, so counts are true at the end. One process only.
+    leaves is applied then, so counts are true at the end. A rollout's moments wait with its gradient: they are
+    merged when the late push is applied. One process only.
 
     Args:
         store: the wrapped store, one that applies at once.
@@ -35,7 +36,9 @@ class DelayedStore:
             raise ValueError(f"delay must be 0 or more pushes, not {delay}")
         self.store = store
         self.delay = delay
-        self._like = store.snapshot().parameters.to("meta")  # θ's shape and dtype, without its numbers
+        state = store.snapshot()
+        self._like = state.parameters.to("meta")  # θ's shape and dtype, without its numbers
+        self._tracked = state.moments.shape[1]
         self._waiting: deque[_Push] = deque()
         self._members: set[int] = set()
 
@@ -78,8 +81,10 @@ class DelayedStore:
 
     def accept(self, push: _Push) -> Receipt | None:
         """Queue a push and apply the one that is now k pushes old."""
+        # Checked now, as later is too late to tell whose it was.
         if push.gradient is not None:
-            check_vector(push.gradient, self._like, "the gradient")  # later is too late to tell whose it was
+            check_vector(push.gradient, self._like, "the gradient")
+        check_deltas(push.counts, self._tracked)
         self._waiting.append(push)
         return self._apply_all_but(self.delay)
 
@@ -106,6 +111,8 @@ class DelayedHandle:
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
         """Queue this push; the receipt is of the push that was applied in its stead, if one was."""
         kept = None if gradient is None else gradient.clone()
+        if counts.moments is not None:
+            counts = counts._replace(moments=counts.moments.clone())
         return self.store.accept(_Push(self.handle, kept, counts, base_version))
 
     def leave(self) -> None:

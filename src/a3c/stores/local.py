@@ -8,20 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from a3c.core.moments import empty, merge
 from a3c.core.update_rule import UpdateRule
-from a3c.stores.state import check_gradient, check_vector, pack_state, unpack_state
+from a3c.stores.state import check_deltas, check_gradient, check_vector, cut, pack_state, restore_vectors, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
 
 class LocalStore:
-    """Owns θ, the optimiser's statistics and the counters as ordinary memory of this process.
+    """Owns θ, the optimiser's statistics, the counters and the moments as ordinary memory of this process.
 
     Args:
         initial: the first θ, [P]; copied.
         rule: how a gradient changes θ.
+        tracked: M, how many scalars to keep moments of.
     """
 
-    def __init__(self, initial: Tensor, rule: UpdateRule) -> None:
+    def __init__(self, initial: Tensor, rule: UpdateRule, *, tracked: int = 0) -> None:
         self.rule = rule
         self.parameters = initial.detach().to("cpu", copy=True)  # θ, [P]
         self.statistics = tuple(torch.zeros_like(self.parameters) for _ in rule.optimizer.statistic_names)
@@ -29,7 +31,13 @@ class LocalStore:
         self.version = 0
         self.env_steps = 0
         self.episodes = 0
+        self.moments = empty(tracked)  # [3, M]; replaced, never written to
         self.stop_requested = False
+
+    @property
+    def tracked(self) -> int:
+        """M, how many scalars' moments it keeps."""
+        return self.moments.shape[1]
 
     def connect(self, worker: int) -> LocalStore:
         """The store itself: in one process every worker may use it directly."""
@@ -39,14 +47,18 @@ class LocalStore:
         """Copy θ into `out`."""
         check_vector(out, self.parameters, "the vector to pull into")
         out.copy_(self.parameters)
-        return self.counters()
+        counters = self.counters()
+        return counters._replace(moments=self.moments.clone()) if self.tracked else counters
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
-        """Count the rollout and apply its gradient, if it has one."""
+        """Count the rollout, merge its moments and apply its gradient, if it has any."""
         if gradient is not None:
             gradient = check_gradient(gradient, self.parameters)
+        deltas = check_deltas(counts, self.tracked)
         self.env_steps += counts.env_steps
         self.episodes += counts.episodes
+        if deltas is not None:
+            self.moments = merge(self.moments, deltas)
         staleness = self.version - base_version
         if gradient is None:
             return Receipt(False, staleness, 0.0, 0.0)
@@ -79,13 +91,7 @@ class LocalStore:
 
     def snapshot(self) -> StoreState:
         """A copy of the shared state."""
-        return StoreState(
-            self.parameters.clone(),
-            tuple(s.clone() for s in self.statistics),
-            self.version,
-            self.env_steps,
-            self.episodes,
-        )
+        return cut(self.parameters, self.statistics, self.counters(), self.moments)
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -93,8 +99,7 @@ class LocalStore:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
-        restored = unpack_state(state, self.rule, self.parameters)
-        self.parameters.copy_(restored.parameters)
-        for statistic, value in zip(self.statistics, restored.statistics, strict=True):
-            statistic.copy_(value)
+        restored = unpack_state(state, self.rule, self.parameters, self.tracked)
+        restore_vectors(restored, self.parameters, self.statistics)
         self.version, self.env_steps, self.episodes = restored.version, restored.env_steps, restored.episodes
+        self.moments = restored.moments.clone()

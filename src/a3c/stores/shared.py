@@ -10,15 +10,19 @@ from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from a3c.core.moments import merge, merge_all
 from a3c.core.update_rule import UpdateRule
 from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
-from a3c.stores.state import check_gradient, check_vector, pack_state, unpack_state
+from a3c.stores.state import check_deltas, check_gradient, check_vector, cut, pack_state, restore_vectors, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
-_UPDATES, _ENV_STEPS, _EPISODES = range(3)  # columns of a counter slot
+# Columns of a worker's slot: three counters, and how often it has merged moments. The parity of that word says
+# which of its two buffers of moments is whole.
+_UPDATES, _ENV_STEPS, _EPISODES, _MERGES = range(4)
 _SLOT_WIDTH = 8  # 64-bit numbers in a cache line, so that no two workers write the same one
 _STOP, _GATE = range(2)  # control words: a flag, and until when (monotonic ns) pushes wait at the gate
 
@@ -27,12 +31,17 @@ _GATE_POLL_S = 0.0002
 
 
 class SharedStore:
-    """Owns θ, the optimiser's statistics and the counters in memory that worker processes map.
+    """Owns θ, the optimiser's statistics, the counters and the moments in memory that worker processes map.
 
     `locking="hogwild"`: pushes and pulls run side by side (Recht et al. 2011, as in the A3C paper). A pull may
     see part of an update and one of two simultaneous pushes may lose some of its elements; counters are one
     slot a worker, so no count is lost.
     `locking="locked"`: one push at a time, and a pull sees whole updates.
+
+    Moments are one slot a worker, too, so none is lost: each worker merges its rollouts' into its own, in the order
+    of its pushes, and who reads merges the slots in worker order. The result is the same to the bit however the
+    workers interleave; of one worker it is that of LocalStore. A worker that dies while it writes leaves its
+    moments as they were.
 
     Either way `snapshot` cuts between updates, and the lock is the kernel's: a worker that dies inside a push
     leaves at most that update half done, and nobody waits for it.
@@ -45,6 +54,7 @@ class SharedStore:
         workers: W, how many slots to keep.
         locking: see above.
         context: the multiprocessing context whose processes will use the store.
+        tracked: M, how many scalars to keep moments of.
     """
 
     def __init__(
@@ -54,17 +64,22 @@ class SharedStore:
         workers: int,
         locking: Literal["hogwild", "locked"] = "hogwild",
         context: BaseContext | None = None,
+        *,
+        tracked: int = 0,
     ) -> None:
         self.rule = rule
         self.locking = locking
+        self.tracked = tracked
         self.lock = ProcessLock()
         vector = (NUMPY_DTYPES[initial.dtype], (initial.numel(),))
+        whole_lines = -(-tracked // _SLOT_WIDTH) * _SLOT_WIDTH
         self._block = SharedBlock(
             context or multiprocessing.get_context(),
             {
                 "parameters": vector,
                 **{f"statistic {name}": vector for name in rule.optimizer.statistic_names},
                 "slots": ("i8", (workers + 1, _SLOT_WIDTH)),  # the last one: what a resume brought along
+                "moments": ("f8", (workers + 1, 2, 3, whole_lines)),  # of each slot, in turn in one of two buffers
                 "control": ("i8", (2,)),
             },
         )
@@ -74,6 +89,7 @@ class SharedStore:
     def _map(self) -> None:
         arrays = self._block.arrays()
         self.slots, self.control = arrays["slots"], arrays["control"]
+        self.moments = arrays["moments"][..., : self.tracked]  # [W+1, 2, 3, M]
         self.parameters = torch.from_numpy(arrays["parameters"])  # θ, [P]
         self.statistics = tuple(
             torch.from_numpy(arrays[f"statistic {name}"]) for name in self.rule.optimizer.statistic_names
@@ -81,7 +97,7 @@ class SharedStore:
         self.scratch: tuple[Tensor, ...] = ()  # this process's own, made at its first push
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("rule", "locking", "lock", "_block")}
+        return {name: getattr(self, name) for name in ("rule", "locking", "tracked", "lock", "_block")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -109,17 +125,27 @@ class SharedStore:
         stop = bool(self.control[_STOP]) or self.rule.budget.spent(env_steps, episodes)
         return Snapshot(int(totals[_UPDATES]), env_steps, episodes, stop)
 
+    def merged_moments(self) -> Tensor:
+        """The moments of all slots merged in their order, [3, M]."""
+        read = np.full(len(self.slots), -1)  # what the word beside each part was when it was copied
+        parts = np.empty((len(self.slots), 3, self.tracked))
+        # A buffer is written to only after the word has changed: the part is whole if the word is still the same.
+        while (changed := np.flatnonzero(self.slots[:, _MERGES] != read)).size:
+            read[changed] = self.slots[changed, _MERGES]
+            parts[changed] = self.moments[changed, read[changed] % 2]
+        return merge_all(torch.from_numpy(parts))
+
+    def add_moments(self, worker: int, deltas: Tensor) -> None:
+        """Merge a rollout's moments, [3, M], into the worker's own. The caller is that worker, inside its turn."""
+        merges = int(self.slots[worker, _MERGES])
+        own = torch.from_numpy(self.moments[worker, merges % 2])  # [3, M]
+        self.moments[worker, (merges + 1) % 2] = merge(own, deltas).numpy()
+        self.slots[worker, _MERGES] = merges + 1  # last: it makes them valid
+
     def snapshot(self) -> StoreState:
         """A copy of the shared state between updates: running pushes finish first, new ones wait meanwhile."""
         with self._between_updates():
-            counters = self.counters()
-            return StoreState(
-                self.parameters.clone(),
-                tuple(statistic.clone() for statistic in self.statistics),
-                counters.version,
-                counters.env_steps,
-                counters.episodes,
-            )
+            return cut(self.parameters, self.statistics, self.counters(), self.merged_moments())
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -127,13 +153,13 @@ class SharedStore:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
-        restored = unpack_state(state, self.rule, self.parameters)
+        restored = unpack_state(state, self.rule, self.parameters, self.tracked)
         with self._between_updates():
-            self.parameters.copy_(restored.parameters)
-            for statistic, value in zip(self.statistics, restored.statistics, strict=True):
-                statistic.copy_(value)
+            restore_vectors(restored, self.parameters, self.statistics)
             self.slots[:] = 0
-            self.slots[-1, :3] = restored.version, restored.env_steps, restored.episodes
+            self.slots[-1, :_MERGES] = restored.version, restored.env_steps, restored.episodes
+            self.moments[:] = 0.0
+            self.moments[-1, 0] = restored.moments.numpy()
 
     def turn(self) -> AbstractContextManager[None]:
         """What a push holds. Hogwild pushes share the lock: it keeps out a snapshot, not one another."""
@@ -167,19 +193,22 @@ class SharedHandle:
         with store.lock.shared() if store.locking == "locked" else contextlib.nullcontext():
             snapshot = store.counters()
             out.copy_(store.parameters)
-        return snapshot
+            return snapshot._replace(moments=store.merged_moments()) if store.tracked else snapshot
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
-        """Count the rollout and apply its gradient, if it has one."""
+        """Count the rollout, merge its moments and apply its gradient, if it has any."""
         store = self.store
         if gradient is not None:
             gradient = check_gradient(gradient, store.parameters)
+        deltas = check_deltas(counts, store.tracked)
         if not store.scratch:
             store.scratch = tuple(torch.empty_like(store.parameters) for _ in range(store.rule.scratch_vectors))
         with store.turn():
             slot = store.slots[self.worker]
             slot[_ENV_STEPS] += counts.env_steps
             slot[_EPISODES] += counts.episodes
+            if deltas is not None:
+                store.add_moments(self.worker, deltas)
             now = store.counters()
             staleness = now.version - base_version
             if gradient is None:

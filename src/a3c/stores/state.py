@@ -1,15 +1,17 @@
-"""What all stores share: names for their state, and a look at what comes in."""
+"""What all stores share: cuts through their state, names for it, and a look at what comes in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from a3c.core.moments import empty
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreError
-from a3c.types import StoreState
+from a3c.types import Counts, Snapshot, StoreState
 
 
 def check_vector(vector: Tensor, parameters: Tensor, what: str) -> None:
@@ -27,25 +29,71 @@ def check_gradient(gradient: Tensor, parameters: Tensor) -> Tensor:
     return gradient.to(parameters.device)
 
 
+def check_deltas(counts: Counts, tracked: int) -> Tensor | None:
+    """The moments that a rollout adds, as `check_moments` gives them; None if it adds none."""
+    return None if counts.moments is None else check_moments(counts.moments, tracked, "the rollout's moments")
+
+
+def check_moments(moments: Tensor, tracked: int, what: str) -> Tensor:
+    """The moments on the CPU, if they are finite float64 numbers [3, tracked]; otherwise StoreError."""
+    if moments.shape != (3, tracked) or moments.dtype != torch.float64:
+        raise StoreError(
+            f"{what} are {list(moments.shape)} {moments.dtype}, a store with tracked={tracked} keeps "
+            f"[3, {tracked}] {torch.float64}: one column for each tracked scalar is wanted"
+        )
+    finite = moments.isfinite()
+    if not bool(finite.all()):
+        row, column = (~finite).nonzero()[0].tolist()
+        name = ("count", "mean", "sum of squared deviations")[row]
+        raise StoreError(
+            f"{what} hold a {name} of {float(moments[row, column])} (column {column}): leave out samples that are not "
+            "finite, or the whole rollout"
+        )
+    return moments.detach().cpu()
+
+
+def cut(parameters: Tensor, statistics: tuple[Tensor, ...], counters: Snapshot, moments: Tensor) -> StoreState:
+    """A copy of a store's state; whoever calls it sees to it that nobody writes meanwhile."""
+    copies = tuple(statistic.clone() for statistic in statistics)
+    return StoreState(
+        parameters.clone(), copies, counters.version, counters.env_steps, counters.episodes, moments.clone()
+    )
+
+
+def restore_vectors(state: StoreState, parameters: Tensor, statistics: tuple[Tensor, ...]) -> None:
+    """Write a cut's θ and statistics over a store's."""
+    parameters.copy_(state.parameters)
+    for statistic, value in zip(statistics, state.statistics, strict=True):
+        statistic.copy_(value)
+
+
 def pack_state(state: StoreState, rule: UpdateRule) -> dict[str, Any]:
-    """A cut by name: `parameters`, the optimiser's statistics under their names, and the counters."""
+    """A cut by name: `parameters`, the optimiser's statistics under their names, the counters, and `moments`."""
     packed: dict[str, Any] = {"parameters": state.parameters}
     packed |= dict(zip(rule.optimizer.statistic_names, state.statistics, strict=True))
-    return packed | {"version": state.version, "env_steps": state.env_steps, "episodes": state.episodes}
+    counters = {"version": state.version, "env_steps": state.env_steps, "episodes": state.episodes}
+    return packed | counters | {"moments": state.moments}
 
 
-def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor) -> StoreState:
-    """The inverse of `pack_state`. Raises StoreError if a name is missing or a vector is not like θ."""
+def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor, tracked: int) -> StoreState:
+    """The inverse of `pack_state`, for a store with this θ that tracks so many scalars.
+
+    A state without `moments` is one of a store that tracked nothing. Raises StoreError if a name is missing, a
+    vector is not like θ, or the moments are not [3, tracked].
+    """
     for name in ("parameters", *rule.optimizer.statistic_names, "version", "env_steps", "episodes"):
         if name not in packed:
             raise StoreError(f"the saved state has no {name!r}: was it saved with another optimiser?")
     vectors = [packed["parameters"], *(packed[name] for name in rule.optimizer.statistic_names)]
     for vector in vectors:
         check_vector(vector, parameters, "a vector of the saved state (of another model?)")
+    moments = packed.get("moments", empty(0))
+    moments = check_moments(moments, tracked, "the saved state's moments (of other normalisation settings?)")
     return StoreState(
         vectors[0],
         tuple(vectors[1:]),
         int(packed["version"]),
         int(packed["env_steps"]),
         int(packed["episodes"]),
+        moments,
     )

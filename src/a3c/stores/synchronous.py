@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from a3c.core.losses import Reduction
+from a3c.core.moments import empty, merge, merge_all
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import RoundCannotFill, StoreError
 from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
-from a3c.stores.state import check_gradient, check_vector, pack_state, unpack_state
+from a3c.stores.state import check_deltas, check_gradient, check_vector, cut, pack_state, restore_vectors, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
 # The counters, all changed together: as they were when the last round closed.
@@ -37,17 +38,18 @@ _FIRST_POLL_S, _LONGEST_POLL_S = 0.00002, 0.001
 
 
 class SynchronousStore:
-    """Owns θ, the optimiser's statistics and the counters, and changes all of them once a round.
+    """Owns θ, the optimiser's statistics, the counters and the moments, and changes all of them once a round.
 
     A round closes when every member has pushed or left. Its gradient is the members' in worker order, weighted
     by their real steps n_i / Σn if losses are means and by 1 if they are sums, so it is the gradient of one
-    batch of all their environments; it is clipped after summing and applied once. A dropped rollout fills its
-    place in the round with its counts alone. Versions, T and the stop flag that workers see change with the
-    round, so all of them stop together, and the result does not depend on who came first.
+    batch of all their environments; it is clipped after summing and applied once. Their rollouts' moments are
+    merged in worker order, too. A dropped rollout fills its place in the round with its counts alone. Versions,
+    T, the moments and the stop flag that workers see change with the round, so all of them stop together, and
+    the result does not depend on who came first.
 
-    One word closes a round: the number of closed rounds. The counters are written beside the old ones before
-    it, so a process killed while it closes a round leaves the round open and counts nothing twice; `leave`
-    then closes it anew. At most that one update is on θ half or twice.
+    One word closes a round: the number of closed rounds. The counters and the moments are written beside the
+    old ones before it, so a process killed while it closes a round leaves the round open and counts nothing
+    twice; `leave` then closes it anew. At most that one update is on θ half or twice.
 
     Bit-reproducible in one process and in several, stops from outside apart. In one process a round that
     nobody can fill raises RoundCannotFill instead of waiting for ever.
@@ -58,6 +60,7 @@ class SynchronousStore:
         workers: W, how many rows to keep. Nobody is a member before `join`.
         reduction: how each worker's loss is reduced over its real steps.
         context: the multiprocessing context whose processes will use the store.
+        tracked: M, how many scalars to keep moments of.
     """
 
     def __init__(
@@ -67,8 +70,11 @@ class SynchronousStore:
         workers: int,
         reduction: Reduction,
         context: BaseContext | None = None,
+        *,
+        tracked: int = 0,
     ) -> None:
         self.rule = rule
+        self.tracked = tracked
         self.reduction = reduction
         self.lock = ProcessLock()
         self.home_process = os.getpid()
@@ -80,7 +86,9 @@ class SynchronousStore:
                 **{f"statistic {name}": (dtype, (size,)) for name in rule.optimizer.statistic_names},
                 "gradients": (dtype, (workers, size)),
                 "rows": ("i8", (workers, _WORDS)),
+                "deltas": ("f8", (workers, 3, tracked)),  # the moments of each row's rollout
                 "counters": ("i8", (2, _WORDS)),  # of the last round and of the one before, in turn
+                "moments": ("f8", (2, 3, tracked)),  # likewise
                 "control": ("i8", (_WORDS,)),
                 "receipt": ("f8", (2,)),  # learning rate and gradient norm of the last round
             },
@@ -92,6 +100,7 @@ class SynchronousStore:
         arrays = self._block.arrays()
         self.rows, self.receipt = arrays["rows"], arrays["receipt"]
         self._counters, self._control = arrays["counters"], arrays["control"]
+        self.deltas, self._moments = torch.from_numpy(arrays["deltas"]), torch.from_numpy(arrays["moments"])
         self.parameters = torch.from_numpy(arrays["parameters"])  # θ, [P]
         self.gradients = torch.from_numpy(arrays["gradients"])  # [W, P]
         self.statistics = tuple(
@@ -100,7 +109,8 @@ class SynchronousStore:
         self._scratch: tuple[Tensor, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("rule", "reduction", "lock", "home_process", "_block")}
+        names = ("rule", "reduction", "tracked", "lock", "home_process", "_block")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -137,6 +147,10 @@ class SynchronousStore:
         """The counters' row that the last round wrote."""
         return self._counters[self._control[_CLOSED] % 2]  # type: ignore[no-any-return]
 
+    def last_moments(self) -> Tensor:
+        """The moments, [3, M], that the last round wrote."""
+        return self._moments[self._control[_CLOSED] % 2]
+
     def pending(self) -> NDArray[np.bool_]:
         """Who has pushed in the round that is open, [W]."""
         return self.rows[:, _ROUND] > self._control[_CLOSED]  # type: ignore[no-any-return]
@@ -144,14 +158,7 @@ class SynchronousStore:
     def snapshot(self) -> StoreState:
         """A copy of the shared state between rounds; gradients that lie ready are not part of it."""
         with self.lock.shared():
-            counters = self.counters()
-            return StoreState(
-                self.parameters.clone(),
-                tuple(statistic.clone() for statistic in self.statistics),
-                counters.version,
-                counters.env_steps,
-                counters.episodes,
-            )
+            return cut(self.parameters, self.statistics, self.counters(), self.last_moments())
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -162,20 +169,19 @@ class SynchronousStore:
 
         Raises StoreError if a name is missing or a size does not fit.
         """
-        restored = unpack_state(state, self.rule, self.parameters)
+        restored = unpack_state(state, self.rule, self.parameters, self.tracked)
         with self.lock.exclusive():
-            self.parameters.copy_(restored.parameters)
-            for statistic, value in zip(self.statistics, restored.statistics, strict=True):
-                statistic.copy_(value)
+            restore_vectors(restored, self.parameters, self.statistics)
+            self.last_moments().copy_(restored.moments)
             counters = self.last_round()
             counters[: _EPISODES + 1] = restored.version, restored.env_steps, restored.episodes
             counters[_APPLIED] = 0
             self.rows[:, _ROUND] = 0
 
-    def lay_ready(self, worker: int, has_gradient: bool, counts: Counts) -> None:
-        """Mark the worker's gradient and counts as part of the open round. The caller holds the lock."""
+    def lay_ready(self, worker: int, has_gradient: bool, env_steps: int, episodes: int) -> None:
+        """Mark the worker's gradient, moments and counts as part of the open round. The caller holds the lock."""
         row = self.rows[worker]
-        row[_HAS_GRADIENT], row[_ROW_ENV_STEPS], row[_ROW_EPISODES] = has_gradient, *counts
+        row[_HAS_GRADIENT], row[_ROW_ENV_STEPS], row[_ROW_EPISODES] = has_gradient, env_steps, episodes
         row[_ROUND] = self._control[_CLOSED] + 1
 
     def close_round_if_full(self) -> None:
@@ -189,10 +195,13 @@ class SynchronousStore:
         counters[:] = self._counters[closed % 2]
         counters[_ENV_STEPS] += self.rows[pending, _ROW_ENV_STEPS].sum()
         counters[_EPISODES] += self.rows[pending, _ROW_EPISODES].sum()
+        if self.tracked:
+            round_moments = merge_all(self.deltas[np.flatnonzero(pending)])  # in worker order
+            self._moments[(closed + 1) % 2] = merge(self._moments[closed % 2], round_moments)
         counters[_APPLIED] = self._apply(contributors, counters)
         counters[_VERSION] += counters[_APPLIED]
         counters[_STOP] |= self._control[_STOP_REQUEST]
-        self._control[_CLOSED] = closed + 1  # last: it makes the counters valid and lets the waiting ones go
+        self._control[_CLOSED] = closed + 1  # last: it makes all this valid and lets the waiting ones go
 
     def missing(self) -> list[int]:
         """Members that have not pushed in the open round."""
@@ -243,19 +252,23 @@ class SynchronousHandle:
             if self._unsettled is not None:
                 self._settled, self._unsettled = self._settle(self._unsettled), None
             out.copy_(store.parameters)
-            return store.counters()
+            counters = store.counters()
+            return counters._replace(moments=store.last_moments().clone()) if store.tracked else counters
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
         """Lay the gradient ready, and close the round if it was the last; the receipt is of the round before."""
         store = self.store
         if store.pending()[self.worker]:
             raise StoreError(f"worker {self.worker} pushed twice in one round; pull between two pushes")
+        deltas = check_deltas(counts, store.tracked)
         if gradient is not None:
             store.gradients[self.worker] = check_gradient(gradient, store.parameters)
+        if store.tracked:
+            store.deltas[self.worker] = empty(store.tracked) if deltas is None else deltas
         with store.lock.exclusive():
             staleness = int(store.last_round()[_VERSION]) - base_version
             self._unsettled = Receipt(gradient is not None, staleness, 0.0, 0.0)
-            store.lay_ready(self.worker, gradient is not None, counts)
+            store.lay_ready(self.worker, gradient is not None, counts.env_steps, counts.episodes)
             store.close_round_if_full()
         return self._settled
 

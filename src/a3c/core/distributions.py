@@ -1,0 +1,400 @@
+"""Distributions over actions, read from the numbers that a network puts out.
+
+Each is a small value that knows how to read parameters [..., P] and says what an action is: one number, [...], or K
+numbers, [..., K]. All of their functions take any leading dimensions and work row by row.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from a3c.core import categorical
+
+# Finite, unlike -inf, whose product with a probability of 0 is NaN in the entropy and its gradient; so far out that
+# its probability is exactly 0 beside any other logit in float32, too.
+_FORBIDDEN = -1e30
+
+# Beyond these a float32 density overflows, or a policy is deterministic or noise for all that matters.
+_LEAST_LOG_STD, _GREATEST_LOG_STD = -10.0, 2.0
+
+_LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
+
+
+class Distribution(Protocol):
+    """How parameters [..., P] are read as a distribution over actions."""
+
+    @property
+    def parameter_count(self) -> int:
+        """P."""
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """() for one number, (K,) for K of them."""
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """int64 for choices, float32 for numbers, float64 for both together."""
+
+    @property
+    def mask_size(self) -> int:
+        """M, how many entries an action mask has; 0 where there is none."""
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """log π(a), [...], for parameters [..., P] and actions [..., *K]."""
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """H(π) in nats, [...]."""
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Draw a ~ π, [..., *K]."""
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The action that is played greedily, [..., *K]."""
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        """The parameters [..., P] with every choice forbidden whose entry in `mask` [..., M] is 0.
+
+        A forbidden choice has probability 0 and gets no gradient. Where a mask forbids everything, as many
+        environments' do in a terminal state, it is taken to forbid nothing.
+        """
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One of `count` choices, from 0; parameters are logits [..., count]."""
+
+    count: int
+
+    @property
+    def parameter_count(self) -> int:
+        """P."""
+        return self.count
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """One number."""
+        return ()
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """int64."""
+        return torch.int64
+
+    @property
+    def mask_size(self) -> int:
+        """An entry for each choice."""
+        return self.count
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """log π(a), [...]."""
+        return categorical.log_prob(parameters, actions)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """H(π), [...]."""
+        return categorical.entropy(parameters)
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Draw a ~ π, [...] int64."""
+        return categorical.sample(parameters, generator)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The most probable choice, [...] int64."""
+        return categorical.mode(parameters)
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        """Forbidden choices out of reach; see `Distribution.masked`."""
+        allowed = mask.bool()
+        allowed = allowed | ~allowed.any(-1, keepdim=True)
+        return torch.where(allowed, parameters, _FORBIDDEN)
+
+
+@dataclass(frozen=True)
+class MultiCategorical:
+    """K independent choices, the k-th of `counts[k]`; parameters are their logits side by side."""
+
+    counts: tuple[int, ...]
+
+    @property
+    def parameter_count(self) -> int:
+        """P, the sum of the counts."""
+        return sum(self.counts)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """(K,)."""
+        return (len(self.counts),)
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """int64."""
+        return torch.int64
+
+    @property
+    def mask_size(self) -> int:
+        """An entry for each choice of each."""
+        return sum(self.counts)
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Σ_k log π_k(a_k), [...]."""
+        parts = [categorical.log_prob(logits, actions[..., k]) for k, logits in enumerate(self._split(parameters))]
+        return torch.stack(parts).sum(0)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Σ_k H(π_k), [...]."""
+        return torch.stack([categorical.entropy(logits) for logits in self._split(parameters)]).sum(0)
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Draw a ~ π, [..., K] int64."""
+        return torch.stack([categorical.sample(logits, generator) for logits in self._split(parameters)], -1)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The most probable choices, [..., K] int64."""
+        return torch.stack([categorical.mode(logits) for logits in self._split(parameters)], -1)
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        """Forbidden choices out of reach, part by part; see `Distribution.masked`."""
+        pairs = zip(self.counts, self._split(parameters), self._split(mask), strict=True)
+        return torch.cat([Categorical(count).masked(logits, part) for count, logits, part in pairs], -1)
+
+    def _split(self, vector: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(vector, list(self.counts), -1)
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """K independent bits; parameters are logits of 1, [..., K]."""
+
+    size: int
+
+    @property
+    def parameter_count(self) -> int:
+        """P."""
+        return self.size
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """(K,)."""
+        return (self.size,)
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """int64."""
+        return torch.int64
+
+    @property
+    def mask_size(self) -> int:
+        """No mask."""
+        return 0
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """log π(a) = Σ_k log σ(±logit_k), [...]; σ is the logistic function."""
+        return functional.logsigmoid(torch.where(actions.bool(), parameters, -parameters)).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """H(π) = Σ_k [log(1 + e^-|x|) + |x| σ(-|x|)], x the k-th logit, [...]: finite however large x is."""
+        size = parameters.abs()
+        return (functional.softplus(-size) + size * torch.sigmoid(-size)).sum(-1)
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Draw a ~ π, [..., K] int64."""
+        uniform = torch.empty_like(parameters).uniform_(generator=generator)
+        return (uniform < torch.sigmoid(parameters)).long()
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The more probable bits, [..., K] int64."""
+        return (parameters > 0).long()
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        """As they are: bits take no mask."""
+        return parameters
+
+
+@dataclass(frozen=True)
+class Normal:
+    """K independent Gaussians; parameters are their means, then their log standard deviations, [..., 2K].
+
+    Log standard deviations are clipped to -10 and 2.
+    """
+
+    size: int
+
+    @property
+    def parameter_count(self) -> int:
+        """P = 2K."""
+        return 2 * self.size
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """(K,)."""
+        return (self.size,)
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """float32."""
+        return torch.float32
+
+    @property
+    def mask_size(self) -> int:
+        """No mask."""
+        return 0
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """log π(a) = -Σ_k [(a_k - μ_k)² / 2σ_k² + log σ_k + log(2π) / 2], [...]."""
+        return self._log_density(parameters, actions).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """H(π) = Σ_k [log σ_k + log(2πe) / 2], [...]."""
+        _, log_std = self._read(parameters)
+        return (log_std + (1.0 + _LOG_2PI) / 2).sum(-1)
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Draw a ~ π, [..., K]."""
+        mean, log_std = self._read(parameters)
+        return mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The means, [..., K]."""
+        return self._read(parameters)[0]
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        """As they are: numbers take no mask."""
+        return parameters
+
+    def _read(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log standard deviations, [..., K] each."""
+        mean, log_std = parameters.chunk(2, -1)
+        return mean, log_std.clamp(_LEAST_LOG_STD, _GREATEST_LOG_STD)
+
+    def _log_density(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        mean, log_std = self._read(parameters)
+        return -((actions - mean) * (-log_std).exp()).square() / 2 - log_std - _LOG_2PI / 2  # [..., K]
+
+
+@dataclass(frozen=True)
+class TanhNormal(Normal):
+    """K independent Gaussians u, squashed: the action is a = tanh(u), within ±1.
+
+    Actions are kept as u, which loses nothing near ±1; whoever hands them to an environment applies tanh. The
+    probabilities and the entropy are those of a (Haarnoja et al. 2018, appendix C).
+    """
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """log π(a) = log N(u) - Σ_k log(1 - tanh² u_k), [...], for u = `actions`."""
+        return (self._log_density(parameters, actions) - _log_slope(actions)).sum(-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """H(π) = H(N) + Σ_k E[log(1 - tanh² u_k)], [...], to about 1e-5 nats for each of K.
+
+        log(1 - tanh² u) = 2 log 2 - 2|u| - 2 log(1 + e^-2|u|). E|u| has a closed form; the last term is taken as a
+        sum of Gaussians in u (see `_soft_corner`), whose expectations have closed forms, too.
+        """
+        mean, log_std = self._read(parameters)
+        std = log_std.exp()
+        density = (-(mean / std).square() / 2).exp() / math.sqrt(2 * math.pi)
+        expected_size = 2 * std * density + mean * torch.erf(mean / (std * math.sqrt(2)))  # E|u|
+        weights, variances = (constant.to(mean) for constant in _soft_corner())
+        spread = variances + std.square().unsqueeze(-1)  # [..., K, N]
+        corner = (weights * (variances / spread).sqrt() * (-mean.square().unsqueeze(-1) / (2 * spread)).exp()).sum(-1)
+        return super().entropy(parameters) + (2 * _LOG_2 - 2 * expected_size - 2 * corner).sum(-1)
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Several distributions side by side, as Dict and Tuple spaces have them.
+
+    Parameters, masks and actions are those of the parts, joined in order; a part's single number takes one column.
+    """
+
+    parts: tuple[Distribution, ...]
+
+    @property
+    def parameter_count(self) -> int:
+        """P, the sum of the parts'."""
+        return sum(part.parameter_count for part in self.parts)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """(K,), the sum of the parts'."""
+        return (sum(self._widths),)
+
+    @property
+    def action_dtype(self) -> torch.dtype:
+        """The parts' if they share one, else float64, which holds whole numbers up to 2^53."""
+        dtypes = {part.action_dtype for part in self.parts}
+        return dtypes.pop() if len(dtypes) == 1 else torch.float64
+
+    @property
+    def mask_size(self) -> int:
+        """M, the sum of the parts'."""
+        return sum(part.mask_size for part in self.parts)
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Σ log π_i(a_i) over the parts, [...]."""
+        columns = torch.split(actions, self._widths, -1)
+        return self._sum(lambda i, part, own: part.log_prob(own, _as_action(part, columns[i], own)), parameters)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Σ H(π_i) over the parts, [...]."""
+        return self._sum(lambda _, part, own: part.entropy(own), parameters)
+
+    def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
+        """Draw a ~ π, [..., K]."""
+        return self._join([part.sample(own, generator) for part, own in self._pairs(parameters)])
+
+    def mode(self, parameters: Tensor) -> Tensor:
+        """The parts' modes, [..., K]."""
+        return self._join([part.mode(own) for part, own in self._pairs(parameters)])
+
+    def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
+        """Forbidden choices out of reach, part by part; see `Distribution.masked`."""
+        masks = torch.split(mask, [part.mask_size for part in self.parts], -1)
+        pairs = zip(self._pairs(parameters), masks, strict=True)
+        return torch.cat([part.masked(own, part_mask) for (part, own), part_mask in pairs], -1)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [part.action_shape[0] if part.action_shape else 1 for part in self.parts]
+
+    def _pairs(self, parameters: Tensor) -> list[tuple[Distribution, Tensor]]:
+        own = torch.split(parameters, [part.parameter_count for part in self.parts], -1)
+        return list(zip(self.parts, own, strict=True))
+
+    def _sum(self, term: Callable[[int, Distribution, Tensor], Tensor], parameters: Tensor) -> Tensor:
+        terms = [term(i, part, own) for i, (part, own) in enumerate(self._pairs(parameters))]
+        return torch.stack(terms).sum(0)
+
+    def _join(self, actions: list[Tensor]) -> Tensor:
+        pairs = zip(self.parts, actions, strict=True)
+        columns = [action if part.action_shape else action.unsqueeze(-1) for part, action in pairs]
+        dtype = torch.float64 if len({column.dtype for column in columns}) > 1 else columns[0].dtype
+        return torch.cat([column.to(dtype) for column in columns], -1)
+
+
+def _as_action(part: Distribution, columns: Tensor, parameters: Tensor) -> Tensor:
+    """A part's own actions from its columns of joined ones."""
+    actions = columns if part.action_shape else columns.squeeze(-1)
+    return actions.long() if part.action_dtype == torch.int64 else actions.to(parameters.dtype)
+
+
+def _log_slope(u: Tensor) -> Tensor:
+    """log(1 - tanh² u) without cancellation: 2 (log 2 - u - log(1 + e^-2u))."""
+    return 2 * (_LOG_2 - u - functional.softplus(-2 * u))
+
+
+@functools.cache
+def _soft_corner() -> tuple[Tensor, Tensor]:
+    """Weights w and variances s of the fit log(1 + e^-2|u|) ≈ Σ_n w_n exp(-u² / 2 s_n)."""
+    u = np.concatenate([np.linspace(0, 1, 2000) ** 3, np.linspace(1, 12, 2000)])
+    variances = np.logspace(-9, 1.2, 40)
+    gaussians = np.exp(-(u[:, None] ** 2) / (2 * variances))
+    weights, *_ = np.linalg.lstsq(gaussians, np.log1p(np.exp(-2 * u)), rcond=1e-10)
+    return torch.from_numpy(weights), torch.from_numpy(variances)

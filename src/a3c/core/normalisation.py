@@ -1,0 +1,146 @@
+"""Observation normalisation and reward scaling by moments that all workers share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from a3c.core import moments as running
+from a3c.types import Rollout
+
+_WIDEST = 10.0  # standard deviations; what lies further out is clipped
+_LEAST_VARIANCE = 1e-8  # a number that hardly varies is only centred
+
+
+class Normaliser:
+    """Normalises observations, and scales and clips rewards, as the shared moments say.
+
+        o' = clip((o - mean) / std, ±10)
+        r' = clip(r / std(R), ±10),    R_t = r_t + γ R_{t-1}, begun anew with each episode
+
+    The moments are those of the last `load`: they stay as they are until the next, so that acting and loss see the
+    same. Owns the running returns R of the environments whose rollouts it is shown. With nothing to track it
+    changes nothing.
+
+    Args:
+        observation_sizes: how many numbers each normalised part of an observation has, by path; parts that are not
+            named pass as they are.
+        scale_rewards: divide rewards by the standard deviation of R.
+        clip_rewards: clip rewards (after scaling) to ± this; None does not.
+        discount: γ of R.
+
+    Source: the variance of returns as a reward's unit is OpenAI Baselines' VecNormalize (Dhariwal et al. 2017).
+    """
+
+    def __init__(
+        self,
+        observation_sizes: Mapping[str, int] | None = None,
+        *,
+        scale_rewards: bool = False,
+        clip_rewards: float | None = None,
+        discount: float = 0.99,
+    ) -> None:
+        self.observation_sizes = dict(observation_sizes or {})
+        ends = list(itertools.accumulate(self.observation_sizes.values(), initial=0))
+        self._columns = dict(zip(self.observation_sizes, map(slice, ends, ends[1:]), strict=False))
+        self.scale_rewards = scale_rewards
+        self.clip_rewards = clip_rewards
+        self.discount = discount
+        self.tracked = sum(self.observation_sizes.values()) + scale_rewards
+        self.moments = running.empty(self.tracked)  # [3, M]
+        self.reward_unit = 1.0  # std(R)
+        self._affine: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._returns: Tensor | None = None  # R of each environment, [B] float64
+
+    def load(self, moments: Tensor | None) -> None:
+        """Take the moments [3, M] of a pull; None where nothing is tracked."""
+        if not self.tracked:
+            return
+        assert moments is not None
+        assert moments.shape == (3, self.tracked), "moments of another normaliser"
+        self.moments = moments
+        self._affine.clear()
+        if self.scale_rewards:
+            variance = float(running.variance(moments[:, -1:]))
+            self.reward_unit = variance**0.5 if variance > _LEAST_VARIANCE else 1.0
+
+    def observations(self, observation: Any, dtype: torch.dtype) -> Any:
+        """A flat observation ([..., *O], or a dict of such) with its tracked parts normalised, in `dtype`."""
+        if not self.observation_sizes:
+            return observation
+        if not isinstance(observation, dict):
+            return self._normalise("", observation, dtype)
+        return {
+            path: self._normalise(path, part, dtype) if path in self.observation_sizes else part
+            for path, part in observation.items()
+        }
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """The rewards to learn from, [T, B]."""
+        rewards = rollout.rewards
+        if self.scale_rewards:
+            rewards = (rewards / self.reward_unit).clamp(-_WIDEST, _WIDEST)
+        if self.clip_rewards is not None:
+            rewards = rewards.clamp(-self.clip_rewards, self.clip_rewards)
+        return rewards
+
+    def deltas(self, rollout: Rollout) -> Tensor | None:
+        """What a rollout adds to the moments, [3, M]; None if nothing is tracked. Moves the running returns on.
+
+        Every observation counts once: the bootstrap row does so as the first row of the next rollout.
+        """
+        if not self.tracked:
+            return None
+        observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
+        columns = [
+            running.of(observations[path][:-1].reshape(-1, size).double())
+            for path, size in self.observation_sizes.items()
+        ]
+        if self.scale_rewards:
+            columns.append(running.of(self._discounted_returns(rollout).unsqueeze(-1)))
+        return torch.cat(columns, dim=1)
+
+    def forget_returns(self) -> None:
+        """Begin the running returns anew, as after a rollout that must not be trusted."""
+        self._returns = None
+
+    def _discounted_returns(self, rollout: Rollout) -> Tensor:
+        """R at every real transition, [N]."""
+        rewards, starts = rollout.rewards.double(), rollout.episode_start
+        running_returns = torch.zeros(rewards.shape[1], dtype=torch.float64) if self._returns is None else self._returns
+        returns = torch.empty_like(rewards)  # [T, B]
+        for t in range(len(rewards)):
+            running_returns = torch.where(starts[t], 0.0, running_returns)
+            # The step in which the environment merely reset has no reward; its R is not real.
+            running_returns = torch.where(starts[t + 1], 0.0, rewards[t] + self.discount * running_returns)
+            returns[t] = running_returns
+        self._returns = running_returns
+        return returns[rollout.real]
+
+    def _normalise(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
+        key = (path, part.device, dtype)
+        if key not in self._affine:
+            own = self.moments[:, self._columns[path]]  # [3, O]
+            variance = running.variance(own)
+            scale = torch.where(variance > _LEAST_VARIANCE, variance, 1.0).rsqrt()
+            self._affine[key] = (running.mean(own).to(part.device), scale.to(part.device))
+        mean, scale = self._affine[key]
+        size = self.observation_sizes[path]
+        shape = part.shape
+        flat = part.reshape(*shape[: len(shape) - _own_dims(shape, size)], size)
+        # In float64 where the moments are: a mean of 1e6 with a variance of 1 survives.
+        return ((flat - mean) * scale).clamp_(-_WIDEST, _WIDEST).to(dtype).reshape(shape)
+
+
+def _own_dims(shape: torch.Size, size: int) -> int:
+    """How many trailing dimensions of `shape` make up a part of `size` numbers."""
+    dims, product = 0, 1
+    while product < size:
+        dims += 1
+        product *= shape[-dims]
+    assert product == size, f"a part of {size} numbers in {tuple(shape)}"
+    return dims

@@ -1,0 +1,231 @@
+"""What an environment must keep to: its spaces, and that its steps are what they declare.
+
+An environment that breaks its word makes an agent learn from something else than was meant, or fails far away from
+the mistake. So each single environment has a wrapper at its core and one at its edge that look at every step; native
+vector environments are taken at their word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from a3c.envs.action_mask import check_mask
+from a3c.errors import UnsupportedEnvironment
+from a3c.spaces.parts import Space, basic_parts, described
+
+Check = Callable[[Any], None]
+
+_NUMBERS = (float, int, np.floating, np.integer)
+
+
+def check_spaces(name: str, observation_space: Space, action_space: Space) -> None:
+    """Raise UnsupportedEnvironment unless both are built of the handled spaces and a mask fits the actions.
+
+    Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of these are handled. The message names the part.
+    """
+    basic_parts(observation_space, f"the observation space of {name!r}")
+    basic_parts(action_space, f"the action space of {name!r}")
+    check_mask(name, observation_space, action_space)
+
+
+class Protocol(gym.Wrapper[Any, Any, Any, Any]):
+    """The environment as it is, but what is no Gymnasium step or reset is an UnsupportedEnvironment that says so."""
+
+    def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self.name = name
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """An observation and an info."""
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise UnsupportedEnvironment(
+                f"reset of {self.name!r} takes no seed and options ({error}): it follows gym's API before 0.26; "
+                "give it reset(self, *, seed=None, options=None)"
+            ) from error
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+            raise UnsupportedEnvironment(
+                f"reset of {self.name!r} returned {_described(result)}: (observation, info) is wanted, info a dict"
+            )
+        return result
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Observation, reward, terminated, truncated and info."""
+        result = self.env.step(action)
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise UnsupportedEnvironment(
+                f"step of {self.name!r} returned {_described(result)}: (observation, reward, terminated, "
+                "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
+            )
+        return result
+
+
+class Checked(Protocol):
+    """An environment whose observations are of its space and whose rewards are numbers, or it says which are not.
+
+    NaN and values outside a Box's bounds pass. Frames that are rendered as numbers from 0 to 1 become bytes.
+
+    Args:
+        env: a single environment.
+        name: what errors call it.
+        infos: keys of infos that are kept; None keeps all. A vector environment gathers every key of every info, which
+            can take longer than the step, and fails where a key's value changes its type.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], name: str, infos: tuple[str, ...] | None = None) -> None:
+        super().__init__(env, name)
+        self.infos = infos
+        self._check = observation_check(env.observation_space, f"the observation of {name!r}")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The first observation, checked."""
+        observation, info = super().reset(seed=seed, options=options)
+        self._check(observation)
+        return observation, self._kept(info)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The next observation and reward, checked."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._check(observation)
+        if not isinstance(reward, _NUMBERS):
+            reward = self._number(reward)
+        return observation, reward, terminated, truncated, self._kept(info) if info else info
+
+    def render(self) -> Any:
+        """A frame; [H, W, 3] of bytes if the environment is in the mode "rgb_array"."""
+        frame = super().render()
+        if isinstance(frame, np.ndarray) and frame.dtype.kind == "f":
+            return np.rint(frame * 255.0).astype(np.uint8)
+        return frame
+
+    def _kept(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info if self.infos is None else {key: info[key] for key in self.infos if key in info}
+
+    def _number(self, reward: Any) -> float:
+        if np.ndim(reward) == 0 and isinstance(reward, SupportsFloat) and not isinstance(reward, np.complexfloating):
+            return float(reward)
+        raise UnsupportedEnvironment(f"the reward of {self.name!r} is {_described(reward)}: a number is wanted")
+
+
+def with_protocol(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
+    """The environment with a Protocol right around its core, within all other wrappers, which rely on it."""
+    if not isinstance(env, gym.Wrapper):
+        return Protocol(env, name)
+    innermost = env
+    while isinstance(innermost.env, gym.Wrapper):
+        innermost = innermost.env
+    if not isinstance(innermost, Protocol):
+        innermost.env = Protocol(innermost.env, name)
+    return env
+
+
+def observation_check(space: Space, what: str, path: str = "") -> Check:
+    """A function that raises UnsupportedEnvironment if an observation is not of `space` in structure, shape or dtype.
+
+    A dtype is right if NumPy casts it within its kind, as float64 to float32. Choices of Discrete and MultiDiscrete
+    must be among those that there are. `what` names the observation in an error, and `path` where the part sits.
+    """
+
+    def wrong(got: str) -> UnsupportedEnvironment:
+        return UnsupportedEnvironment(f"{what}{described(path)} is not of its space {space}: got {got}")
+
+    if isinstance(space, spaces.Dict):
+        return _dict_check(
+            {key: observation_check(part, what, _below(path, key)) for key, part in space.items()}, wrong
+        )
+    if isinstance(space, spaces.Tuple):
+        return _tuple_check([observation_check(part, what, _below(path, i)) for i, part in enumerate(space)], wrong)
+    if isinstance(space, spaces.Discrete):
+        return _choice_check(int(space.start), int(space.start + space.n), wrong)
+    check = _array_check(space, wrong)
+    if isinstance(space, spaces.MultiDiscrete):
+        return _choices_check(space, check, wrong)
+    return check
+
+
+Wrong = Callable[[str], UnsupportedEnvironment]
+
+
+def _dict_check(checks: Mapping[Any, Check], wrong: Wrong) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, Mapping):
+            raise wrong(_described(value))
+        if value.keys() != checks.keys():
+            raise wrong(f"the keys {sorted(map(str, value))}")
+        for key, check_part in checks.items():
+            check_part(value[key])
+
+    return check
+
+
+def _tuple_check(checks: list[Check], wrong: Wrong) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, tuple | list) or len(value) != len(checks):
+            raise wrong(_described(value))
+        for check_part, part in zip(checks, value, strict=True):
+            check_part(part)
+
+    return check
+
+
+def _choice_check(low: int, high: int, wrong: Wrong) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, int | np.integer):
+            if np.ndim(value) or np.asarray(value).dtype.kind not in "biu":
+                raise wrong(_described(value))
+            value = int(value)
+        if not low <= value < high:
+            raise wrong(f"the value {value}")
+
+    return check
+
+
+def _choices_check(space: spaces.MultiDiscrete, check_array: Check, wrong: Wrong) -> Check:
+    low, high = space.start, space.start + space.nvec
+
+    def check(value: Any) -> None:
+        check_array(value)
+        value = np.asarray(value)
+        if ((value < low) | (value >= high)).any():
+            raise wrong(f"the values {value.tolist()}")
+
+    return check
+
+
+def _array_check(space: Space, wrong: Wrong) -> Check:
+    shape, dtype = space.shape, space.dtype
+    assert shape is not None
+    assert dtype is not None
+
+    def check(value: Any) -> None:
+        if isinstance(value, np.ndarray) and value.dtype == dtype and value.shape == shape:
+            return
+        try:
+            array = np.asarray(value)
+        except ValueError:  # ragged
+            raise wrong(_described(value)) from None
+        if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise wrong(_described(value))
+
+    return check
+
+
+def _below(path: str, key: Any) -> str:
+    return f"{path}/{key}" if path else str(key)
+
+
+def _described(value: Any) -> str:
+    """What kind of thing a value is, in a few words."""
+    if isinstance(value, np.ndarray | np.generic):
+        return f"an array {value.shape} of {value.dtype}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}" if value is not None else "None"

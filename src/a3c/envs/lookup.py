@@ -1,0 +1,178 @@
+"""From names to what they name: environments' ids, classes, wrappers, and the modules that register ids."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs import registration
+from gymnasium.envs.registration import EnvSpec
+
+from a3c.errors import UnknownEnvironment, UsageError
+
+_PLUGINS = "gymnasium.envs"
+"""Group of entry points by which a package says how its environments are registered."""
+
+_EXTRAS = {"ALE": "atari", "MinAtar": "minatar"}
+"""Namespaces of ids whose package is an extra of this one."""
+
+_OLD_ATARI = re.compile(r"[A-Z]\w*NoFrameskip-v\d")
+
+
+def is_class_path(env: str) -> bool:
+    """Whether `env` is "package.module:Class"; "ALE/Pong-v5" and "module:Env-v0" are Gymnasium's ids."""
+    return ":" in env and env.split(":")[-1].isidentifier()
+
+
+def find_spec(name: str) -> EnvSpec:
+    """What is registered as `name`, an id or MODULE:ID. Its package is imported if it is known which that is.
+
+    Raises:
+        UnknownEnvironment: nothing is; the message names near ones.
+        UsageError: it belongs to an extra that is not installed; the message says how to install it.
+    """
+    module_name, _, env_id = name.rpartition(":")
+    if module_name:
+        import_registering(module_name, f"environment {name!r}")
+    if env_id not in gym.registry:
+        _register_by_name(env_id)
+    try:
+        return gym.spec(env_id)
+    except gym.error.DeprecatedEnv as error:
+        raise UnknownEnvironment(f"environment {env_id!r} is out of date: {error}") from None
+    except gym.error.NamespaceNotFound as error:
+        raise UnknownEnvironment(
+            f"there is no environment {env_id!r}: {error} If a package registers it, name that, too: MODULE:{env_id}"
+        ) from None
+    except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
+        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
+        if not near:
+            lowered = {name.lower(): name for name in gym.registry}
+            near = [lowered[n] for n in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.5)]
+        hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for those there are"
+        detail = f" ({error})" if isinstance(error, ModuleNotFoundError) else ""
+        raise UnknownEnvironment(f"there is no environment {env_id!r}{detail}; {hint}") from None
+
+
+def find_class(path: str) -> Callable[..., Any]:
+    """The class or callable that "package.module:Class" names. Raises UnknownEnvironment if there is none."""
+    return _attribute(path, f"environment {path!r}", UnknownEnvironment)
+
+
+def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[[gym.Env[Any, Any]], Any]:
+    """A callable `env -> env`: `wrapper` itself, "package.module:Wrapper", or a name in gymnasium.wrappers.
+
+    Raises UsageError if the name leads nowhere.
+    """
+    if not isinstance(wrapper, str):
+        return wrapper
+    if ":" in wrapper:
+        return _attribute(wrapper, f"wrapper {wrapper!r}", UsageError)
+    try:
+        found: Callable[[gym.Env[Any, Any]], Any] = getattr(gym.wrappers, wrapper)
+        return found
+    except AttributeError:
+        near = difflib.get_close_matches(wrapper, gym.wrappers.__all__, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(
+            f"there is no wrapper {wrapper!r} in gymnasium.wrappers; {hint}one of your own is package.module:Wrapper"
+        ) from None
+
+
+def import_registering(module_name: str, what: str) -> None:
+    """Import a module and register its package's environments, if that takes more than the import.
+
+    Raises UnknownEnvironment, which calls what was asked for `what`, if the module cannot be imported.
+    """
+    import_module(module_name, what, UnknownEnvironment)
+    package = module_name.partition(".")[0]
+    for plugin in entry_points(group=_PLUGINS):
+        if plugin.module.partition(".")[0] == package and plugin.name not in _namespaces():
+            _load(plugin, what)
+
+
+def import_module(module_name: str, what: str, error: type[UsageError]) -> ModuleType:
+    """Import a module, looked for in the current directory, too. Raises `error` if it cannot be."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as raised:  # whatever a stranger's module raises
+        raise error(f"{what}: cannot import {module_name!r} ({reason(raised)})") from raised
+
+
+def reason(error: BaseException) -> str:
+    """The error's class and text, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def missing_extra(what: str, extra: str) -> UsageError:
+    """The error that says which extra to install."""
+    return UsageError(f'{what} wants a package that is missing: pip install "a3c[{extra}]"')
+
+
+def _attribute(path: str, what: str, error: type[UsageError]) -> Callable[..., Any]:
+    module_name, _, name = path.rpartition(":")
+    module = import_module(module_name, what, error)
+    try:
+        found: Callable[..., Any] = getattr(module, name)
+    except AttributeError:
+        raise error(f"{what}: module {module_name!r} has no {name!r}") from None
+    return found
+
+
+def _register_by_name(env_id: str) -> None:
+    """Register the environments of the package that an id's namespace or form points to, if there is one."""
+    space = "ALE" if _OLD_ATARI.fullmatch(env_id) else env_id.partition("/")[0] if "/" in env_id else None
+    if space is None or space in _namespaces():
+        return
+    what = f"environment {env_id!r}"
+    if space == "ALE":
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("ale_py")
+            return
+    for plugin in entry_points(group=_PLUGINS, name=space):
+        _load(plugin, what)
+    if space in _EXTRAS and space not in _namespaces():
+        raise missing_extra(what, _EXTRAS[space])
+
+
+def _load(plugin: EntryPoint, what: str) -> None:
+    try:
+        _register(plugin)
+    except Exception as error:
+        raise UnknownEnvironment(
+            f"{what}: {plugin.value} cannot register its environments ({reason(error)})"
+        ) from error
+
+
+@functools.cache  # once a process: Gymnasium warns of whatever is registered again
+def _register(plugin: EntryPoint) -> None:
+    # Gymnasium's own way until 1.0, when it stopped to do it unasked.
+    with _namespace(None if plugin.name.startswith("__") else plugin.name):
+        register = plugin.load()
+        if callable(register):
+            register()
+
+
+@contextlib.contextmanager
+def _namespace(name: str | None) -> Iterator[None]:
+    before, registration.current_namespace = registration.current_namespace, name
+    try:
+        yield
+    finally:  # Gymnasium's own leaves its namespace behind when registering fails
+        registration.current_namespace = before
+
+
+def _namespaces() -> set[str | None]:
+    return {spec.namespace for spec in gym.registry.values()}

@@ -1,0 +1,119 @@
+"""Where a policy plays: the environment that is named, or the one that the run's config.json records.
+
+A run's files may name code: a class, wrappers, modules that register environments, a network. Whoever opens somebody
+else's run has not asked for that code, so it is run only for a caller who says that the run is to be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from a3c.config import OwnCode, TrainConfig
+from a3c.envs.lookup import is_class_path
+from a3c.envs.make import EnvFactory, EnvSource
+from a3c.errors import RunDirectoryError, UsageError
+from a3c.experiment.env_source import env_source
+from a3c.experiment.policy import Policy
+from a3c.experiment.run_directory import CONFIG, read_json
+
+_RECORDED = (
+    "env_kwargs", "wrappers", "import_", "max_episode_steps", "atari_preprocessing", "sticky_actions",
+    "full_action_set", "life_loss_ends", "model",
+)  # fmt: skip
+"""The settings that say where, and with which network, a run's policy plays."""
+
+_KNOWN_MODULES = {"gymnasium", "ale_py", "minatar", "envpool"}
+"""Modules that a run may name unasked: their import registers environments and does nothing else."""
+
+
+class Player(NamedTuple):
+    """A policy and where it plays."""
+
+    policy: Policy
+    source: EnvSource
+
+
+def find_player(
+    policy: Policy | str | os.PathLike[str],
+    env: str | EnvFactory | None = None,
+    *,
+    model: OwnCode | None = None,
+    trust_code: bool = False,
+) -> Player:
+    """The policy, and the environment that is named or else the run's own.
+
+    An environment that is named stands in place of the run's, of its keyword arguments and its time limit. What the
+    policy of a run sees its environment through stays: wrappers, and how Atari games are played.
+
+    Args:
+        policy: a policy, or the directory of a run or of a saved policy.
+        env: where to play; by default, for a run's directory, the run's own environment.
+        model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
+        trust_code: import what the run's files name.
+
+    Raises:
+        UsageError: nothing says where to play, or the run names code and is not trusted.
+        RunDirectoryError: the run is missing or damaged.
+    """
+    if isinstance(policy, Policy):
+        if env is None:
+            raise UsageError("a policy alone does not say where to play: name the environment")
+        return Player(policy, EnvSource(env))
+    path = Path(policy)
+    if env is not None and not (path / CONFIG).exists():  # a saved policy
+        return Player(Policy.load(path, model), EnvSource(env))
+    recorded, config = _recorded(path)
+    if env is None:
+        if recorded is None:
+            raise UsageError(
+                f"{path} was trained with code that has no importable name (environment, wrapper or network): pass the "
+                "environment, and the network as model= if it is your own"
+            )
+        env, named = recorded, [recorded]
+    else:
+        config, named = replace(config, env_kwargs={}, import_=(), max_episode_steps=None), []
+    if any(str(wrapper).startswith("<") for wrapper in config.wrappers):
+        raise UsageError(
+            f"{path} was trained with wrappers that have no importable name: load the policy (a3c.load) and evaluate "
+            "it on an environment that has them"
+        )
+    if model is None and isinstance(config.model, str) and not config.model.startswith("<"):
+        model = config.model
+        named.append(model)
+    named += [*map(str, config.wrappers), *(f"{module}:" for module in config.import_)]
+    modules = sorted({name.rpartition(":")[0] for name in named if _runs_code(name)})
+    if modules and not trust_code:
+        raise UsageError(
+            f"playing {path} would import and run code that its files name, from {', '.join(modules)}: if you trust "
+            "it, add --trust-code (in Python trust_code=True)"
+        )
+    return Player(Policy.load(path, model), env_source(env, config))
+
+
+def _recorded(path: Path) -> tuple[str | None, TrainConfig]:
+    """The run's environment, None if something about it has no importable name, and the settings. All is checked."""
+    record = read_json(path / CONFIG)
+    settings = record.get("settings")
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("env"), str):
+        raise RunDirectoryError(f"{path / CONFIG} is damaged: it does not say which environment the run was on")
+    values = {name: _tuple(settings[name]) for name in _RECORDED if name in settings}
+    try:
+        config = TrainConfig(**values)
+        config.validate()
+    except UsageError as error:
+        raise RunDirectoryError(f"{path / CONFIG} is damaged: {error}") from None
+    return settings["env"] if record.get("env_by_name") is True else None, config
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _runs_code(name: str) -> bool:
+    """Whether to look `name` up is to run code of a module that the library does not know."""
+    module, colon, _ = name.rpartition(":")
+    return bool(colon) and (module not in _KNOWN_MODULES or is_class_path(name))

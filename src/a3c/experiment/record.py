@@ -1,0 +1,200 @@
+"""Filming a policy at play.
+
+Frames are encoded as they come, by imageio-ffmpeg or Pillow, so a long episode needs no more memory than a short one
+(a GIF: its palette pictures). Gymnasium's RecordVideo keeps them all, writes no GIF, and hands them to MoviePy by the
+second, which rounds half of all films to a frame less than was rendered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from a3c.config import OwnCode
+from a3c.core.seeding import evaluation_seeds
+from a3c.envs.make import EnvFactory, making
+from a3c.errors import UnsupportedEnvironment, UsageError
+from a3c.experiment.environment import find_player
+from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_fit
+from a3c.experiment.policy import Policy
+from a3c.runtimes.threads import one_torch_thread
+from a3c.types import Episode
+
+ENDINGS = {".mp4": "imageio_ffmpeg", ".gif": "PIL"}
+"""The formats that can be written, by a file's ending, and what writes them."""
+
+Frame = NDArray[np.uint8]
+"""[H, W, 3]"""
+
+_FPS = 30.0  # where the environment does not say
+_LEAST_SIDE = 160  # pixels; MinAtar's pictures are 10 x 10
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was filmed: the file, its episodes (raw, undiscounted returns), and how many of these were cut."""
+
+    path: Path
+    episodes: tuple[Episode, ...]
+    cut_episodes: int = 0
+
+    def __str__(self) -> str:
+        """One line: return, length, file."""
+        returns = ", ".join(f"{episode.episode_return:.1f}" for episode in self.episodes)
+        lengths = ", ".join(f"{episode.length:,}" for episode in self.episodes)
+        return f"return {returns} in {lengths} steps{' (cut there)' if self.cut_episodes else ''}: {self.path}"
+
+
+def record(
+    policy: Policy | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    env: str | EnvFactory | None = None,
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    greedy: bool = True,
+    fps: float | None = None,
+    max_steps_per_episode: int = MOST_STEPS,
+    model: OwnCode | None = None,
+    trust_code: bool = False,
+) -> Recording:
+    """Play a policy and film it: a frame after each reset and each step.
+
+    Args:
+        policy: a policy, or the directory of a run or of a saved policy.
+        out: the file, .mp4 or .gif; one that is there is replaced when the new one is whole. In a GIF a frame that
+            equals the one before is shown longer instead.
+        env: where to play; see `evaluate`.
+        episodes: how many, one after another in the one file.
+        seed: of the environment and of sampled actions; apart from any training seed.
+        greedy: take the most probable action, else sample.
+        fps: frames a second; by default the environment's own rate, else 30.
+        max_steps_per_episode: an episode that has not ended by then is cut.
+        model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
+        trust_code: import the code that the run's files name.
+
+    Raises:
+        UsageError: the file's ending, its directory, the environment or a missing package does not allow it, or the
+            run names code and is not trusted.
+        RunDirectoryError: the run is missing or damaged.
+    """
+    out = Path(out)
+    ending = out.suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"--out must end in {' or '.join(ENDINGS)}, which {str(out)!r} does not")
+    check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
+    check_at_least(0, seed=seed)
+    if fps is not None and not 0 < fps < float("inf"):
+        raise UsageError(f"--fps must be more than 0, not {fps}")
+    if importlib.util.find_spec(ENDINGS[ending]) is None:
+        raise UsageError('recording wants a package that is missing: pip install "a3c[video]"')
+    policy, source = find_player(policy, env, model=model, trust_code=trust_code)
+    with making(source):
+        filmed = source.make(render_mode="rgb_array")
+    with contextlib.closing(filmed):
+        check_fit(policy, filmed.observation_space, filmed.action_space, source.name)
+        *seeds, action_seed = evaluation_seeds(seed, episodes + 1)
+        policy = Policy(policy.spec, policy.model, seed=action_seed)
+        play = _Play(policy, filmed, source.name, greedy, max_steps_per_episode)
+        with one_torch_thread(), contextlib.closing(play.frames(seeds)) as frames:
+            _write(frames, out, float(fps or filmed.metadata.get("render_fps") or _FPS))
+    return Recording(out, tuple(play.episodes), play.cut_episodes)
+
+
+class _Play:
+    """Plays episodes in one environment and shows each frame; knows what came of them."""
+
+    def __init__(
+        self, policy: Policy, env: gym.Env[Any, Any], name: str, greedy: bool, max_steps_per_episode: int
+    ) -> None:
+        self.policy = policy
+        self.env = env
+        self.name = name
+        self.greedy = greedy
+        self.max_steps_per_episode = max_steps_per_episode
+        self.episodes: list[Episode] = []
+        self.cut_episodes = 0
+
+    def frames(self, seeds: Sequence[int]) -> Generator[Frame, None, None]:
+        """The frames of one episode for each seed."""
+        for seed in seeds:
+            observation, _ = self.env.reset(seed=seed)
+            yield self._frame()
+            state, episode_start = None, np.ones(1, np.bool_)
+            episode_return, length, done = 0.0, 0, False
+            while not done and length < self.max_steps_per_episode:
+                action, state = self.policy.predict(observation, state, episode_start, deterministic=self.greedy)
+                observation, reward, terminated, truncated, _ = self.env.step(action)
+                yield self._frame()
+                episode_start = np.zeros(1, np.bool_)
+                episode_return, length, done = episode_return + float(reward), length + 1, terminated or truncated
+            self.episodes.append(Episode(episode_return, length))
+            self.cut_episodes += not done
+
+    def _frame(self) -> Frame:
+        try:
+            frame: Any = self.env.render()
+        except gym.error.DependencyNotInstalled as error:
+            raise UsageError(f"rendering {self.name!r} wants a package that is missing: {error}") from None
+        if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
+            return frame
+        kind = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UnsupportedEnvironment(
+            f"environment {self.name!r} renders {kind} in the mode rgb_array: bytes [height, width, 3] are wanted"
+        )
+
+
+def _write(frames: Iterator[Frame], out: Path, fps: float) -> None:
+    """Encode the frames beside `out` and put the file in its place. Raises UsageError if that cannot be written."""
+    frames = map(_enlarged, frames)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".a3c-record-") as directory:
+            aside = Path(directory) / f"film{out.suffix.lower()}"
+            (_write_gif if aside.suffix == ".gif" else _write_mp4)(frames, aside, fps)
+            os.replace(aside, out)
+    except OSError as error:
+        reason = error.strerror or next(iter(str(error).splitlines()), "")
+        raise UsageError(f"--out {out} cannot be written ({reason}): name another file") from None
+
+
+def _write_mp4(frames: Iterator[Frame], path: Path, fps: float) -> None:
+    import imageio_ffmpeg  # noqa: PLC0415  (an extra)
+
+    first = next(frames)
+    size = (first.shape[1], first.shape[0])
+    encoder = imageio_ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2, ffmpeg_log_level="error")
+    written = 0
+    with contextlib.closing(encoder):
+        encoder.send(None)
+        for frame in itertools.chain([first], frames):
+            encoder.send(np.ascontiguousarray(frame))
+            written += 1
+    if not path.exists() or imageio_ffmpeg.count_frames_and_secs(str(path))[0] != written:
+        raise OSError("the encoder lost frames: is the disk full?")
+
+
+def _write_gif(frames: Iterator[Frame], path: Path, fps: float) -> None:
+    from PIL import Image  # noqa: PLC0415  (only where used)
+
+    pictures = map(Image.fromarray, frames)
+    next(pictures).save(path, save_all=True, append_images=pictures, duration=1000 / fps, loop=0)
+
+
+def _enlarged(frame: Frame) -> Frame:
+    """The frame with each pixel as many as it takes to be seen, and with even sides, which H.264 needs."""
+    times = -(-_LEAST_SIDE // min(frame.shape[:2]))
+    frame = frame.repeat(times, 0).repeat(times, 1) if times > 1 else frame
+    height, width = frame.shape[:2]
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

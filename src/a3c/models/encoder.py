@@ -1,0 +1,285 @@
+"""The encoder: from observations of any handled space to features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from a3c.errors import UnsupportedEnvironment, UsageError
+from a3c.models.torsos import IMAGE_FEATURES, image_torso, mlp_torso
+from a3c.spaces.parts import Space, basic_parts, described, is_mask, parts
+
+ImageLayout = Literal["HW", "HWC", "CHW", "SHWC", "SCHW"]
+"""What an image's dimensions are: height, width, channels, and frames that are stacked (S)."""
+
+_LEAST_SIDE = 8  # of an image, in pixels
+_LEAST_SIDE_STRIDED = 36  # from here on, strides lose little
+_WIDEST_ONE_HOT = 1024
+_EMBEDDING = 64
+_MOST_CATEGORIES = 2**20
+_JOINED = 256  # the joint layer's width where no hidden sizes say one
+
+
+class Encoder(nn.Module):
+    """Features [..., F] of flat observations (`a3c.spaces.parts`) with any leading dimensions.
+
+    Images (`image_layout`) go through a torso each. All other parts are written as numbers, side by side, and go
+    through one multi-layer perceptron. Where there is more than one of these, their features are joined by a layer
+    of `hidden_sizes[-1]` units, 256 if there are none. The action mask is left out.
+
+    As numbers, a Box and a MultiBinary are what they are, and Discrete and MultiDiscrete are one-hot, or from more
+    than 1024 categories on the sum of learned vectors, one a category, of 64 numbers. A value that is no category
+    of its space is encoded as none of them; the environment's edge refuses it. With nothing to encode, the input is
+    the number 1.
+
+    Args:
+        observation_space: of one environment.
+        torso: for images; "auto" is "a3c" where both sides have 36 pixels, else "minatar" (`image_torso`).
+        hidden_sizes: widths of the perceptron's layers; empty for a linear model.
+        activation: after each of them.
+
+    Attributes:
+        features: F.
+
+    Raises:
+        UnsupportedEnvironment: a part is of a kind that is not handled, has too many categories, or is an image too
+            small for the torso.
+        UsageError: a torso for images is named and there are none, or a name is not known.
+    """
+
+    _like: Tensor  # has the module's dtype and device, also where there is no parameter
+
+    def __init__(
+        self,
+        observation_space: Space,
+        *,
+        torso: str = "auto",
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+    ) -> None:
+        super().__init__()
+        self.register_buffer("_like", torch.empty(0), persistent=False)
+        self._spaces = basic_parts(observation_space, "the observation space")
+        encoded = {path: part for path, part in self._spaces.items() if not is_mask(path) and _size(part)}
+        layouts = {path: layout for path, part in encoded.items() if (layout := image_layout(part)) is not None}
+        if torso in IMAGE_FEATURES and not layouts:
+            raise UsageError(
+                f"--torso {torso} is for images, and the observation space {observation_space} has none (a Box of "
+                f"{_LEAST_SIDE} x {_LEAST_SIDE} and more, with channels): take --torso auto and --hidden-sizes"
+            )
+        images = [_Image(cast(spaces.Box, encoded[path]), layout, torso, path) for path, layout in layouts.items()]
+        vectors = [_vector(part, path) for path, part in encoded.items() if path not in layouts]
+        self._plain_dims: int | None = None
+        if "" in encoded and isinstance(observation_space, spaces.Box | spaces.MultiBinary) and not images:
+            self._plain_dims = len(_shape(observation_space))
+        self._image_paths = tuple(layouts)
+        self._vector_paths = tuple(path for path in encoded if path not in layouts)
+        self.images = nn.ModuleList(images)
+        self.vectors = nn.ModuleList(vectors)
+        widths = [image.features for image in images]
+        self.mlp: Any = None
+        if vectors or not images:
+            inputs = sum(vector.features for vector in vectors) or 1
+            self.mlp = mlp_torso(inputs, hidden_sizes, activation)
+            widths.append(hidden_sizes[-1] if hidden_sizes else inputs)
+        self.joint: nn.Sequential | None = None
+        self.features = widths[0]
+        if len(widths) > 1:
+            self.features = hidden_sizes[-1] if hidden_sizes else _JOINED
+            self.joint = mlp_torso(sum(widths), (self.features,), activation)
+
+    def forward(self, observation: Any) -> Tensor:
+        """Features [..., F] of a flat observation, [..., *O] or a dict of such."""
+        if self._plain_dims is not None:  # the common case without detours: acting is here at every step
+            return cast(Tensor, self.mlp(_in_a_row(observation.to(self._like), self._plain_dims)))
+        observed, like = parts(observation), self._like
+        features: list[Tensor] = [
+            image(observed[path], like) for path, image in zip(self._image_paths, self.images, strict=True)
+        ]
+        if self.mlp is not None:
+            features.append(self.mlp(self._numbers(observed)))
+        if self.joint is None:
+            return features[0]
+        joined: Tensor = self.joint(torch.cat(features, -1))
+        return joined
+
+    def _numbers(self, observed: dict[str, Tensor]) -> Tensor:
+        """All parts that are no images, as numbers side by side, [..., I]."""
+        like = self._like
+        numbers: list[Tensor] = [
+            vector(observed[path], like) for path, vector in zip(self._vector_paths, self.vectors, strict=True)
+        ]
+        if not numbers:
+            path, part = next(iter(observed.items()))
+            return like.new_ones(*_lead(part, len(_shape(self._spaces[path]))), 1)
+        return numbers[0] if len(numbers) == 1 else torch.cat(numbers, -1)
+
+
+def image_layout(space: Space) -> ImageLayout | None:
+    """What the dimensions of an image are; None for a space that does not look like one.
+
+    An image is a Box of numbers or truth values with both sides of 8 pixels or more. It has
+    two dimensions: then it is of bytes, and grey;
+    three: the sides are the two that are long enough, or, where all three are, the two that are equal, or else the
+        two larger ones; the third are the channels, or grey frames. If that leaves a choice, channels are last;
+    four: frames stacked before three such dimensions.
+    """
+    if not isinstance(space, spaces.Box) or not math.prod(space.shape):
+        return None
+    if len(space.shape) == 2:
+        return "HW" if space.dtype == np.uint8 and min(space.shape) >= _LEAST_SIDE else None
+    if len(space.shape) == 3:
+        return _layout_of_three(*space.shape)
+    if len(space.shape) == 4:
+        layout = _layout_of_three(*space.shape[1:])
+        return None if layout is None else "SHWC" if layout == "HWC" else "SCHW"
+    return None
+
+
+def _layout_of_three(first: int, second: int, third: int) -> Literal["HWC", "CHW"] | None:
+    last, front = min(first, second) >= _LEAST_SIDE, min(second, third) >= _LEAST_SIDE
+    if last and front:
+        front = first != second and (second == third or first < third)
+    if front:
+        return "CHW"
+    return "HWC" if last else None
+
+
+class _Image(nn.Module):
+    """A part that is an image: scaled, as [N, C, H, W], through its torso; stacked frames are more channels."""
+
+    def __init__(self, space: spaces.Box, layout: ImageLayout, torso: str, path: str) -> None:
+        super().__init__()
+        size = dict(zip(layout, space.shape, strict=True))
+        height, width = size["H"], size["W"]
+        if torso == "auto":
+            torso = "a3c" if min(height, width) >= _LEAST_SIDE_STRIDED else "minatar"
+        self.layout = layout
+        self.dims = len(layout)
+        self.of_bytes = bool((space.low == 0).all() and (space.high == 255).all())
+        self.shape = (size.get("S", 1) * size.get("C", 1), height, width)  # C, H, W
+        self.torso = image_torso(torso, *self.shape, f"the image{described(path)}")
+        self.features = IMAGE_FEATURES[torso]
+
+    def forward(self, image: Tensor, like: Tensor) -> Tensor:
+        lead = _lead(image, self.dims)
+        image = image.to(like.device).to(like.dtype)  # in this order, bytes cross to the device as bytes
+        image = image.reshape(-1, *image.shape[len(lead) :])  # [N, *O]
+        if self.layout == "HWC":
+            image = image.permute(0, 3, 1, 2)
+        elif self.layout == "SHWC":
+            image = image.permute(0, 1, 4, 2, 3)
+        image = image.reshape(-1, *self.shape)  # [N, C, H, W]
+        features: Tensor = self.torso(image / 255 if self.of_bytes else image)  # [N, F]
+        return features.reshape(*lead, self.features)
+
+
+class _Numbers(nn.Module):
+    """A part whose entries are numbers already: [..., *O] -> [..., I]."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = len(shape)
+        self.features = math.prod(shape)
+
+    def forward(self, values: Tensor, like: Tensor) -> Tensor:
+        return _in_a_row(values.to(like), self.dims)
+
+
+class _OneHot(nn.Module):
+    """A part whose K entries are categories: [..., *O] -> [..., I], a 1 for each entry.
+
+    Args:
+        shape: O.
+        counts: how many categories each entry has, [K].
+        starts: the first of them, [K].
+    """
+
+    entries: Tensor  # [I], which entry
+    categories: Tensor  # [I], which value of it
+
+    def __init__(self, shape: tuple[int, ...], counts: Tensor, starts: Tensor) -> None:
+        super().__init__()
+        self.dims = len(shape)
+        self.features = int(counts.sum())
+        ranges = [torch.arange(int(count)) + start for count, start in zip(counts, starts, strict=True)]
+        self.register_buffer("entries", torch.arange(len(counts)).repeat_interleave(counts), persistent=False)
+        self.register_buffer("categories", torch.cat(ranges), persistent=False)
+
+    def forward(self, values: Tensor, like: Tensor) -> Tensor:
+        values = _in_a_row(values.to(like.device, torch.long), self.dims)  # [..., K]
+        return (values.index_select(-1, self.entries) == self.categories).to(like.dtype)
+
+
+class _Embedded(nn.Module):
+    """A part whose K entries are categories: [..., *O] -> [..., I], the sum of K learned vectors.
+
+    Args as `_OneHot`.
+    """
+
+    counts: Tensor
+    starts: Tensor
+    first_rows: Tensor  # [K], of the table
+
+    def __init__(self, shape: tuple[int, ...], counts: Tensor, starts: Tensor) -> None:
+        super().__init__()
+        self.dims = len(shape)
+        self.features = _EMBEDDING
+        self.unknown = int(counts.sum())  # the row that adds nothing and is not learned
+        self.table = nn.EmbeddingBag(self.unknown + 1, _EMBEDDING, mode="sum", padding_idx=self.unknown)
+        with torch.no_grad():
+            self.table.weight /= len(counts) ** 0.5  # the sum has variance 1
+        self.register_buffer("counts", counts, persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
+        self.register_buffer("first_rows", counts.cumsum(0) - counts, persistent=False)
+
+    def forward(self, values: Tensor, like: Tensor) -> Tensor:
+        lead = _lead(values, self.dims)
+        values = values.to(like.device, torch.long).reshape(-1, len(self.counts)) - self.starts  # [N, K]
+        known = (values >= 0) & (values < self.counts)
+        embedded: Tensor = self.table(torch.where(known, values + self.first_rows, self.unknown))  # [N, I]
+        return embedded.reshape(*lead, self.features)
+
+
+def _vector(space: Space, path: str) -> _Numbers | _OneHot | _Embedded:
+    """What turns a part that is no image into numbers."""
+    if isinstance(space, spaces.Discrete):
+        counts, starts = np.array([space.n]), np.array([space.start])
+    elif isinstance(space, spaces.MultiDiscrete):
+        counts, starts = space.nvec.reshape(-1), space.start.reshape(-1)
+    else:
+        return _Numbers(_shape(space))
+    total = int(counts.sum(dtype=np.float64))
+    if total > _MOST_CATEGORIES:
+        raise UnsupportedEnvironment(
+            f"the observation space has a {type(space).__name__}{described(path)} of {total} categories, and no more "
+            f"than {_MOST_CATEGORIES} can be learned: make it a Box of numbers with a wrapper"
+        )
+    kind = _OneHot if total <= _WIDEST_ONE_HOT else _Embedded
+    return kind(_shape(space), torch.from_numpy(counts.astype(np.int64)), torch.from_numpy(starts.astype(np.int64)))
+
+
+def _shape(space: Space) -> tuple[int, ...]:
+    assert space.shape is not None
+    return space.shape
+
+
+def _size(space: Space) -> int:
+    """How many entries a basic space has."""
+    return math.prod(_shape(space))
+
+
+def _in_a_row(values: Tensor, dims: int) -> Tensor:
+    """[..., I] of a part that has `dims` dimensions of its own."""
+    return values.flatten(-dims) if dims else values.unsqueeze(-1)
+
+
+def _lead(values: Tensor, dims: int) -> torch.Size:
+    """The leading dimensions of a part that has `dims` of its own."""
+    return values.shape[: values.dim() - dims]

@@ -1,0 +1,1 @@
+"""What a policy stands between: observation and action spaces, taken apart into arrays."""
