@@ -66,7 +66,7 @@ class TrainConfig:
     """a3c applies every worker's gradient as it comes; a2c waits for all workers and applies their mean."""
     workers: int = 2
     """Actor-learners (W), each in a process of its own."""
-    envs_per_worker: int = 16
+    envs_per_worker: int = 8
     """Environments (B) that each worker steps at once."""
     seed: int = 0
     """Seed of every random stream of the run."""
@@ -128,9 +128,9 @@ class TrainConfig:
     """End a rollout where its episode ends, as in the paper; needs --envs-per-worker 1."""
     discount: float = 0.99
     """Discount factor (γ)."""
-    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 1.0
+    lambda_: Annotated[float, tyro.conf.arg(name="lambda")] = 0.95
     """λ of the returns: 1 is A3C's n-step return, less is generalised advantage estimation."""
-    entropy_coef: float = 0.01
+    entropy_coef: float = 0.003
     """Weight of the entropy bonus (β)."""
     value_coef: float = 0.5
     """Weight of the value loss."""
@@ -141,7 +141,7 @@ class TrainConfig:
 
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     """Update rule; its statistics are shared by all workers."""
-    learning_rate: float = 7e-4
+    learning_rate: float = 2e-3
     """Learning rate (η) at the start."""
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     """linear anneals to 0 over the budget, by the steps of all workers together."""
@@ -169,7 +169,7 @@ class TrainConfig:
     """Widths of the hidden layers for observations that are numbers."""
     activation: Literal["tanh", "relu", "elu", "silu", "gelu"] = "tanh"
     """Activation after each of them."""
-    separate_torsos: bool = False
+    separate_torsos: bool = True
     """Give policy and value hidden layers of their own instead of shared ones."""
     memory: Literal["lstm", "gru"] | None = None
     """A recurrent core behind the hidden layers."""

@@ -167,10 +167,11 @@ SCRIPTS = [
 ]
 
 
-def playing(*scripts, length=64) -> Actor:
-    def act(observation, state, episode_start):
-        return np.zeros(len(observation), np.int64), None
+def act(observation, state, episode_start):
+    return np.zeros(len(observation), np.int64), None
 
+
+def playing(*scripts, length=64) -> Actor:
     noise = np.random.default_rng(0).normal(size=(400, 16, 2))
     envs = [ScriptedEnv(*lane, observe=lambda episode, step: noise[episode, step]) for lane in scripts]
     return Actor(vectorise(*envs), act, seed=0, max_rollout_length=length)
@@ -202,6 +203,21 @@ def test_rollouts_add_up_to_all_that_was_seen_and_every_return(lengths):
     assert total[0].tolist() == [72, 72, len(returns)]
     np.testing.assert_allclose(running.mean(total), [*seen.mean(0), returns.mean()], rtol=1e-12)
     np.testing.assert_allclose(running.variance(total), [*seen.var(0), returns.var()], rtol=1e-12)
+
+
+def test_returns_begin_anew_where_no_row_that_resets_was_shown():
+    """Rollouts that end with their episode have no such row, and the learner skips those that hold nothing else."""
+    lane = SCRIPTS[0]
+    ending = Actor(vectorise(ScriptedEnv(*lane)), act, seed=0, max_rollout_length=4, end_at_episode_end=True)
+    for actor, length in ((ending, 4), (playing(lane), 1)):
+        normaliser, total, real = Normaliser(scale_rewards=True, discount=GAMMA), running.empty(1), 0
+        while real < 18:
+            rollout = actor.unroll(length)
+            if rollout.env_steps:
+                total = running.merge(total, normaliser.deltas(rollout))
+                real += rollout.env_steps
+        returns = np.array(returns_of(lane, real))
+        np.testing.assert_allclose(total.squeeze(1), [real, returns.mean(), real * returns.var()], rtol=1e-12)
 
 
 def test_forgotten_returns_begin_anew():

@@ -382,7 +382,9 @@ class Composite:
 def _as_action(part: Distribution, columns: Tensor, parameters: Tensor) -> Tensor:
     """A part's own actions from its columns of joined ones."""
     actions = columns if part.action_shape else columns.squeeze(-1)
-    return actions.long() if part.action_dtype == torch.int64 else actions.to(parameters.dtype)
+    if part.action_dtype == torch.float32:
+        return actions.to(parameters.dtype)
+    return actions.to(part.action_dtype)  # choices; or a composite, whose own choices need all of float64
 
 
 def _log_slope(u: Tensor) -> Tensor:
@@ -397,4 +399,5 @@ def _soft_corner() -> tuple[Tensor, Tensor]:
     variances = np.logspace(-9, 1.2, 40)
     gaussians = np.exp(-(u[:, None] ** 2) / (2 * variances))
     weights, *_ = np.linalg.lstsq(gaussians, np.log1p(np.exp(-2 * u)), rcond=1e-10)
-    return torch.from_numpy(weights), torch.from_numpy(variances)
+    with torch.inference_mode(False):  # kept for training, even if inference asks first
+        return torch.from_numpy(weights), torch.from_numpy(variances)

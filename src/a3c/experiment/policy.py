@@ -57,11 +57,7 @@ class Policy:
         """
         batch, single = self._tensors(observation)
         lanes = len(next(iter(parts(batch).values())))
-        starts = torch.zeros(lanes, dtype=torch.bool)
-        if episode_start is not None:
-            starts = torch.from_numpy(np.array(episode_start, np.bool_).reshape(-1))
-            if len(starts) != lanes:
-                raise UsageError(f"episode_start is of {len(starts)}, and the observations are {lanes}: one for each")
+        starts = _starts(episode_start, lanes)
         parameters, _, next_state = self.model.policy(batch, self._state(state, lanes), starts)
         distribution = self.model.distribution
         flat = distribution.mode(parameters) if deterministic else distribution.sample(parameters, self.generator)
@@ -70,14 +66,20 @@ class Policy:
         return action, None if next_state is None else next_state.cpu().numpy()
 
     @torch.inference_mode()
-    def value(self, observation: Any, state: NDArray[Any] | None = None) -> NDArray[np.float32]:
+    def value(
+        self,
+        observation: Any,
+        state: NDArray[Any] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]:
         """V(s): the discounted return expected from here, [] or [B], in the units of the rewards.
 
-        Where rewards are clipped in training it is the return of the clipped ones.
+        Where rewards are clipped in training it is the return of the clipped ones. Arguments and errors are those of
+        `predict`; the state is the one that `predict` would be given.
         """
         batch, single = self._tensors(observation)
         lanes = len(next(iter(parts(batch).values())))
-        outputs, _ = self.model.step(batch, self._state(state, lanes), torch.zeros(lanes, dtype=torch.bool))
+        outputs, _ = self.model.step(batch, self._state(state, lanes), _starts(episode_start, lanes))
         values = outputs.values.cpu().numpy() * np.float32(self.model.normaliser.reward_unit)
         return np.asarray(values[0] if single else values)
 
@@ -143,6 +145,16 @@ class Policy:
                 f"{(lanes, self.model.state_size)}: pass what the call before returned"
             )
         return torch.as_tensor(state, dtype=self.model.dtype, device=self.model.device)
+
+
+def _starts(episode_start: NDArray[np.bool_] | None, lanes: int) -> torch.Tensor:
+    """Which of B environments begin an episode, [B] bool."""
+    if episode_start is None:
+        return torch.zeros(lanes, dtype=torch.bool)
+    starts = torch.from_numpy(np.array(episode_start, np.bool_).reshape(-1))
+    if len(starts) != lanes:
+        raise UsageError(f"episode_start is of {len(starts)}, and the observations are {lanes}: one for each")
+    return starts
 
 
 def load(path: str | os.PathLike[str], model: str | Callable[..., Any] | None = None) -> Policy:
