@@ -60,10 +60,12 @@ class Run:
     Attributes:
         path: the run's directory.
         summary: what summary.json holds.
+        model: the person's own network that was trained, None for one of a3c's.
     """
 
     path: Path
     summary: Mapping[str, Any]
+    model: str | Callable[..., Any] | None = None
 
     @property
     def solved(self) -> bool:
@@ -72,7 +74,7 @@ class Run:
 
     def policy(self) -> Policy:
         """The trained agent."""
-        return Policy.load(self.path)
+        return Policy.load(self.path, self.model)
 
 
 def run_training(
@@ -86,12 +88,12 @@ def run_training(
     """Train; see `a3c.train`. `description` says in one line where the settings came from."""
     device = resolve_device(config.device)
     facts = inspect(source)
+    spec = make_spec(config, facts)
+    model = spec.build(seed=seeding.model_seed(config.seed))
     run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
     run_directory.create(run_dir, overwrite=config.overwrite)
-    spec = make_spec(config, facts)
     record = config_record(source, config, spec)
     run_directory.write_json(run_dir / run_directory.CONFIG, record)
-    model = spec.build(seed=seeding.model_seed(config.seed))
     store = make_store(config, model.flat, runtime, model.normaliser.tracked)
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
     session = _Session(config, run_dir, store, Progress(started_at, solved_return), on_report)
@@ -124,7 +126,7 @@ def run_training(
         session.drain(runtime, make_recipe(facts.source, config, spec, device), view, loggers, signals)
     if session.exit_reason == signals.exit_reason:
         signals.raise_again()
-    return Run(run_dir, session.summary)
+    return Run(run_dir, session.summary, config.model)
 
 
 class _Session:

@@ -1,0 +1,99 @@
+"""How much of an environment's own speed is left where each of its steps takes 20 ms.
+
+    python benchmarks/slow_environment.py [--runs 5]
+
+Such an environment gains nothing by batching: W workers with one environment each should make nearly W / 20 ms steps a
+second, however few the cores are. Writes benchmarks/results/slow-environment.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+import a3c
+
+STEP_S = 0.02
+SECONDS = 10.0
+SHAPES = [(1, 1), (4, 1), (16, 1), (2, 8)]  # workers, environments a worker
+OUT = Path(__file__).parent / "results" / "slow-environment.md"
+
+
+class Slow(gym.Env):
+    """Random observations, 20 ms a step, 50 steps an episode."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
+    action_space = gym.spaces.Discrete(4)
+
+    def reset(self, *, seed=None, options=None):
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        """Wait, and go on."""
+        time.sleep(STEP_S)
+        self.steps += 1
+        return self.observe(), float(action == 1), False, self.steps == 50, {}
+
+    def observe(self):
+        """Eight numbers."""
+        return self.np_random.uniform(-1, 1, 8).astype(np.float32)
+
+
+def steps_per_second(workers: int, envs: int, seed: int) -> float:
+    """Between the first and the last line of metrics."""
+    lines: list[tuple[float, int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        a3c.train(
+            Slow,
+            workers=workers,
+            envs_per_worker=envs,
+            rollout_length=5,
+            max_seconds=SECONDS,
+            total_env_steps=10**7,
+            seed=seed,
+            run_dir=folder,
+            tensorboard=False,
+            quiet=True,
+            on_report=lambda line: lines.append((line["seconds"], line["env_steps"])),
+        )
+    (first_time, first_steps), (last_time, last_steps) = lines[2], lines[-1]
+    return (last_steps - first_steps) / (last_time - first_time)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    runs = parser.parse_args().runs
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    rates = {shape: [steps_per_second(*shape, seed) for seed in range(runs)] for shape in SHAPES}
+    rows = []
+    for (workers, envs), measured in rates.items():
+        # The environments of one worker are stepped one after the other.
+        ideal = workers / STEP_S
+        spread = f"{min(measured):.0f} to {max(measured):.0f}"
+        share = statistics.median(measured) / ideal
+        rows.append(
+            f"| {workers} x {envs} | {ideal:.0f} | {statistics.median(measured):.0f} | {spread} | {share:.0%} |"
+        )
+    OUT.write_text(
+        f"# An environment of {STEP_S * 1000:.0f} ms a step\n\n`python benchmarks/slow_environment.py --runs {runs}`, "
+        f"commit {commit.stdout.strip()}, medians of {runs} runs of {SECONDS:.0f} s.\n\n"
+        "| workers x environments | ideal steps/s | steps/s | spread | of the ideal |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+    print(OUT.read_text())
+
+
+if __name__ == "__main__":
+    main()
