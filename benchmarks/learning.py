@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -101,8 +102,8 @@ def write_table(records: list[dict[str, Any]]) -> None:
         "# What is learned, and how surely",
         "",
         f"Mean return of a greedy evaluation over {EPISODES} episodes after training with the preset; every seed is",
-        "listed. `python benchmarks/learning.py`; each run's record, with its command, is in learning.jsonl. Minutes are",
-        f"of one seed on the machine that the record names ({platform.machine()}, 2 cores).",
+        "listed. `python benchmarks/learning.py`; each run's record, with its command, is in learning.jsonl. Minutes",
+        f"are of one seed ({platform.machine()}, {os.cpu_count()} cores).",
         "",
         "| environment | by | target | mean | each seed | env steps | minutes | commit |",
         "|---|---|---|---|---|---|---|---|",
