@@ -99,6 +99,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "entropy_coef": 0.003,
         "learning_rate": 4e-3,
     },
+    "BipedalWalker-v3": _NUMBERS
+    | {
+        "envs_per_worker": 8,
+        "total_env_steps": 5_000_000,
+        "rollout_length": 16,
+        "discount": 0.99,
+        "learning_rate": 4e-3,
+        "initial_log_std": -0.7,
+    },
     "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
     "Hopper-v5": _MUJOCO,
     "Walker2d-v5": _MUJOCO,
