@@ -5,7 +5,7 @@ import pytest
 
 from a3c.config import TrainConfig, setting_names
 from a3c.errors import UsageError
-from a3c.experiment.presets import PRESETS, resolve
+from a3c.experiment.presets import NAMED_PRESETS, PRESETS, resolve
 
 
 @pytest.mark.parametrize("env", PRESETS)
@@ -68,3 +68,43 @@ def test_numpy_numbers_and_paths_are_as_good_as_plain_ones(tmp_path):
 def test_a_setting_that_does_not_exist():
     with pytest.raises(UsageError, match="there is no setting 'wrokers'"):
         resolve("CartPole-v1", {"wrokers": 3})
+
+
+@pytest.mark.parametrize("preset", NAMED_PRESETS)
+@pytest.mark.parametrize("env", ["CartPole-v1", "ALE/Pong-v5", "Elsewhere-v0"])
+def test_a_named_preset_holds_for_any_environment(env, preset):
+    config, line = resolve(env, {"preset": preset})
+    assert f"preset {preset}" in line
+    assert all(getattr(config, name) == value for name, value in NAMED_PRESETS[preset].items())
+
+
+def test_the_paper_preset_is_the_papers():
+    """Mnih et al. 2016, section 8 and supplement; muupan's record of what the first author added."""
+    config, _ = resolve("ALE/Pong-v5", {"preset": "paper"})
+    assert (config.algorithm, config.workers, config.envs_per_worker) == ("a3c", 16, 1)
+    assert (config.rollout_length, config.end_rollout_at_episode_end) == (5, True)
+    assert (config.discount, config.lambda_, config.entropy_coef, config.value_coef) == (0.99, 1.0, 0.01, 0.5)
+    assert (config.optimizer, config.optimizer_decay) == ("rmsprop", 0.99)
+    assert (config.optimizer_epsilon, config.epsilon_inside_root) == (0.1, True)
+    assert (config.learning_rate, config.learning_rate_schedule) == (7e-4, "linear")
+    assert (config.loss_reduction, config.clip_rewards, config.total_env_steps) == ("sum", 1.0, 80_000_000)
+    assert config.resolved_store == "hogwild"
+    assert not (config.normalise_observations or config.scale_rewards or config.separate_torsos)
+    assert config.atari_preprocessing == "paper"
+
+
+def test_no_preset_when_none_is_asked_for():
+    config, line = resolve("CartPole-v1", {"preset": "none"})
+    assert config == TrainConfig(preset="none")
+    assert "as asked for" in line
+
+
+def test_atari_games_have_the_atari_preset_unasked():
+    config, line = resolve("ALE/Breakout-v5", {})
+    assert "preset for Atari" in line
+    assert config.clip_rewards == 1.0
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(UsageError, match="--preset"):
+        resolve("CartPole-v1", {"preset": "best"})

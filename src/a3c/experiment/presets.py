@@ -135,6 +135,7 @@ _PAPER: dict[str, Any] = _PLAIN | {
     "epsilon_inside_root": True,
     "clip_rewards": 1.0,
     "activation": "relu",
+    "separate_torsos": False,
     "atari_preprocessing": "paper",
 }
 
@@ -153,6 +154,7 @@ _ATARI: dict[str, Any] = _PLAIN | {
     "learning_rate": 3e-4,
     "clip_rewards": 1.0,
     "activation": "relu",
+    "separate_torsos": False,
 }
 
 NAMED_PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER, "atari": _ATARI}
