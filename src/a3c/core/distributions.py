@@ -23,7 +23,7 @@ from a3c.core import categorical
 # its probability is exactly 0 beside any other logit in float32, too.
 _FORBIDDEN = -1e30
 
-# Beyond these a float32 density overflows, or a policy is deterministic or noise for all that matters.
+# Beyond these a policy is deterministic, or noise, for all that matters.
 _LEAST_LOG_STD, _GREATEST_LOG_STD = -10.0, 2.0
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
@@ -284,7 +284,8 @@ class TanhNormal(Normal):
     """K independent Gaussians u, squashed: the action is a = tanh(u), within ±1.
 
     Actions are kept as u, which loses nothing near ±1; whoever hands them to an environment applies tanh. The
-    probabilities and the entropy are those of a (Haarnoja et al. 2018, appendix C).
+    probabilities and the entropy are those of a (Haarnoja et al. 2018, appendix C). The mode is the Gaussian's, its
+    image under tanh what is played greedily; it is not where the density of a is highest.
     """
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
