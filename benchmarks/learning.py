@@ -2,12 +2,14 @@
 
     python benchmarks/learning.py                                    # every environment of the table, 5 seeds each
     python benchmarks/learning.py Pendulum-v1 Acrobot-v1 --seeds 5   # some of them
-    python benchmarks/learning.py Hopper-v5 --peer sb3               # Stable-Baselines3's A2C, by sb3_a2c.py
+    python benchmarks/learning.py a3c.envs.teaching:Recall --set memory=lstm total_env_steps=200000 --name Recall
+    python benchmarks/learning.py Hopper-v5 --peer sb3               # Stable-Baselines3's A2C, by peers_learning.py
     python benchmarks/learning.py --table                            # write the table anew from what is recorded
 
 Each run is `a3c train ENV --seed S` in a process of its own, one after another, with the environment's preset; then a
-greedy evaluation over 100 episodes. Every run is a line in benchmarks/results/learning.jsonl as soon as it is done, and
-a run that is there with the same commit of src/ is not repeated. The table is benchmarks/results/learning.md.
+greedy evaluation over 100 episodes. Every run is a line in benchmarks/results/learning.jsonl as soon as it is done. A
+run that is there with the same commit of src/ is not repeated, with --resume not if it is there at all. The table is
+benchmarks/results/learning.md; the runs' directories, for benchmarks/curves.py, are in runs/learning/.
 """
 
 from __future__ import annotations
@@ -16,17 +18,24 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RESULTS = Path(__file__).parent / "results"
-RECORDS, TABLE = RESULTS / "learning.jsonl", RESULTS / "learning.md"
+from a3c.config import flag, setting_names
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "results" / "learning.jsonl"
 RUNS = Path("runs") / "learning"
 EPISODES = 100
+PYTHON = [sys.executable, "-W", "ignore"]
+PACKAGES = {"a3c": "a3c", "sb3": "stable-baselines3"}  # whose versions count
 
 
 class Target(NamedTuple):
@@ -56,23 +65,30 @@ BUDGETS = {"CartPole-v1": 500_000}
 
 def source_commit() -> str:
     """The commit that last changed src/, marked if src/ has changed since."""
-    commit = subprocess.run(
-        ["git", "log", "-1", "--format=%h", "--", "src"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    dirty = subprocess.run(["git", "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=True)
-    return commit + "+dirty" if dirty.stdout.strip() else commit
+    commit = git("log", "-1", "--format=%h", "--", "src")
+    return commit + "+dirty" if git("status", "--porcelain", "--", "src") else commit
 
 
-def run_ours(env: str, seed: int) -> dict[str, Any]:
+def git(*arguments: str) -> str:
+    """What a git command prints."""
+    command = ["git", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent).stdout.strip()
+
+
+def run_directory(name: str, by: str, seed: int) -> str:
+    """Of a row's run, within a folder of runs."""
+    return "-".join([re.sub(r"[^\w.=-]+", "_", name), *([] if by == "a3c" else [by]), str(seed)])
+
+
+def run_ours(env: str, seed: int, settings: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
     """Train one seed and evaluate what it learned."""
-    run_dir = RUNS / f"{env.replace('/', '_')}-{seed}"
-    flags = ["--total-env-steps", str(BUDGETS[env])] if env in BUDGETS else []
-    command = ["train", env, "--seed", str(seed), *flags]
-    python = [sys.executable, "-W", "ignore", "-m", "a3c"]
+    budget = {"total_env_steps": BUDGETS[env]} if env in BUDGETS else {}
+    command = ["train", env, "--seed", str(seed), *flags(budget | settings)]
+    python = [*PYTHON, "-m", "a3c"]
     subprocess.run([*python, *command, "--run-dir", str(run_dir), "--overwrite", "--quiet"], check=True)
     summary = json.loads((run_dir / "summary.json").read_text())
-    evaluate = [*python, "evaluate", str(run_dir), "--episodes", str(EPISODES), "--json"]
-    evaluation = json.loads(subprocess.run(evaluate, check=True, capture_output=True, text=True).stdout)
+    evaluate = [*python, "evaluate", str(run_dir), "--episodes", str(EPISODES), "--trust-code", "--json"]
+    evaluation = json.loads(last_line(evaluate))
     return {
         "command": " ".join(["a3c", *command]),
         "env_steps": summary["env_steps"],
@@ -80,70 +96,134 @@ def run_ours(env: str, seed: int) -> dict[str, Any]:
         "training_return": summary["return_mean_100"],
         "return_mean": evaluation["return_mean"],
         "return_std": evaluation["return_std"],
+        "return_ci95": evaluation["return_ci95"],
     }
 
 
-def run_peer(peer: str, env: str, seed: int) -> dict[str, Any]:
-    """The same of another library: its script prints such a record."""
-    script = Path(__file__).parent / f"{peer}_a2c.py"
-    command = [sys.executable, "-W", "ignore", str(script), env, "--seed", str(seed)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return dict(json.loads(printed.splitlines()[-1]))
+def run_sb3(env: str, seed: int, settings: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """The same of Stable-Baselines3: its script prints such a record. Seconds count from its process's start, too."""
+    command = [*PYTHON, str(HERE / "peers_learning.py"), env, "--seed", str(seed), *flags(settings)]
+    return dict(json.loads(last_line([*command, "--run-dir", str(run_dir), "--began", str(time.time())])))
 
 
-def recorded() -> list[dict[str, Any]]:
-    """Every run so far."""
-    return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
+def last_line(command: list[str]) -> str:
+    """Of what a command prints."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
 
 
-def write_table(records: list[dict[str, Any]]) -> None:
-    """The newest commit's runs of each environment, ours and the peers'."""
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the command line takes them."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            words += [flag(name) if value else "--no-" + flag(name)[2:]]
+        elif isinstance(value, list):
+            words += [flag(name), *map(str, value)]
+        else:
+            words += [flag(name), json.dumps(value) if isinstance(value, dict) else str(value)]
+    return words
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """NAME=JSON; what is no JSON is a word."""
+    name, equals, value = text.partition("=")
+    if not equals or name not in setting_names():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE of a setting of a3c")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Every run so far. A row goes by its environment where it has no name."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{"name": record["env"]} | record for record in map(json.loads, lines)]
+
+
+def is_done(records: list[dict[str, Any]], commit: str, resume: bool) -> bool:
+    """Whether one of these runs of one seed counts, so that it need not be repeated. A peer's code is not in src/."""
+    return any(resume or r["by"] != "a3c" or (r["commit"] == commit and "dirty" not in commit) for r in records)
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The newest run of each seed, ours and the peers'."""
+    newest = {(r["name"], r["by"], r["seed"]): r for r in records}
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (name, by, _), record in sorted(newest.items()):
+        rows.setdefault((name, by), []).append(record)
+    order = list(TARGETS)
     lines = [
         "# What is learned, and how surely",
         "",
         f"Mean return of a greedy evaluation over {EPISODES} episodes after training with the preset; every seed is",
-        "listed. `python benchmarks/learning.py`; each run's record, with its command, is in learning.jsonl. Minutes",
-        f"are of one seed ({platform.machine()}, {os.cpu_count()} cores).",
+        "listed. `python benchmarks/learning.py`; each run's record, with its versions and machine, is in",
+        f"learning.jsonl. Minutes are of one seed ({platform.machine()}, {os.cpu_count()} cores).",
         "",
-        "| environment | by | target | mean | each seed | env steps | minutes | commit |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | by | target | mean | min | each seed | env steps | minutes | commit | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    names = {(r["env"], r["by"]) for r in records}
-    order = list(TARGETS)
-    for env, by in sorted(names, key=lambda n: (order.index(n[0]) if n[0] in order else 99, *n)):
-        runs = [r for r in records if (r["env"], r["by"]) == (env, by)]
-        runs = sorted((r for r in runs if r["commit"] == runs[-1]["commit"]), key=lambda r: r["seed"])
+    for (name, by), runs in sorted(rows.items(), key=lambda row: order.index(row[0][0]) if row[0][0] in order else 99):
         scores = [r["return_mean"] for r in runs]
-        minutes = statistics.mean(r["seconds"] for r in runs) / 60
-        target = f"{TARGETS[env].score:g}" if env in TARGETS and by == "a3c" else ""
+        minutes = [r["seconds"] / 60 for r in runs]
+        target = f"{TARGETS[name].score:g}" if name in TARGETS and by == "a3c" else ""
+        commits = ", ".join(dict.fromkeys(r["commit"] for r in runs))
+        command = re.sub(r"--seed \d+", "--seed S", runs[-1]["command"])
         lines.append(
-            f"| {env} | {by} | {target} | **{statistics.mean(scores):.1f}** | {', '.join(f'{s:.1f}' for s in scores)} "
-            f"| {max(r['env_steps'] for r in runs):,} | {minutes:.1f} | {runs[-1]['commit']} |"
+            f"| {name} | {by} | {target} | **{statistics.mean(scores):.1f}** | {min(scores):.1f} "
+            f"| {', '.join(f'{s:.1f}' for s in scores)} | {max(r['env_steps'] for r in runs):,} "
+            f"| {statistics.mean(minutes):.1f} ({min(minutes):.1f} to {max(minutes):.1f}) | {commits} | `{command}` |"
         )
     lines += ["", "Where the targets come from:", ""]
     lines += [f"- {env}: {target.score:g}, {target.source}" for env, target in TARGETS.items()]
-    TABLE.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*", default=list(TARGETS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("envs", nargs="*", metavar="ENV", help="an id or module:Class; by default all with a target")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--set", type=setting, nargs="+", action="extend", default=[], metavar="NAME=JSON")
+    parser.add_argument("--name", help="of the row; by default the environment and what is --set")
     parser.add_argument("--peer", choices=["sb3"])
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="do not repeat what is recorded, whatever the commit")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--results", type=Path, default=RECORDS, help="the records; the table goes beside them")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs' directories")
     arguments = parser.parse_args()
-    by, commit = arguments.peer or "a3c", source_commit()
-    for env in arguments.envs if not arguments.table else ():
-        for seed in range(arguments.seeds):
-            done = [r for r in recorded() if (r["env"], r["by"], r["seed"]) == (env, by, seed)]
-            if any(by != "a3c" or r["commit"] == commit for r in done):
+    envs, by, settings = arguments.envs or list(TARGETS), arguments.peer or "a3c", dict(arguments.set)
+    if arguments.name and len(envs) > 1:
+        parser.error("--name is for one environment")
+    if by != "a3c" and set(settings) - {"total_env_steps"}:
+        parser.error("--peer takes no settings but total_env_steps")
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    for env in envs if not arguments.table else ():
+        name = arguments.name or " ".join([env, *(f"{key}={value}" for key, value in settings.items())])
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            commit, row = source_commit(), (name, by, seed)
+            same = [r for r in read_records(arguments.results) if (r["name"], r["by"], r["seed"]) == row]
+            if is_done(same, commit, arguments.resume):
                 continue
-            result = run_peer(by, env, seed) if arguments.peer else run_ours(env, seed)
-            record = {"env": env, "by": by, "seed": seed, "commit": commit, **result, "time": time.strftime("%F %T")}
-            with open(RECORDS, "a") as file:
+            run = run_sb3 if by == "sb3" else run_ours
+            result = run(env, seed, settings, arguments.runs / run_directory(*row))
+            record = {
+                "name": name,
+                "env": env,
+                "by": by,
+                "seed": seed,
+                "commit": commit,
+                **result,
+                "minutes": round(result["seconds"] / 60, 2),
+                "versions": {"python": platform.python_version()}
+                | {package: version(package) for package in (PACKAGES[by], "torch", "numpy", "gymnasium")},
+                "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+                "time": time.strftime("%F %T"),
+            }
+            with open(arguments.results, "a") as file:
                 file.write(json.dumps(record) + "\n")
-            print(f"{env} {by} seed {seed}: {result['return_mean']:.1f} after {result['seconds']:.0f} s", flush=True)
-    write_table(recorded())
+            print(f"{name} {by} seed {seed}: {result['return_mean']:.1f} after {result['seconds']:.0f} s", flush=True)
+    arguments.results.with_suffix(".md").write_text(table(read_records(arguments.results)))
 
 
 if __name__ == "__main__":
