@@ -35,11 +35,9 @@ WINDOW, MOST_POINTS = 100, 500
 Curve = np.ndarray  # [P, 3], its columns are COLUMNS
 
 
-def learning_curve(episodes_csv: Path) -> Curve:
-    """The thinned curve of one run; points are evenly apart in steps, where there are episodes."""
-    episodes = np.loadtxt(
-        episodes_csv, delimiter=",", skiprows=1, ndmin=2
-    )  # worker, env_steps, seconds, return, length
+def learning_curve(rows: list[str]) -> Curve:
+    """The thinned curve of a run from the rows of its episodes.csv; points are evenly apart in steps, where they can."""
+    episodes = np.loadtxt(rows, delimiter=",", ndmin=2)  # worker, env_steps, seconds, return, length
     episodes = episodes[np.argsort(episodes[:, 1], kind="stable")]
     _, steps, seconds, returns, _ = episodes.T
     last = np.arange(1, len(returns) + 1)
@@ -58,10 +56,11 @@ def seeds_of(name: str, by: str, folder: Path, suffix: str = "") -> list[Path]:
 
 
 def thin(name: str, by: str, runs: Path, curves: Path) -> None:
-    """Write the curve of every run that is there."""
+    """Write the curve of every run that is there and has finished an episode."""
     for run in seeds_of(name, by, runs):
-        curve = learning_curve(run / "episodes.csv")
-        np.savetxt(curves / f"{run.name}.csv", curve, "%.6g", ",", header=",".join(COLUMNS), comments="")
+        if rows := (run / "episodes.csv").read_text().splitlines()[1:]:
+            header = ",".join(COLUMNS)
+            np.savetxt(curves / f"{run.name}.csv", learning_curve(rows), "%.6g", ",", header=header, comments="")
 
 
 def read_curves(name: str, by: str, curves: Path) -> list[Curve]:

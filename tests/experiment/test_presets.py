@@ -89,7 +89,7 @@ def test_the_paper_preset_is_the_papers():
     assert (config.learning_rate, config.learning_rate_schedule) == (7e-4, "linear")
     assert (config.loss_reduction, config.clip_rewards, config.total_env_steps) == ("sum", 1.0, 80_000_000)
     assert config.resolved_store == "hogwild"
-    assert not (config.normalise_observations or config.scale_rewards or config.separate_torsos)
+    assert not any((config.normalise_observations, config.scale_rewards, config.separate_torsos))
     assert config.atari_preprocessing == "paper"
 
 
