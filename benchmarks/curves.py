@@ -36,7 +36,7 @@ Curve = np.ndarray  # [P, 3], its columns are COLUMNS
 
 
 def learning_curve(rows: list[str]) -> Curve:
-    """The thinned curve of a run from the rows of its episodes.csv; points are evenly apart in steps, where they can."""
+    """The thinned curve of a run from the rows of its episodes.csv; points are about evenly apart in steps."""
     episodes = np.loadtxt(rows, delimiter=",", ndmin=2)  # worker, env_steps, seconds, return, length
     episodes = episodes[np.argsort(episodes[:, 1], kind="stable")]
     _, steps, seconds, returns, _ = episodes.T
@@ -86,7 +86,8 @@ def paint(rows: dict[str, dict[str, list[Curve]]]) -> Figure:
         for x, panel in enumerate(panels[:, column]):
             for by, seeds in libraries.items():
                 draw(panel, seeds, x, LIBRARIES[by][1])
-            panel.set_title(name, fontsize=10)
+            if x == 0 or len(rows) == 1:
+                panel.set_title(name, fontsize=10)
             panel.set_xlabel(LABELS[x])
             panel.set_xlim(left=0)
             panel.xaxis.set_major_formatter(EngFormatter(sep="") if x == 0 else "{x:g}")
@@ -118,7 +119,7 @@ def main() -> None:
             thin(name, by, arguments.runs, arguments.results)
         rows[name] = {by: seeds for by in LIBRARIES if (seeds := read_curves(name, by, arguments.results))}
         if not rows[name]:
-            parser.error(f"there are no runs of {name} in {arguments.runs} and no curves in {arguments.results}")
+            parser.error(f"no run of {name} in {arguments.runs} has finished an episode, nor is its curve recorded")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     paint(rows).savefig(arguments.out, dpi=150)
 
