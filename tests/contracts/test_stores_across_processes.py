@@ -406,6 +406,7 @@ def remote_push_stamped(handle, size):
     while not (snapshot := handle.pull(torch.empty_like(gradient))).stop:
         column = torch.from_numpy(generator.normal(size=(4, 1)))
         handle.push(gradient, Counts(4, 0, moments.of(column).expand(3, size)), snapshot.version)
+    handle.leave()  # who pushed before the stop was seen may be waiting for it
 
 
 def remote_torn_moments(handle, times):
