@@ -24,7 +24,7 @@ class Train:
     """Train an agent. What you do not name comes from the environment's preset, else from the defaults below."""
 
     env: tyro.conf.Positional[str]
-    """Environment: an id that Gymnasium knows, or package.module:Class."""
+    """Environment: an id that Gymnasium knows, MODULE:ID, package.module:Class, or envpool:TASK."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 

@@ -324,6 +324,7 @@ def test_code_that_a_run_names_is_run_when_it_is_trusted(tmp_path, settings, mod
         {"env": "ALE/Pong-v5"},
         {"env": "MinAtar/Breakout-v1"},
         {"env": "envpool:CartPole-v1"},
+        {"env": "a3c.envs.teaching:MaskedRecall"},
     ],
     ids=str,
 )

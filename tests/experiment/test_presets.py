@@ -99,8 +99,9 @@ def test_no_preset_when_none_is_asked_for():
     assert "as asked for" in line
 
 
-def test_atari_games_have_the_atari_preset_unasked():
-    config, line = resolve("ALE/Breakout-v5", {})
+@pytest.mark.parametrize("env", ["ALE/Breakout-v5", "ale_py:ALE/Breakout-v5", "BreakoutNoFrameskip-v4"])
+def test_atari_games_have_the_atari_preset_unasked(env):
+    config, line = resolve(env, {})
     assert "preset for Atari" in line
     assert config.clip_rewards == 1.0
 

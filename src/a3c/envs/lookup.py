@@ -34,6 +34,12 @@ def is_class_path(env: str) -> bool:
     return ":" in env and env.split(":")[-1].isidentifier()
 
 
+def is_atari_id(env: str) -> bool:
+    """Whether `env` is an id of one of ALE's games, whether or not there is such a game."""
+    env_id = env.rpartition(":")[2]
+    return env_id.startswith("ALE/") or bool(_OLD_ATARI.fullmatch(env_id))
+
+
 def find_spec(name: str) -> EnvSpec:
     """What is registered as `name`, an id or MODULE:ID. Its package is imported if it is known which that is.
 

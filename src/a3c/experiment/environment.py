@@ -29,6 +29,9 @@ _RECORDED = (
 _KNOWN_MODULES = {"gymnasium", "ale_py", "minatar", "envpool"}
 """Modules that a run may name unasked: their import registers environments and does nothing else."""
 
+_OWN_ENVIRONMENTS = {f"a3c.envs.teaching:{name}" for name in ("Recall", "MaskedRecall")}
+"""Classes that a run may name unasked."""
+
 
 class Player(NamedTuple):
     """A policy and where it plays."""
@@ -116,4 +119,5 @@ def _tuple(value: Any) -> Any:
 def _runs_code(name: str) -> bool:
     """Whether to look `name` up is to run code of a module that the library does not know."""
     module, colon, _ = name.rpartition(":")
-    return bool(colon) and (module not in _KNOWN_MODULES or is_class_path(name))
+    known = name in _OWN_ENVIRONMENTS if is_class_path(name) else module in _KNOWN_MODULES
+    return bool(colon) and not known

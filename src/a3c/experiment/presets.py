@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from a3c.config import TrainConfig, setting_names
+from a3c.envs.lookup import is_atari_id
 from a3c.errors import UsageError
 
 _PLAIN: dict[str, Any] = {"normalise_observations": False, "scale_rewards": False}
@@ -48,6 +49,21 @@ _MUJOCO: dict[str, Any] = _NUMBERS | {
     "lambda_": 0.9,
     "learning_rate": 2e-3,
     "initial_log_std": -0.7,
+}
+
+_MINATAR: dict[str, Any] = _PLAIN | {
+    "workers": 2,
+    "envs_per_worker": 16,
+    "total_env_steps": 3_000_000,
+    "rollout_length": 8,
+    "discount": 0.99,
+    "lambda_": 0.95,
+    "entropy_coef": 0.01,
+    "value_coef": 0.5,
+    "max_gradient_norm": 0.5,
+    "learning_rate": 2e-3,
+    "activation": "relu",
+    "separate_torsos": False,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -168,8 +184,10 @@ def find(env_name: str, preset: str) -> tuple[dict[str, Any], str]:
     if preset == "auto":
         if env_name in PRESETS:
             return PRESETS[env_name], f"preset for {env_name}"
-        if env_name.startswith("ALE/"):
+        if is_atari_id(env_name):
             return _ATARI, "preset for Atari"
+        if env_name.startswith("MinAtar/"):
+            return _MINATAR, "preset for MinAtar"
         return {}, "general defaults, there is no preset for this environment"
     return {}, "general defaults, as asked for"
 

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
@@ -15,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 from a3c.errors import WorkerDied, WorkerError, WorkerFailed
+from a3c.runtimes.child_process import hidden_main, signals_blocked
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import MakeActorLearner, Report
 
@@ -72,7 +72,7 @@ class ProcessRuntime:
         if getattr(server, "_forkserver_pid", None) is None:
             self._remember_services()
             self.context.set_forkserver_preload(self.preload)
-            with _hidden_main(), _signals_blocked():
+            with hidden_main(), signals_blocked():
                 forkserver.ensure_running()
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
@@ -90,7 +90,7 @@ class ProcessRuntime:
         try:
             for number in range(workers):
                 store.join(number)
-            with _hidden_main(), _signals_blocked():
+            with hidden_main(), signals_blocked():
                 for number in range(workers):
                     running.append(self._start(number, recipe, store.connect(number)))
             yield from self._reports(running, store)
@@ -194,30 +194,3 @@ def _end(workers: Sequence[_Worker], finished: set[int]) -> None:
             worker.process.kill()
             worker.process.join()
         worker.process.close()
-
-
-@contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the caller's `__main__` into the processes started meanwhile."""
-    main = sys.modules["__main__"].__dict__
-    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        del main["__spec__"]
-        main.update(hidden)
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Let processes started meanwhile be born deaf to Ctrl-C and SIGTERM; this one gets them afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # first: starting it unblocks them again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,9 +10,16 @@ from multiprocessing import connection, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any, cast
 
-from a3c.runtimes.processes import _hidden_main, _signals_blocked
+from a3c.runtimes.child_process import (
+    exit_with_parent,
+    hidden_main,
+    leave_signals_to_the_parent,
+    loaded,
+    signals_blocked,
+    use_one_thread,
+)
 from a3c.runtimes.reporting import worker_failed
-from a3c.runtimes.worker import Failure, _exit_with_parent, _leave_signals_to_the_parent, _loaded, _use_one_thread
+from a3c.runtimes.worker import Failure
 
 _NICENESS = 10  # where the workers take all cores they lose a tenth of one to it, not half of one
 _EXIT_PATIENCE_S = 1.0
@@ -45,7 +52,7 @@ class SideProcess:
         self._process = context.Process(  # type: ignore[attr-defined]
             target=_side_main, args=(cloudpickle.dumps(make_answer), theirs), name=name
         )
-        with _hidden_main(), _signals_blocked():
+        with hidden_main(), signals_blocked():
             self._process.start()
         theirs.close()
 
@@ -110,12 +117,12 @@ class SideProcess:
 
 
 def _side_main(recipe: bytes, pipe: connection.Connection) -> None:
-    _leave_signals_to_the_parent()
-    _exit_with_parent()
+    leave_signals_to_the_parent()
+    exit_with_parent()
     _let_go_of_the_resource_tracker()
     try:
-        _use_one_thread()
-        answer = cast(MakeAnswer, _loaded(recipe))()
+        use_one_thread()
+        answer = cast(MakeAnswer, loaded(recipe))()
         with contextlib.suppress(OSError, AttributeError):  # Windows has no os.nice
             os.nice(_NICENESS)  # not before: imports at a tenth of a core would take longer than many a run
         pipe.send(None)  # ready

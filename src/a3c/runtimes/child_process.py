@@ -1,0 +1,85 @@
+"""What every process that a run starts has in common: how it is started, and what it does first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, parent_process, resource_tracker
+from typing import Any, cast
+
+from a3c.errors import UsageError
+
+
+@contextlib.contextmanager
+def hidden_main() -> Iterator[None]:
+    """Keep multiprocessing from importing the caller's `__main__` into the processes started meanwhile."""
+    main = sys.modules["__main__"].__dict__
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        del main["__spec__"]
+        main.update(hidden)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let processes started meanwhile be born deaf to Ctrl-C and SIGTERM; this one gets them afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # first: starting it unblocks them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def loaded(recipe: bytes) -> Callable[[int, Any], Any]:
+    """The recipe. Raises UsageError if something that it holds by name is not importable in this process."""
+    import cloudpickle  # noqa: PLC0415  (only here, where a failure to import is reported)
+
+    try:
+        return cast(Callable[[int, Any], Any], cloudpickle.loads(recipe))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"the environment, wrapper or model cannot be loaded in a worker ({type(error).__name__}: {error}): "
+            "put it into a module that can be imported from anywhere, or define it in the script or notebook itself"
+        ) from error
+
+
+def leave_signals_to_the_parent() -> None:
+    """Do nothing on Ctrl-C and SIGTERM."""
+    # Ctrl-C and a SIGTERM to the whole group reach the parent, too, and it decides. A handler that does nothing,
+    # rather than SIG_IGN and a blocked mask, which an environment's own subprocesses would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+def use_one_thread() -> None:
+    """Keep torch to one thread: W workers with a thread for each core each would fight for the cores."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+
+
+def exit_with_parent() -> None:
+    """Go when the parent does, whatever it died of."""
+    parent = parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="a3c-parent-watch", daemon=True).start()
