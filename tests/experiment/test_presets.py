@@ -106,6 +106,12 @@ def test_atari_games_have_the_atari_preset_unasked(env):
     assert config.clip_rewards == 1.0
 
 
+def test_minatar_games_share_a_preset():
+    config, line = resolve("MinAtar/Seaquest-v1", {})
+    assert "preset for MinAtar" in line
+    assert config.total_env_steps == 3_000_000
+
+
 def test_an_unknown_preset_is_refused():
     with pytest.raises(UsageError, match="--preset"):
         resolve("CartPole-v1", {"preset": "best"})

@@ -53,15 +53,15 @@ _MUJOCO: dict[str, Any] = _NUMBERS | {
 
 _MINATAR: dict[str, Any] = _PLAIN | {
     "workers": 2,
-    "envs_per_worker": 16,
+    "envs_per_worker": 8,
     "total_env_steps": 3_000_000,
-    "rollout_length": 8,
+    "rollout_length": 5,
     "discount": 0.99,
-    "lambda_": 0.95,
+    "lambda_": 0.9,
     "entropy_coef": 0.01,
-    "value_coef": 0.5,
     "max_gradient_norm": 0.5,
-    "learning_rate": 2e-3,
+    "learning_rate": 4e-3,
+    "optimizer_epsilon": 3e-4,
     "activation": "relu",
     "separate_torsos": False,
 }
