@@ -155,7 +155,7 @@ class TrainConfig:
     """Adam: decay of the gradients' running mean."""
 
     normalise_observations: bool = True
-    """Centre and scale observations (numbers, not images) by the mean and variance that all workers have seen."""
+    """Centre and scale observations by the mean and variance that all workers have seen; an image has one of each."""
     scale_rewards: bool = True
     """Divide rewards by the standard deviation of discounted returns; logged returns are the raw ones."""
     clip_rewards: float | None = None

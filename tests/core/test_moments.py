@@ -40,6 +40,19 @@ def test_a_batch_by_hand():
     assert moments.variance(found).tolist() == [14 / 3, 8.0]
 
 
+@given(st.lists(st.integers(0, 255), max_size=60), st.sampled_from([1.0, 255.0]))
+def test_bytes_are_counted_to_the_same_moments(values, unit):
+    samples = torch.tensor(values, dtype=torch.uint8)
+    expected = moments.of(samples.reshape(-1, 1).double() / unit)
+    torch.testing.assert_close(moments.of_bytes(samples, unit), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_bytes_that_are_all_the_same_hardly_vary():
+    (count, mean, deviations) = moments.of_bytes(torch.full((3, 9, 9), 87, dtype=torch.uint8), 255.0)
+    assert (count.item(), mean.item()) == (243, pytest.approx(87 / 255, rel=1e-15))
+    assert deviations.item() < 1e-25
+
+
 def test_a_merge_by_hand():
     # {0, 2} and {5, 6, 7, 6}: 6 samples, their mean 26/6, deviations about it 2 + 2 + (5)² 2·4/6
     merged = moments.merge(torch.tensor([[2.0], [1.0], [2.0]]).double(), torch.tensor([[4.0], [6.0], [2.0]]).double())

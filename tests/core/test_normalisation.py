@@ -54,6 +54,43 @@ def test_observations_by_hand():
     assert found.dtype == torch.float32
 
 
+IMAGE_VALUES = [0, 87, 255, 87]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32, torch.float64])
+@pytest.mark.parametrize(("mean", "std"), [(0.25, 0.5), (0.5, 0.03), (0.02, 0.004)])  # the last two clip
+def test_images_by_hand(dtype, mean, std):
+    normaliser = Normaliser({"speed": 1}, image_units={"eye": 255.0}, scale_rewards=True)
+    normaliser.load(moments_of((9, 5.0, 4.0), (100, mean, std**2), (9, 0.0, 9.0)))
+    image = torch.tensor(IMAGE_VALUES).reshape(1, 2, 2).to(dtype)
+    for wanted in (torch.float32, torch.float64):
+        found = normaliser.observations({"eye": image, "speed": torch.tensor([7.0])}, wanted)
+        expected = ((np.array(IMAGE_VALUES) / 255 - mean) / std).clip(-10, 10)
+        np.testing.assert_allclose(found["eye"].flatten().numpy(), expected, rtol=1e-5, atol=1e-6)
+        assert found["eye"].dtype == wanted
+        assert found["eye"].shape == image.shape
+        assert found["speed"].tolist() == [1.0]
+    assert image.flatten().tolist() == IMAGE_VALUES
+    assert normaliser.reward_unit == 3.0
+
+
+def test_an_images_moments_are_those_of_all_its_pixels():
+    pixels = np.random.default_rng(0).integers(0, 200, (5, 3, 2, 8, 8), np.uint8)  # [T+1, B, *O]
+    for dtype in (np.uint8, np.float32):
+        rollout = random_rollout(0, 4, 3)
+        rollout.observations = torch.from_numpy(pixels.astype(dtype))
+        count, mean, deviations = Normaliser(image_units={"": 255.0}).deltas(rollout)
+        seen = pixels[:-1].astype(np.float64) / 255  # the last row is the next rollout's first
+        assert count.tolist() == [seen.size]
+        np.testing.assert_allclose((mean, deviations / count), ([seen.mean()], [seen.var()]), rtol=1e-12)
+
+
+def test_an_image_is_in_its_unit_before_anything_is_seen():
+    image = torch.tensor(IMAGE_VALUES, dtype=torch.uint8).reshape(2, 2)
+    normaliser = Normaliser(image_units={"": 255.0})
+    torch.testing.assert_close(normaliser.observations(image, torch.float32), image / 255)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 2), (3, 1), (1, 3), (2, 1, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.int64])
 def test_any_shape_dtype_and_lead(shape, dtype):
@@ -134,8 +171,10 @@ SPACE = spaces.Dict(
     {
         "action_mask": spaces.Box(0, 1, (3,), np.int8),
         "camera": spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        "cells": spaces.Box(0, 1, (8, 8, 3), np.bool_),
         "flags": spaces.MultiBinary(2),
         "gear": spaces.Discrete(4),
+        "heat": spaces.Box(-np.inf, np.inf, (2, 8, 8)),
         "lamps": spaces.Box(0, 1, (2,), np.bool_),
         "nothing": spaces.Box(-1, 1, (0,)),
         "speed": spaces.Box(-np.inf, np.inf, (2,)),
@@ -144,18 +183,29 @@ SPACE = spaces.Dict(
 )
 
 
-def test_masks_images_flags_and_choices_pass_untouched():
+def test_masks_flags_and_choices_pass_untouched():
     spec = PolicySpec(SPACE, spaces.Discrete(3), normalisation=Normalisation(observations=True))
     normaliser = spec.normaliser()
     assert normaliser.observation_sizes == {"speed": 2, "steps": 1}
-    normaliser.load(moments_of((9, 5.0, 4.0), (9, 5.0, 4.0), (9, 100.0, 25.0)))
+    assert normaliser.image_units == {"camera": 255.0, "heat": 1.0}
+    normaliser.load(moments_of((9, 5.0, 4.0), (9, 5.0, 4.0), (9, 100.0, 25.0), (9, 0.5, 0.25), (9, 50.0, 4.0)))
     observation = {path: torch.as_tensor(np.asarray(SPACE[path].sample())) for path in SPACE}
     observation |= {"speed": torch.tensor([7.0, 3.0]), "steps": torch.tensor(110)}
     found = normaliser.observations(observation, torch.float32)
     assert list(found) == list(observation)
     assert (found["speed"].tolist(), found["steps"].tolist()) == ([1.0, -1.0], 2.0)
-    for path in set(SPACE) - {"speed", "steps"}:
+    torch.testing.assert_close(found["camera"], (observation["camera"] / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(found["heat"], ((observation["heat"] - 50) / 2).clamp(-10, 10))
+    for path in set(SPACE) - {"speed", "steps", "camera", "heat"}:
         assert found[path] is observation[path]
+
+
+def test_a_persons_own_torso_takes_images_as_they_are():
+    spec = PolicySpec(
+        SPACE, spaces.Discrete(3), normalisation=Normalisation(observations=True), model=lambda space: None
+    )
+    assert spec.normaliser().image_units == {}
+    assert spec.normaliser().observation_sizes == {"speed": 2, "steps": 1}
 
 
 # Moments of what actors saw.
@@ -384,9 +434,9 @@ def test_acting_and_learning_see_the_same_moments_and_never_their_own_rollout():
             super().load(moments)
             tape.append(("load", float(self.moments[0, 0])))
 
-        def observations(self, observation, dtype):
+        def observations(self, observation, dtype, device=None):
             tape.append(("see", float(self.moments[0, 0])))
-            return super().observations(observation, dtype)
+            return super().observations(observation, dtype, device)
 
     envs = vectorise(gym.make("CartPole-v1"))
     spec = PolicySpec(envs.single_observation_space, envs.single_action_space, network=Network(hidden_sizes=(8,)))

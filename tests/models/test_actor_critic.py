@@ -285,6 +285,19 @@ def test_observations_are_normalised_before_the_torsos_and_never_the_mask():
     torch.testing.assert_close(model.policy(rows, None, starts).parameters, expected.policy)
 
 
+def test_standardised_images_are_not_scaled_again():
+    space, normaliser = spaces.Box(0, 255, (8, 8, 3), np.uint8), Normaliser(image_units={"": 255.0})
+    images = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    models = []
+    for chosen in (None, normaliser):
+        torch.manual_seed(0)
+        models.append(ActorCritic(space, Categorical(3), normaliser=chosen))
+    torch.testing.assert_close(models[1].policy_value(images), models[0].policy_value(images))  # nothing seen
+    normaliser.load(torch.tensor([[9.0], [0.5], [9 * 0.25]], dtype=torch.float64))
+    shifted = (images / 255 - 0.5) / 0.5 * 255  # which the plain network divides by 255
+    torch.testing.assert_close(models[1].policy_value(images), models[0].policy_value(shifted))
+
+
 class Pair(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()

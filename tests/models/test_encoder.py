@@ -221,6 +221,9 @@ def test_bytes_are_scaled_and_other_images_are_not():
     assert torch.equal(of_bytes(values), expected)
     assert torch.equal(of_bytes(values.float()), expected)  # bytes as floats, bounded by 0 and 255
     assert torch.equal(of_floats.images[0].torso(unit), expected)
+    ready = Encoder(picture(3, 12, 12), ready_images={""})
+    ready.load_state_dict(of_bytes.state_dict())
+    assert torch.equal(ready(unit), expected)
     truths = Encoder(bits(3, 12, 12))
     truths.load_state_dict(of_bytes.state_dict())
     assert torch.equal(truths(values > 99), of_floats((values > 99).float()))

@@ -37,6 +37,24 @@ def of(samples: Tensor) -> Tensor:
     return torch.stack([count, samples[0] + shift, (offsets - shift).square().sum(0)])
 
 
+def of_bytes(samples: Tensor, unit: float) -> Tensor:
+    """Moments of one scalar of which a batch has many bytes, each divided by `unit`: those of `of`, by counting.
+
+    Args:
+        samples: unit · x, uint8 of any shape.
+        unit: what the bytes are divided by.
+
+    Returns:
+        The moments, [3, 1], on the device of the samples.
+    """
+    assert samples.dtype == torch.uint8, f"{samples.dtype} are not bytes"
+    counts = torch.bincount(samples.reshape(-1), minlength=256).double()  # [256]
+    count = counts.sum()
+    offsets = torch.arange(256, dtype=torch.float64, device=samples.device) / unit
+    mean = counts @ offsets / count.clamp(min=1)
+    return torch.stack([count, mean, counts @ (offsets - mean).square()]).unsqueeze(1)
+
+
 def merge(a: Tensor, b: Tensor) -> Tensor:
     """Moments of the samples of both.
 

@@ -19,7 +19,8 @@ _LEAST_VARIANCE = 1e-8  # a number that hardly varies is only centred
 class Normaliser:
     """Normalises observations, and scales and clips rewards, as the shared moments say.
 
-        o' = clip((o - mean) / std, ±10)
+        o' = clip((o - mean) / std, ±10)               of a number in the observation: its own mean and std
+        x' = clip((x / unit - mean) / std, ±10)        of an image: those of all its pixels
         r' = clip(r / std(R), ±10),    R_t = r_t + γ R_{t-1}, begun anew with each episode
 
     The moments are those of the last `load`: they stay as they are until the next, so that acting and loss see the
@@ -29,9 +30,13 @@ class Normaliser:
     Args:
         observation_sizes: how many numbers each normalised part of an observation has, by path; parts that are not
             named pass as they are.
+        image_units: the images that are normalised, by path, and what their pixels are divided by, 255 for bytes.
         scale_rewards: divide rewards by the standard deviation of R.
         clip_rewards: clip rewards (after scaling) to ± this; None does not.
         discount: γ of R.
+
+    One mean and one deviation for an image shift and stretch its brightness and leave its contrasts. A game's grey
+    background, far from 0 and the same everywhere, would otherwise be most of what a network sees.
 
     Source: the variance of returns as a reward's unit is OpenAI Baselines' VecNormalize (Dhariwal et al. 2017).
     """
@@ -40,20 +45,23 @@ class Normaliser:
         self,
         observation_sizes: Mapping[str, int] | None = None,
         *,
+        image_units: Mapping[str, float] | None = None,
         scale_rewards: bool = False,
         clip_rewards: float | None = None,
         discount: float = 0.99,
     ) -> None:
         self.observation_sizes = dict(observation_sizes or {})
-        ends = list(itertools.accumulate(self.observation_sizes.values(), initial=0))
-        self._columns = dict(zip(self.observation_sizes, map(slice, ends, ends[1:]), strict=False))
+        self.image_units = dict(image_units or {})
+        columns = self.observation_sizes | dict.fromkeys(self.image_units, 1)
+        ends = list(itertools.accumulate(columns.values(), initial=0))
+        self._columns = dict(zip(columns, map(slice, ends, ends[1:]), strict=False))
         self.scale_rewards = scale_rewards
         self.clip_rewards = clip_rewards
         self.discount = discount
-        self.tracked = sum(self.observation_sizes.values()) + scale_rewards
+        self.tracked = ends[-1] + scale_rewards
         self.moments = running.empty(self.tracked)  # [3, M]
         self.reward_unit = 1.0  # std(R)
-        self._affine: dict[tuple[str, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._affine: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
         self._returns: Tensor | None = None  # R of each environment, [B] float64
 
     def load(self, moments: Tensor | None) -> None:
@@ -68,16 +76,19 @@ class Normaliser:
             variance = float(running.variance(moments[:, -1:]))
             self.reward_unit = variance**0.5 if variance > _LEAST_VARIANCE else 1.0
 
-    def observations(self, observation: Any, dtype: torch.dtype) -> Any:
-        """A flat observation ([..., *O], or a dict of such) with its tracked parts normalised, in `dtype`."""
-        if not self.observation_sizes:
+    def observations(self, observation: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+        """A flat observation ([..., *O], or a dict of such) with its tracked parts normalised.
+
+        Args:
+            observation: what the environment gave.
+            dtype: of the normalised parts.
+            device: where images are to be: bytes cross to it as bytes. None leaves them where they are.
+        """
+        if not self._columns:
             return observation
         if not isinstance(observation, dict):
-            return self._normalise("", observation, dtype)
-        return {
-            path: self._normalise(path, part, dtype) if path in self.observation_sizes else part
-            for path, part in observation.items()
-        }
+            return self._part("", observation, dtype, device)
+        return {path: self._part(path, part, dtype, device) for path, part in observation.items()}
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """The rewards to learn from, [T, B]."""
@@ -100,6 +111,7 @@ class Normaliser:
             running.of(observations[path][:-1].reshape(-1, size).double())
             for path, size in self.observation_sizes.items()
         ]
+        columns += [_of_image(observations[path][:-1], unit) for path, unit in self.image_units.items()]
         if self.scale_rewards:
             columns.append(running.of(self._discounted_returns(rollout).unsqueeze(-1)))
         return torch.cat(columns, dim=1)
@@ -121,19 +133,47 @@ class Normaliser:
         self._returns = running_returns
         return returns[rollout.real]
 
-    def _normalise(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
-        key = (path, part.device, dtype)
+    def _part(self, path: str, part: Tensor, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+        if path in self.image_units:
+            return self._image(path, part if device is None else part.to(device), dtype)
+        return self._numbers(path, part, dtype) if path in self.observation_sizes else part
+
+    def _mean_and_scale(self, path: str, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of a part's numbers, float64 [O] each."""
+        key = (path, device)
         if key not in self._affine:
             own = self.moments[:, self._columns[path]]  # [3, O]
             variance = running.variance(own)
             scale = torch.where(variance > _LEAST_VARIANCE, variance, 1.0).rsqrt()
-            self._affine[key] = (running.mean(own).to(part.device), scale.to(part.device))
-        mean, scale = self._affine[key]
+            self._affine[key] = (running.mean(own).to(device), scale.to(device))
+        return self._affine[key]
+
+    def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
+        unit = self.image_units[path]
+        mean, scale = (float(value) for value in self._mean_and_scale(path, torch.device("cpu")))
+        if image.dtype == torch.uint8:
+            # In one pass over many pixels, and seldom a second one.
+            image = torch.add(image.new_tensor(-mean * scale, dtype=dtype), image, alpha=scale / unit)
+            beyond = max(mean, 255 / unit - mean) * scale > _WIDEST
+            return image.clamp_(-_WIDEST, _WIDEST) if beyond else image
+        if not image.is_floating_point():
+            image = image.to(dtype)
+        return image.sub(mean * unit).mul_(scale / unit).clamp_(-_WIDEST, _WIDEST).to(dtype)
+
+    def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
+        mean, scale = self._mean_and_scale(path, part.device)
         size = self.observation_sizes[path]
         shape = part.shape
         flat = part.reshape(*shape[: len(shape) - _own_dims(shape, size)], size)
         # In float64 where the moments are: a mean of 1e6 with a variance of 1 survives.
         return ((flat - mean) * scale).clamp_(-_WIDEST, _WIDEST).to(dtype).reshape(shape)
+
+
+def _of_image(image: Tensor, unit: float) -> Tensor:
+    """Moments of all pixels, [3, 1]."""
+    if image.dtype == torch.uint8:
+        return running.of_bytes(image, unit)
+    return running.of(image.reshape(-1, 1).double() / unit)
 
 
 def _own_dims(shape: torch.Size, size: int) -> int:

@@ -16,7 +16,7 @@ from a3c.core.normalisation import Normaliser
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.custom import load_factory
-from a3c.models.encoder import image_layout
+from a3c.models.encoder import image_layout, image_unit
 from a3c.spaces.actions import ActionSpace, Bounding
 from a3c.spaces.described import space_from_json, space_to_json
 from a3c.spaces.parts import Space, basic_parts, is_mask
@@ -80,6 +80,7 @@ class PolicySpec:
         """A normaliser that has seen nothing yet."""
         return Normaliser(
             self._normalised_sizes() if self.normalisation.observations else {},
+            image_units=self._image_units() if self.normalisation.observations else {},
             scale_rewards=self.normalisation.scale_rewards,
             clip_rewards=self.normalisation.clip_rewards,
             discount=self.normalisation.discount,
@@ -155,6 +156,19 @@ class PolicySpec:
             and image_layout(part) is None
             and not is_mask(path)
             and np.prod(part.shape)
+        }
+
+    def _image_units(self) -> dict[str, float]:
+        """What the pixels of each image are divided by; none where a person's own torso takes them as they are."""
+        return {
+            path: image_unit(part)
+            for path, part in basic_parts(self.observation_space, "the observation space").items()
+            if isinstance(part, spaces.Box)
+            and part.dtype is not None
+            and part.dtype.kind != "b"
+            and image_layout(part) is not None
+            and not is_mask(path)
+            and self.model is None
         }
 
     def _check(self) -> None:

@@ -168,6 +168,7 @@ _ATARI: dict[str, Any] = _PLAIN | {
     "learning_rate": 7e-4,
     "optimizer_epsilon": 1e-4,
     "clip_rewards": 1.0,
+    "normalise_observations": True,  # most of Pong's picture is one grey
     "activation": "relu",
     "separate_torsos": False,
 }

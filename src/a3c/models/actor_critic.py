@@ -95,6 +95,7 @@ class ActorCritic(nn.Module):
                 torso=network.torso,
                 hidden_sizes=network.hidden_sizes,
                 activation=network.activation,
+                ready_images=self.normaliser.image_units,
             )
 
         if make_torso is not None:
@@ -158,7 +159,7 @@ class ActorCritic(nn.Module):
     def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:
         """What acting takes of one row of observations [B, *O]: no value where that can be spared."""
         if self.policy_memory is None:
-            inputs = self.normaliser.observations(observation, self.dtype)
+            inputs = self.normaliser.observations(observation, self.dtype, self.device)
             features = self.policy_torso(inputs)  # [B, F]
             if isinstance(features, tuple):
                 features = features[0]
@@ -192,7 +193,7 @@ class ActorCritic(nn.Module):
 
     def _features(self, observations: Any) -> tuple[Tensor, Tensor]:
         """Policy and value features, [..., F] each; the same tensor where the torso is shared."""
-        inputs = self.normaliser.observations(observations, self.dtype)
+        inputs = self.normaliser.observations(observations, self.dtype, self.device)
         features = self.policy_torso(inputs)
         if isinstance(features, tuple):
             return features

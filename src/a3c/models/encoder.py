@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -43,6 +43,7 @@ class Encoder(nn.Module):
         torso: for images; "auto" is "a3c" where both sides have 36 pixels, else "minatar" (`image_torso`).
         hidden_sizes: widths of the perceptron's layers; empty for a linear model.
         activation: after each of them.
+        ready_images: paths of images that come ready for a torso; other images of bytes are divided by 255.
 
     Attributes:
         features: F.
@@ -62,6 +63,7 @@ class Encoder(nn.Module):
         torso: str = "auto",
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str = "tanh",
+        ready_images: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.register_buffer("_like", torch.empty(0), persistent=False)
@@ -73,7 +75,10 @@ class Encoder(nn.Module):
                 f"--torso {torso} is for images, and the observation space {observation_space} has none (a Box of "
                 f"{_LEAST_SIDE} x {_LEAST_SIDE} and more, with channels): take --torso auto and --hidden-sizes"
             )
-        images = [_Image(cast(spaces.Box, encoded[path]), layout, torso, path) for path, layout in layouts.items()]
+        images = [
+            _Image(cast(spaces.Box, encoded[path]), layout, torso, path, ready=path in ready_images)
+            for path, layout in layouts.items()
+        ]
         vectors = [_vector(part, path) for path, part in encoded.items() if path not in layouts]
         self._plain_dims: int | None = None
         if "" in encoded and isinstance(observation_space, spaces.Box | spaces.MultiBinary) and not images:
@@ -142,6 +147,11 @@ def image_layout(space: Space) -> ImageLayout | None:
     return None
 
 
+def image_unit(space: spaces.Box) -> float:
+    """What an image's pixels are divided by: 255 where they are bytes, of whatever dtype, else 1."""
+    return 255.0 if (space.low == 0).all() and (space.high == 255).all() else 1.0
+
+
 def _layout_of_three(first: int, second: int, third: int) -> Literal["HWC", "CHW"] | None:
     last, front = min(first, second) >= _LEAST_SIDE, min(second, third) >= _LEAST_SIDE
     if last and front:
@@ -152,9 +162,12 @@ def _layout_of_three(first: int, second: int, third: int) -> Literal["HWC", "CHW
 
 
 class _Image(nn.Module):
-    """A part that is an image: scaled, as [N, C, H, W], through its torso; stacked frames are more channels."""
+    """A part that is an image: scaled unless it is ready, as [N, C, H, W], through its torso.
 
-    def __init__(self, space: spaces.Box, layout: ImageLayout, torso: str, path: str) -> None:
+    Stacked frames are more channels.
+    """
+
+    def __init__(self, space: spaces.Box, layout: ImageLayout, torso: str, path: str, *, ready: bool) -> None:
         super().__init__()
         size = dict(zip(layout, space.shape, strict=True))
         height, width = size["H"], size["W"]
@@ -162,7 +175,7 @@ class _Image(nn.Module):
             torso = "a3c" if min(height, width) >= _LEAST_SIDE_STRIDED else "minatar"
         self.layout = layout
         self.dims = len(layout)
-        self.of_bytes = bool((space.low == 0).all() and (space.high == 255).all())
+        self.unit = 1.0 if ready else image_unit(space)
         self.shape = (size.get("S", 1) * size.get("C", 1), height, width)  # C, H, W
         self.torso = image_torso(torso, *self.shape, f"the image{described(path)}")
         self.features = IMAGE_FEATURES[torso]
@@ -176,7 +189,7 @@ class _Image(nn.Module):
         elif self.layout == "SHWC":
             image = image.permute(0, 1, 4, 2, 3)
         image = image.reshape(-1, *self.shape)  # [N, C, H, W]
-        features: Tensor = self.torso(image / 255 if self.of_bytes else image)  # [N, F]
+        features: Tensor = self.torso(image if self.unit == 1.0 else image / self.unit)  # [N, F]
         return features.reshape(*lead, self.features)
 
 
