@@ -167,20 +167,23 @@ def table(records: list[dict[str, Any]]) -> str:
         "",
         f"Mean return of a greedy evaluation over {EPISODES} episodes after training with the preset; every seed is",
         "listed. `python benchmarks/learning.py`; each run's record, with its versions and machine, is in",
-        f"learning.jsonl. Minutes are of one seed ({platform.machine()}, {os.cpu_count()} cores).",
+        f"learning.jsonl. Minutes are of one seed ({platform.machine()}, {os.cpu_count()} cores). Training is the mean",
+        "return of the last 100 episodes of training: mean over the seeds, and least.",
         "",
-        "| environment | by | target | mean | min | each seed | env steps | minutes | commit | command |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| environment | by | target | mean | min | each seed | training | env steps | minutes | commit | command |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (name, by), runs in sorted(rows.items(), key=lambda row: order.index(row[0][0]) if row[0][0] in order else 99):
         scores = [r["return_mean"] for r in runs]
         minutes = [r["seconds"] / 60 for r in runs]
+        last = [r["training_return"] for r in runs if r.get("training_return") is not None]
+        training = f"{statistics.mean(last):.1f} ({min(last):.1f})" if last else ""
         target = f"{TARGETS[name].score:g}" if name in TARGETS and by == "a3c" else ""
         commits = ", ".join(dict.fromkeys(r["commit"] for r in runs))
         command = re.sub(r"--seed \d+", "--seed S", runs[-1]["command"])
         lines.append(
             f"| {name} | {by} | {target} | **{statistics.mean(scores):.1f}** | {min(scores):.1f} "
-            f"| {', '.join(f'{s:.1f}' for s in scores)} | {max(r['env_steps'] for r in runs):,} "
+            f"| {', '.join(f'{s:.1f}' for s in scores)} | {training} | {max(r['env_steps'] for r in runs):,} "
             f"| {statistics.mean(minutes):.1f} ({min(minutes):.1f} to {max(minutes):.1f}) | {commits} | `{command}` |"
         )
     lines += ["", "Where the targets come from:", ""]
