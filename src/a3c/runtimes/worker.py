@@ -7,7 +7,13 @@ import os
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
-from a3c.runtimes.child_process import exit_with_parent, leave_signals_to_the_parent, loaded, use_one_thread
+from a3c.runtimes.child_process import (
+    exit_with_parent,
+    keep_freed_memory,
+    leave_signals_to_the_parent,
+    loaded,
+    use_one_thread,
+)
 from a3c.runtimes.reporting import ReportBatch, worker_failed
 
 
@@ -46,6 +52,7 @@ def worker_main(
     batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
     try:
         use_one_thread()
+        keep_freed_memory()
         make_actor_learner = loaded(recipe)
         with contextlib.closing(make_actor_learner(worker, handle)) as learner:
             for update in learner:
