@@ -1,12 +1,12 @@
 """Learning curves of what benchmarks/learning.py has run: ours, and a peer's beside them.
 
     python benchmarks/curves.py MinAtar/Breakout-v1 MinAtar/Asterix-v1 --out docs/minatar.png
-    python benchmarks/curves.py ALE/Pong-v5 --out docs/pong.png
+    python benchmarks/curves.py ALE/Pong-v5 --out docs/pong.png --reach 18
 
 For each name of a row (by default the environment's id) it reads the runs' episodes.csv in runs/learning/ and writes
 their curves, thinned to 500 points, to benchmarks/results/curves/. The picture is drawn from those, so it can be drawn
 again where the runs are gone: mean return of the last 100 episodes (of all so far before the 100th) against steps and
-against minutes.
+against minutes. `--reach R` prints when each run's curve first came to R.
 """
 
 from __future__ import annotations
@@ -68,6 +68,17 @@ def read_curves(name: str, by: str, curves: Path) -> list[Curve]:
     return [np.loadtxt(p, delimiter=",", skiprows=1, ndmin=2) for p in seeds_of(name, by, curves, ".csv")]
 
 
+def arrivals(libraries: dict[str, list[Curve]], level: float) -> list[str]:
+    """A line for each seed: the steps and minutes of its curve's first point at `level` or above."""
+    lines = []
+    for by, seeds in libraries.items():
+        for number, curve in enumerate(seeds, 1):
+            there = np.flatnonzero(curve[:, 2] >= level)
+            when = f"after {curve[there[0], 0]:,.0f} steps, {curve[there[0], 1]:.1f} minutes" if len(there) else "never"
+            lines.append(f"{by}, run {number}: {level:g} {when}; {curve[-1, 2]:.1f} at the end")
+    return lines
+
+
 def draw(panel: Axes, seeds: list[Curve], x: int, colour: str) -> None:
     """Each seed's curve, and their mean for as long as all of them ran."""
     for curve in seeds:
@@ -109,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", help="of a row of benchmarks/learning.py")
     parser.add_argument("--out", type=Path, required=True, help="the picture")
+    parser.add_argument("--reach", type=float, metavar="R", help="a mean return of 100 episodes")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs' directories")
     parser.add_argument("--results", type=Path, default=CURVES, help="folder of the thinned curves")
     arguments = parser.parse_args()
@@ -120,6 +132,8 @@ def main() -> None:
         rows[name] = {by: seeds for by in LIBRARIES if (seeds := read_curves(name, by, arguments.results))}
         if not rows[name]:
             parser.error(f"no run of {name} in {arguments.runs} has finished an episode, nor is its curve recorded")
+        if arguments.reach is not None:
+            print(name, *arrivals(rows[name], arguments.reach), sep="\n")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     paint(rows).savefig(arguments.out, dpi=150)
 
