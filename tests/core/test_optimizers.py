@@ -13,7 +13,13 @@ from torch import Tensor
 
 from a3c.core.optimizers import Adam, Optimizer, RMSProp, clip_by_global_norm
 
-BOTH = [RMSProp(), RMSProp(epsilon=0.1, epsilon_inside_root=True), Adam()]
+BOTH = [
+    RMSProp(),
+    RMSProp(epsilon=0.1, epsilon_inside_root=True),
+    RMSProp(epsilon=0.1, epsilon_inside_root=True, bias_correction=True),
+    RMSProp(bias_correction=True),
+    Adam(),
+]
 
 
 class Unclamped(Adam):
@@ -75,6 +81,44 @@ def test_trap_8_rmsprop_by_hand_with_the_epsilon_of_the_paper(inside, first, sec
     (square_average,) = run(optimizer, parameters, [vector(2.0), vector(1.0)], learning_rate=0.5)
     assert square_average.item() == pytest.approx(0.0496)
     assert parameters.item() == pytest.approx(1 - first - second)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_bias_correction_divides_by_the_mean_square_as_if_it_had_not_started_at_zero(inside):
+    optimizer = RMSProp(decay=0.9, epsilon=0.1, epsilon_inside_root=inside, bias_correction=True)
+    parameters = vector(1.0)
+    (square_average,) = run(optimizer, parameters, [vector(2.0), vector(1.0)], learning_rate=0.5)
+    # g = 0.1 * 2² = 0.4, then 0.9 * 0.4 + 0.1 * 1² = 0.46; corrected: 4, and 0.46 / (1 - 0.81)
+    assert square_average.item() == pytest.approx(0.46)
+    divisors = [math.sqrt(g + 0.1) if inside else math.sqrt(g) + 0.1 for g in (4.0, 0.46 / 0.19)]
+    assert parameters.item() == pytest.approx(1 - 0.5 * 2 / divisors[0] - 0.5 * 1 / divisors[1])
+
+
+def test_the_first_corrected_step_is_the_learning_rate_and_ten_times_that_without():
+    for bias_correction, length in ((True, 0.01), (False, 0.1)):
+        parameters = vector(0.0, 0.0)
+        run(RMSProp(0.99, 1e-12, bias_correction=bias_correction), parameters, [vector(3.0, -1e-3)])
+        assert parameters.tolist() == pytest.approx([-length, length])
+
+
+def test_bias_correction_wears_off():
+    gradients, parameters = random_gradients(steps=3000, size=4), vector(1.0, 1.0, 1.0, 1.0)
+    corrected = parameters.clone()
+    (square_average,) = run(RMSProp(), parameters, gradients[:-1])
+    (same,) = run(RMSProp(bias_correction=True), corrected, gradients[:-1])
+    assert torch.equal(square_average, same)
+    assert not torch.allclose(parameters, corrected)
+    steps = [torch.zeros_like(parameters) for _ in range(2)]
+    for step, bias_correction in zip(steps, (False, True), strict=True):
+        RMSProp(bias_correction=bias_correction).step(
+            step,
+            gradients[-1],
+            (square_average.clone(),),
+            spoilt_scratch(RMSProp(), step),
+            learning_rate=0.01,
+            step_count=3000,
+        )
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-12, atol=0)
 
 
 def test_adam_by_hand():
@@ -211,10 +255,13 @@ def test_another_process_that_zeroes_v_would_blow_up_adam_without_the_clamp():
     gradient=st.floats(-1e6, 1e6),
     decay=st.sampled_from([0.0, 0.9, 0.99]),
     inside=st.booleans(),
+    bias_correction=st.booleans(),
 )
 @settings(max_examples=100)
-def test_no_statistics_make_rmsprops_step_larger_than_its_bound(square_average, gradient, decay, inside):
-    optimizer, parameters = RMSProp(decay, 1e-8, inside), torch.zeros(1)
+def test_no_statistics_make_rmsprops_step_larger_than_its_bound(
+    square_average, gradient, decay, inside, bias_correction
+):
+    optimizer, parameters = RMSProp(decay, 1e-8, inside, bias_correction), torch.zeros(1)
     optimizer.step(
         parameters,
         torch.tensor([gradient]),

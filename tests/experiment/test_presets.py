@@ -85,7 +85,7 @@ def test_the_paper_preset_is_the_papers():
     assert (config.rollout_length, config.end_rollout_at_episode_end) == (5, True)
     assert (config.discount, config.lambda_, config.entropy_coef, config.value_coef) == (0.99, 1.0, 0.01, 0.5)
     assert (config.optimizer, config.optimizer_decay) == ("rmsprop", 0.99)
-    assert (config.optimizer_epsilon, config.epsilon_inside_root) == (0.1, True)
+    assert (config.optimizer_epsilon, config.epsilon_inside_root, config.bias_correction) == (0.1, True, False)
     assert (config.learning_rate, config.learning_rate_schedule) == (7e-4, "linear")
     assert (config.loss_reduction, config.clip_rewards, config.total_env_steps) == ("sum", 1.0, 80_000_000)
     assert config.resolved_store == "hogwild"

@@ -76,6 +76,12 @@ def test_gsde_parameters_by_hand(distribution):
     torch.testing.assert_close((2 * parameters[3:]).exp(), variance + 1e-6)
 
 
+@pytest.mark.parametrize("log_std", ["parameter", "network", "gsde"])
+def test_a_whole_number_is_as_good_as_a_fraction(log_std):
+    whole, fraction = head_of(Normal(2), log_std, initial_log_std=1), head_of(Normal(2), log_std, initial_log_std=1.0)
+    assert torch.equal(whole(torch.ones(4)), fraction(torch.ones(4)))
+
+
 def test_gsde_begins_with_the_initial_deviation_for_features_of_mean_square_1():
     head = head_of(Normal(2), "gsde", features=64, initial_log_std=-0.7)
     features = torch.randn(64)

@@ -50,13 +50,15 @@ class RMSProp:
         θ <- θ - η dθ / sqrt(g + ε)        epsilon_inside_root, as in the paper (Mnih et al. 2016, eq. S2-S3)
         θ <- θ - η dθ / (sqrt(g) + ε)      otherwise, as torch.optim.RMSprop
 
-    No element moves further than η / sqrt(1 - α) in one step. The two forms differ greatly at the paper's
-    ε = 0.1.
+    No element moves further than η / sqrt(1 - α) in one step, and in the first step every element moves that
+    far, because g starts at 0: ten times η for α = 0.99. `bias_correction` divides g / (1 - α^t) in g's place,
+    as Adam does: the first step is η. The two forms of ε differ greatly at the paper's ε = 0.1.
     """
 
     decay: float = 0.99
     epsilon: float = 1e-5
     epsilon_inside_root: bool = False
+    bias_correction: bool = False
 
     statistic_names: ClassVar[tuple[str, ...]] = ("square_average",)
 
@@ -74,11 +76,13 @@ class RMSProp:
         (square_average,) = statistics
         new, denominator = scratch
         torch.mul(square_average, self.decay, out=new).addcmul_(gradient, gradient, value=1 - self.decay)
+        # Dividing by sqrt(g / c) + ε is dividing by sqrt(g) + ε sqrt(c), and multiplying by sqrt(c).
+        correction = 1 - self.decay**step_count if self.bias_correction else 1.0
         if self.epsilon_inside_root:
-            torch.add(new, self.epsilon, out=denominator).sqrt_()
+            torch.add(new, self.epsilon * correction, out=denominator).sqrt_()
         else:
-            torch.sqrt(new, out=denominator).add_(self.epsilon)
-        parameters.addcdiv_(gradient, denominator, value=-learning_rate)
+            torch.sqrt(new, out=denominator).add_(self.epsilon * math.sqrt(correction))
+        parameters.addcdiv_(gradient, denominator, value=-learning_rate * math.sqrt(correction))
         square_average.copy_(new)
 
 

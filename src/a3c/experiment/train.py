@@ -282,7 +282,9 @@ def make_rule(config: TrainConfig) -> UpdateRule:
     """How a gradient changes θ."""
     optimizer: Optimizer
     if config.optimizer == "rmsprop":
-        optimizer = RMSProp(config.optimizer_decay, config.optimizer_epsilon, config.epsilon_inside_root)
+        optimizer = RMSProp(
+            config.optimizer_decay, config.optimizer_epsilon, config.epsilon_inside_root, config.bias_correction
+        )
     else:
         optimizer = Adam(config.adam_beta1, config.optimizer_decay, config.optimizer_epsilon)
     schedule = getattr(schedules, config.learning_rate_schedule)(config.learning_rate)

@@ -51,7 +51,7 @@ class PolicyHead(nn.Module):
         if self.gsde:
             self.log_std = nn.Parameter(torch.full((features, len(free)), initial_log_std - math.log(features) / 2))
         elif free:
-            self.log_std = nn.Parameter(torch.full((len(free),), initial_log_std))
+            self.log_std = nn.Parameter(torch.full((len(free),), float(initial_log_std)))
         # Where each column of the distribution's parameters stands in [linear, log_std].
         linear = [column for column in range(distribution.parameter_count) if column not in set(free)]
         order = torch.tensor(linear + free).argsort()
