@@ -98,13 +98,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "Pendulum-v1": _NUMBERS
     | {
-        "envs_per_worker": 16,
+        "envs_per_worker": 4,
         "total_env_steps": 1_000_000,
         "rollout_length": 16,
-        "discount": 0.95,
+        "discount": 0.97,
         "value_coef": 0.4,
-        "learning_rate": 4e-3,
-        "initial_log_std": -0.7,
+        "learning_rate": 2e-3,
+        "optimizer_epsilon": 1e-3,
     },
     "LunarLander-v3": _NUMBERS
     | {
