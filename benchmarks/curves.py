@@ -1,12 +1,12 @@
 """Learning curves of what benchmarks/learning.py has run: ours, and a peer's beside them.
 
     python benchmarks/curves.py MinAtar/Breakout-v1 MinAtar/Asterix-v1 --out docs/minatar.png
-    python benchmarks/curves.py ALE/Pong-v5 --out docs/pong.png --reach 18
+    python benchmarks/curves.py "PongNoFrameskip-v4 total_env_steps=3500000" --out docs/pong.png --reach 18
 
 For each name of a row (by default the environment's id) it reads the runs' episodes.csv in runs/learning/ and writes
 their curves, thinned to 500 points, to benchmarks/results/curves/. The picture is drawn from those, so it can be drawn
-again where the runs are gone: mean return of the last 100 episodes (of all so far before the 100th) against steps and
-against minutes. `--reach R` prints when each run's curve first came to R.
+again where the runs are gone: mean return of the last 100 episodes, from the 100th on, against steps and against
+minutes. `--reach R` prints the first of a curve's points at R or above.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def learning_curve(rows: list[str]) -> Curve:
     first = np.maximum(last - WINDOW, 0)
     total = np.concatenate(([0.0], np.cumsum(returns)))
     mean = (total[last] - total[first]) / (last - first)
-    points = np.unique(np.searchsorted(steps, np.linspace(steps[0], steps[-1], MOST_POINTS)))
+    begin = min(WINDOW, len(steps)) - 1  # a mean of fewer is too rough; a run that has no more is one point
+    points = np.unique(np.searchsorted(steps, np.linspace(steps[begin], steps[-1], MOST_POINTS)))
     return np.stack([steps, np.maximum.accumulate(seconds) / 60, mean], axis=1)[points]
 
 

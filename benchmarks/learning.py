@@ -8,9 +8,9 @@
 
 Each run is `a3c train ENV --seed S` in a process of its own, one after another, with the environment's preset and no
 more steps than its target took; then a greedy evaluation over 100 episodes. Every run is a line in
-benchmarks/results/learning.jsonl as soon as it is done. A run that is there with the same commit of src/ is not
-repeated, with --resume not if it is there at all. The table is benchmarks/results/learning.md; the runs' directories,
-for benchmarks/curves.py, are in runs/learning/.
+benchmarks/results/learning.jsonl as soon as it is done. A run that is there with the same commit of src/ (a peer's: of
+its script) is not repeated, with --resume not if it is there at all. The table is benchmarks/results/learning.md; the
+runs' directories, for benchmarks/curves.py, are in runs/learning/.
 """
 
 from __future__ import annotations
@@ -64,10 +64,20 @@ TARGETS = {
 }
 
 
-def source_commit() -> str:
-    """The commit that last changed src/, marked if src/ has changed since."""
-    commit = git("log", "-1", "--format=%h", "--", "src")
-    return commit + "+dirty" if git("status", "--porcelain", "--", "src") else commit
+# Under the table: what a reader must know before comparing.
+PEERS = [
+    "Rows by sb3 are Stable-Baselines3's A2C with rl-baselines3-zoo's settings, in benchmarks/peers_learning.py. The",
+    "zoo did not tune them for each environment, as a3c's presets are: for MuJoCo it has SB3's defaults with",
+    "normalisation, one environment; for MinAtar it has none, and those for Atari stand in. An SB3 run is one process",
+    "with one thread, an a3c run two workers: its minutes say how long one waits, not what a core does.",
+]
+
+
+def code_commit(by: str) -> str:
+    """The commit that last changed what makes a result (of a peer: its settings), marked if it has changed since."""
+    code = "src" if by == "a3c" else "benchmarks/peers_learning.py"
+    commit = git("log", "-1", "--format=%h", "--", code)
+    return commit + "+dirty" if git("status", "--porcelain", "--", code) else commit
 
 
 def git(*arguments: str) -> str:
@@ -151,8 +161,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def is_done(records: list[dict[str, Any]], commit: str, resume: bool) -> bool:
-    """Whether one of these runs of one seed counts, so that it need not be repeated. A peer's code is not in src/."""
-    return any(resume or r["by"] != "a3c" or (r["commit"] == commit and "dirty" not in commit) for r in records)
+    """Whether one of these runs of one seed counts, so that it need not be repeated."""
+    return any(resume or (r["commit"] == commit and "dirty" not in commit) for r in records)
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -162,13 +172,14 @@ def table(records: list[dict[str, Any]]) -> str:
     for (name, by, _), record in sorted(newest.items()):
         rows.setdefault((name, by), []).append(record)
     order = list(TARGETS)
+    machines = " or ".join(dict.fromkeys("{platform}, {cores} cores".format(**r["machine"]) for r in newest.values()))
     lines = [
         "# What is learned, and how surely",
         "",
-        f"Mean return of a greedy evaluation over {EPISODES} episodes after training with the preset; every seed is",
-        "listed. `python benchmarks/learning.py`; each run's record, with its versions and machine, is in",
-        f"learning.jsonl. Minutes are of one seed ({platform.machine()}, {os.cpu_count()} cores). Training is the mean",
-        "return of the last 100 episodes of training: mean over the seeds, and least.",
+        f"Mean return of a greedy evaluation over {EPISODES} episodes after training; every seed is listed. a3c trains",
+        "with the environment's preset, except for what the row names. `python benchmarks/learning.py`; each run's",
+        f"record, with its versions and machine, is in learning.jsonl. Minutes are of one seed ({machines}). Training",
+        "is the mean return of the last 100 episodes of training: mean over the seeds, and least.",
         "",
         "| environment | by | target | mean | min | each seed | training | env steps | minutes | commit | command |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -186,7 +197,7 @@ def table(records: list[dict[str, Any]]) -> str:
             f"| {', '.join(f'{s:.1f}' for s in scores)} | {training} | {max(r['env_steps'] for r in runs):,} "
             f"| {statistics.mean(minutes):.1f} ({min(minutes):.1f} to {max(minutes):.1f}) | {commits} | `{command}` |"
         )
-    lines += ["", "Where the targets come from:", ""]
+    lines += ["", *PEERS, "", "Where the targets come from:", ""]
     lines += [
         f"- {env}: {target.score:g} within {target.steps:,} steps, {target.source}" for env, target in TARGETS.items()
     ]
@@ -197,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("envs", nargs="*", metavar="ENV", help="an id or module:Class; by default all with a target")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first-seed", type=int, default=1000, help="presets were tuned with seeds 0 to 2")
+    parser.add_argument("--first-seed", type=int, default=1000, help="presets were tuned with others, all below 200")
     parser.add_argument("--set", type=setting, nargs="+", action="extend", default=[], metavar="NAME=JSON")
     parser.add_argument("--name", help="of the row; by default the environment and what is --set")
     parser.add_argument("--peer", choices=["sb3"])
@@ -215,7 +226,7 @@ def main() -> None:
     for env in envs if not arguments.table else ():
         name = arguments.name or " ".join([env, *(f"{key}={value}" for key, value in settings.items())])
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            commit, row = source_commit(), (name, by, seed)
+            commit, row = code_commit(by), (name, by, seed)
             same = [r for r in read_records(arguments.results) if (r["name"], r["by"], r["seed"]) == row]
             if is_done(same, commit, arguments.resume):
                 continue
@@ -231,7 +242,7 @@ def main() -> None:
                 "minutes": round(result["seconds"] / 60, 2),
                 "versions": {"python": platform.python_version()}
                 | {package: version(package) for package in (PACKAGES[by], "torch", "numpy", "gymnasium")},
-                "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+                "machine": {"platform": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()},
                 "time": time.strftime("%F %T"),
             }
             with open(arguments.results, "a") as file:

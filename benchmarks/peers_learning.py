@@ -10,7 +10,7 @@ as they are not SB3's defaults:
   steps as a3c's own preset takes.
 
 One torch thread, unless `--threads` says otherwise: SB3's documentation names no number, and where other programs want
-the cores, two wait for each other (20 k steps of CartPole-v1 on two busy cores: 6 s with one, 127 s with two).
+the cores, several wait for each other.
 """
 
 from __future__ import annotations

@@ -25,4 +25,4 @@ class ResidualTorso(nn.Module):
 a3c.train("CartPole-v1", model=ResidualTorso, total_env_steps=150_000, run_dir="runs/custom-model", overwrite=True)
 policy = a3c.load("runs/custom-model", model=ResidualTorso)  # the files hold the weights; the code stays yours
 result = a3c.evaluate(policy, "CartPole-v1")
-print(f"mean return {result.return_mean:.1f} of at most 500, after a moment")
+print(f"mean return {result.return_mean:.1f} of at most 500, after 150,000 steps")

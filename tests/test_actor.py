@@ -78,7 +78,7 @@ def test_consecutive_rollouts_are_one_long_one_cut_up(split):
 
 
 @pytest.mark.parametrize("length", range(1, 14))
-def test_trap_6_the_last_reward_of_an_episode_is_kept(length):
+def test_the_last_reward_of_an_episode_is_kept(length):
     env = ScriptedEnv(Script([0, 0, 0, 1]), Script([0, 0, 1], "truncated"))
     actor, earned, steps = actor_of(env), 0.0, 0
     for _ in range(60):
@@ -243,14 +243,14 @@ def test_the_policy_sees_each_row_once_with_its_state():
     assert actor.unroll(1).state is None
 
 
-def test_trap_7_an_environment_is_seeded_once_and_never_again():
+def test_an_environment_is_seeded_once_and_never_again():
     envs = [ScriptedEnv(Script([1, 1])) for _ in range(3)]
     actor_of(*envs, seed=[11, 22, 33]).unroll(8)
     assert [env.seeds for env in envs] == [[11, None, None], [22, None, None], [33, None, None]]
 
 
 @pytest.mark.parametrize("count", [2, 8])
-def test_trap_7_episodes_and_lanes_begin_differently_and_runs_repeat(count):
+def test_episodes_and_lanes_begin_differently_and_runs_repeat(count):
     def starts(seed: int) -> np.ndarray:
         envs = EnvSource("CartPole-v1", max_episode_steps=3).make_vector(count)
         seeds = [seed + lane for lane in range(count)]
@@ -383,11 +383,12 @@ def test_actions_of_each_kind_have_the_distributions_shape_and_dtype(space, shap
     assert model.distribution.log_prob(model(actor.unroll(5)).policy[:-1], found).shape == (5, 2)
 
 
-def test_a_lost_life_ends_the_value_but_not_the_episode():
+@pytest.mark.parametrize("kind", [bool, int, np.bool_, np.int8])
+def test_a_lost_life_ends_the_value_but_not_the_episode(kind):
     class Lives(ScriptedEnv):
         def step(self, action):
             *rest, _ = super().step(action)
-            return *rest, {LIFE_LOST: self.steps == 2}
+            return *rest, {LIFE_LOST: kind(self.steps == 2)}
 
     rollout = (actor := actor_of(Lives(Script([1] * 4, "truncated")))).unroll(6)
     assert rollout.terminated[:, 0].tolist() == [False, True, False, False, False, False]

@@ -124,7 +124,7 @@ def test_what_is_pushed_and_yielded():
     assert update.dropped is None
 
 
-def test_trap_1_every_push_hands_over_a_gradient_of_its_own():
+def test_every_push_hands_over_a_gradient_of_its_own():
     rollouts, model, store = [random_rollout(seed) for seed in range(4)], model_for_random_rollouts(), TapedStore([])
     alone = []
     for rollout in rollouts:
@@ -232,7 +232,7 @@ def test_a_rollout_that_only_resets_is_not_a_good_one():
         next(learner)
 
 
-def test_trap_17_steps_are_counted_past_2_to_the_31():
+def test_steps_are_counted_past_2_to_the_31():
     model = model_for_random_rollouts()
     store = local_store(model, Budget(env_steps=2**31 + 100))
     store.load_state_dict(store.state_dict() | {"env_steps": 2**31 - 20})
@@ -261,7 +261,7 @@ def train(envs: list[ScriptedEnv], *, rollout_length: int, discount: float, lamb
 
 
 @pytest.mark.parametrize("lambda_", [1.0, 0.9])
-def test_trap_5_with_only_time_limits_the_value_is_that_of_an_endless_episode(lambda_):
+def test_with_only_time_limits_the_value_is_that_of_an_endless_episode(lambda_):
     def time_limited() -> ScriptedEnv:
         return ScriptedEnv(Script([1.0] * 4, "truncated"), observe=lambda episode, step: [1.0])
 
@@ -278,7 +278,7 @@ def test_with_only_terminal_states_the_value_is_that_of_the_episode():
 
 
 @pytest.mark.parametrize("rollout_length", [1, 3, 7])
-def test_trap_6_a_reward_at_the_very_end_reaches_the_start(rollout_length):
+def test_a_reward_at_the_very_end_reaches_the_start(rollout_length):
     envs = [ScriptedEnv(Script([0, 0, 0, 1]), observe=lambda episode, step: np.eye(5)[step]) for _ in range(4)]
     value = train(envs, rollout_length=rollout_length, discount=0.8, lambda_=1.0, env_steps=4000)
     values = [value(np.eye(5, dtype=np.float32)[step]) for step in range(4)]

@@ -1,16 +1,20 @@
 """The command line, as a person types it."""
 
+import ast
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import a3c
 from a3c import cli
-from a3c.config import setting_names
+from a3c.config import TrainConfig, setting_names
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -75,6 +79,8 @@ def test_train_evaluate_compare(capsys, tmp_path):
         (["train", "raises_on_import:Env"], "cannot import 'raises_on_import' (ZeroDivisionError"),
         (["train", "json:loads"], "cannot be made here (TypeError"),
         (["train", "Nowhere/Pong-v5"], "Namespace Nowhere not found"),
+        (["train", "tiny_envs:WithGraphAction"], "has a Graph space"),
+        (["train", "tiny_envs:Corridor", "--model", "test_own_network:TooDeep"], "--model: its forward gave"),
         (["train", "CartPole-v1", "--workers", "0"], "--workers must be at least 1, not 0"),
         (["train", "CartPole-v1", "--total-env-steps", "-5"], "--total-env-steps must be more than 0, not -5"),
         (["train", "CartPole-v1", "--store", "synchronous"], "take --store hogwild or locked"),
@@ -191,6 +197,26 @@ def test_a_failing_environment_exits_with_code_1_and_the_workers_traceback(capsy
     assert "in reset" in err
 
 
+@pytest.mark.parametrize("runtime", ["serial", "processes"])
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [("FourValues", "a tuple of 4"), ("Grows", "array (3,)"), ("SpeaksInWords", "is a str: a number is wanted")],
+)
+def test_an_environment_that_breaks_its_word_in_the_middle_of_a_run_costs_nothing_saved(
+    capsys, tmp_path, runtime, env, words
+):
+    flags = [flag if flag != "serial" else runtime for flag in QUICK]
+    code, _, err = run(capsys, "train", f"tiny_envs:{env}", "--run-dir", tmp_path / "run", *flags)
+    assert code == 1
+    (line,) = [line for line in err.splitlines() if line.startswith("a3c: ")]
+    assert env in line
+    assert words in line
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["exit_reason"] == "worker_failed"
+    assert summary["episodes"] == len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) - 1 > 0
+    assert a3c.load(tmp_path / "run").predict([0.0, 1.0], deterministic=True)[0] in (0, 1)
+
+
 def test_a_killed_worker_exits_with_code_1_and_a_clear_line(capsys, tmp_path):
     flags = [flag if flag != "serial" else "processes" for flag in QUICK]
     code, _, err = run(capsys, "train", "tiny_envs:Killed", "--run-dir", tmp_path / "run", *flags)
@@ -202,16 +228,26 @@ def test_a_killed_worker_exits_with_code_1_and_a_clear_line(capsys, tmp_path):
 def test_flags_fields_and_keyword_arguments_have_the_same_names(capsys):
     code, out, _ = run(capsys, "train", "--help")
     assert code == 0
+    flags = set(re.findall(r"--[a-z][a-z0-9-]*", out))
     for name in setting_names():
         flag = "--" + name.rstrip("_").replace("_", "-")
-        assert flag in out or "--no-" + flag[2:] in out
+        assert {flag, "--no-" + flag[2:]} & flags
 
 
 def test_every_setting_says_what_it_is(capsys):
-    _, out, _ = run(capsys, "train", "--help")
-    described = [line for line in out.splitlines() if "--" in line]
-    assert len(described) >= len(setting_names())
-    assert "Traceback" not in out
+    code, out, _ = run(capsys, "train", "--help")
+    assert code == 0
+    text = re.sub(r"\W+", "", out)  # however the table is drawn
+    tree = ast.parse(inspect.getsource(TrainConfig))
+    body = tree.body[0].body
+    described = {
+        field.target.id: word.value.value
+        for field, word in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(word, ast.Expr) and isinstance(word.value, ast.Constant)
+    }
+    assert set(described) == setting_names()
+    for description in described.values():
+        assert re.sub(r"\W+", "", description)[:30] in text
 
 
 def test_only_named_settings_override_the_preset():

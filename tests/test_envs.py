@@ -155,7 +155,7 @@ def test_each_environment_of_a_vector_is_its_own():
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
-def test_trap_7_seeds_in_the_form_that_the_environment_takes(count):
+def test_seeds_in_the_form_that_the_environment_takes(count):
     def first_observations(seeds: list[int], seed: int) -> np.ndarray:
         envs = EnvSource("CartPole-v1").make_vector(count)
         return envs.reset(seed=reset_seed(envs, seeds, seed))[0].copy()

@@ -1,4 +1,4 @@
-"""Memory through the whole actor-learner, beside a slow unrolling of it, episode by episode (trap 16)."""
+"""Memory through the whole actor-learner, beside a slow unrolling of it, episode by episode."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def assert_slow_gradients(model, rollouts, gradients, lambda_=1.0):
         pytest.param([SHORT, ENDLESS, OTHER], [5, 1, 7, 4], id="many of both"),
     ],
 )
-def test_trap_16_gradients_are_those_of_the_plain_unrolling(kind, separate, lanes, lengths):
+def test_gradients_are_those_of_the_plain_unrolling(kind, separate, lanes, lengths):
     model = build(kind, separate)
     rollouts, gradients = learn(model, lanes, lengths)
     starts = torch.cat([rollout.episode_start[1:] for rollout in rollouts])
@@ -182,7 +182,7 @@ def test_trap_16_gradients_are_those_of_the_plain_unrolling(kind, separate, lane
 
 
 @KINDS
-def test_trap_16_with_lambda_and_moments(kind):
+def test_with_lambda_and_moments(kind):
     model = build(kind, tracked=True)
     moments = torch.tensor([[20.0] * 4, [0.5, -1.0, 0.0, 2.0], [40.0, 10.0, 20.0, 80.0]], dtype=torch.float64)
     rollouts, gradients = learn(model, [SHORT, OTHER], [6, 5, 8], lambda_=0.8, moments=moments)

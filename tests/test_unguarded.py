@@ -1,13 +1,18 @@
-"""Scripts without a `__main__` guard, and notebooks: both must train, once."""
+"""What reaches the workers: scripts without a `__main__` guard, notebooks, and what cannot."""
 
 import os
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import pytest
 
+import a3c
+from a3c.errors import UsageError, WorkerError
 from leftovers import nothing_left
+from tiny_envs import Corridor
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -74,12 +79,13 @@ def test_an_environment_that_a_module_beside_the_script_registers(tmp_path, env)
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_quickstart_pasted_into_a_notebook_cell(tmp_path):
+@pytest.mark.parametrize("example", ["quickstart", "custom_env"])
+def test_an_example_pasted_into_a_notebook_cell(tmp_path, example):
     import nbformat
     from nbclient import NotebookClient
 
-    quickstart = (ROOT / "examples" / "quickstart.py").read_text()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(quickstart)])
+    code = (ROOT / "examples" / f"{example}.py").read_text()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     before = os.getcwd()
     with nothing_left(patience_s=20):
@@ -103,3 +109,19 @@ def test_the_quickstart_as_a_script(tmp_path):
             cwd=tmp_path,
         )
     assert "return" in result.stdout
+
+
+def test_what_no_other_process_can_have_is_refused_before_anything_is_written(tmp_path):
+    env = Corridor()
+    env.lock = threading.Lock()
+    with nothing_left(), pytest.raises(UsageError, match=r"cannot be sent to a worker \(TypeError.*--runtime serial"):
+        a3c.train(lambda: env, run_dir=str(tmp_path / "run"), total_env_steps=100, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_only_this_process_can_import(tmp_path, monkeypatch):
+    module = types.ModuleType("only_here")
+    exec("from tiny_envs import Corridor\nclass Here(Corridor): pass", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with nothing_left(), pytest.raises(WorkerError, match=r"cannot be loaded in a worker \(ModuleNotFoundError"):
+        a3c.train(module.Here, start_method="spawn", run_dir=str(tmp_path), total_env_steps=100, quiet=True)

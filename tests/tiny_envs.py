@@ -95,9 +95,37 @@ class NotAsDeclared(Corridor):
     observation_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
 
 
-class FourValues(Corridor):
-    """`step` as in the old gym."""
+class Turncoat(Corridor):
+    """Keeps to the interface for nine episodes."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed, options=options)
 
     def step(self, action):
-        observation, reward, terminated, _, info = super().step(action)
+        step = super().step(action)
+        return step if self.episodes < 10 else self.break_word(step)
+
+
+class FourValues(Turncoat):
+    """Then its `step` is the old gym's."""
+
+    def break_word(self, step):
+        observation, reward, terminated, _, info = step
         return observation, reward, terminated, info
+
+
+class Grows(Turncoat):
+    """Then its observations are of another shape than the space says."""
+
+    def break_word(self, step):
+        return np.zeros(3, np.float32), *step[1:]
+
+
+class SpeaksInWords(Turncoat):
+    """Then its rewards are words."""
+
+    def break_word(self, step):
+        return step[0], "well done", *step[2:]

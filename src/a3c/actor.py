@@ -102,7 +102,7 @@ class Actor:
             self.episode_start[t + 1] = self.next_done  # NEXT_STEP: who was done has now been reset
             self.done[t] = self.next_done = terminated | truncated
             if LIFE_LOST in info:
-                self.terminated[t] |= info[LIFE_LOST]
+                self.terminated[t] |= np.asarray(info[LIFE_LOST], np.bool_)  # gathered from 0 and 1, they are none
             if self.end_at_episode_end and self.next_done.all():
                 length = t + 1
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -261,14 +261,12 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["env_kwargs"] = {
+            name: value if is_json(value) else repr(value) for name, value in self.env_kwargs.items()
+        }
         values["model"] = None if self.model is None else own_code_name(self.model)
         values["wrappers"] = [own_code_name(wrapper) for wrapper in self.wrappers]
         return values | {name: list(values[name]) for name in ("hidden_sizes", "import_")}
-
-    @property
-    def by_name(self) -> bool:
-        """Whether all own code is named, so that it can be imported elsewhere."""
-        return all(isinstance(code, str | None) for code in (self.model, *self.wrappers))
 
     def _check_types(self) -> None:
         # The command line has done this already; keyword arguments have not been looked at yet.
@@ -280,6 +278,15 @@ class TrainConfig:
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
+
+
+def is_json(value: object) -> bool:
+    """Whether JSON gives `value` back, a tuple as a list."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and is_json(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_json, value))
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_a(value: object, hint: Any) -> bool:

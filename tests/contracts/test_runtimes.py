@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -185,6 +187,20 @@ def test_a_worker_has_one_torch_thread(start_method):
         assert torch.get_num_threads() == 1, torch.get_num_threads()
 
     runtime = ProcessRuntime(start_method, preload=["torch"])
+    with nothing_left():
+        collect(runtime, make(updates=1, at_update=check), shared_store(runtime))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+def test_a_worker_keeps_what_it_frees():
+    def check(worker, update):
+        for _ in range(20):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(2**21)  # 8 MiB: 2048 fresh pages, if they were given back
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        assert faults < 100, faults
+
+    runtime = ProcessRuntime("forkserver", preload=["torch"])
     with nothing_left():
         collect(runtime, make(updates=1, at_update=check), shared_store(runtime))
 

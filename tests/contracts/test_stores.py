@@ -48,7 +48,7 @@ def test_the_store_keeps_a_copy_of_the_initial_parameters(name):
     assert theta(store) == [1.0, 2.0, 3.0]
 
 
-def test_known_gradients_are_applied_exactly_each_once(name):  # trap 1
+def test_known_gradients_are_applied_exactly_each_once(name):
     store = make_store(name, INITIAL, make_rule(learning_rate=0.5))
     push_each(store.connect(0), [torch.tensor(g) for g in ([2.0, 0, 0], [0, 4.0, 0], [0, 0, 8.0])], ONE_STEP)
     finish(store)
@@ -56,7 +56,7 @@ def test_known_gradients_are_applied_exactly_each_once(name):  # trap 1
 
 
 @pytest.mark.parametrize("name", [*AT_ONCE, "synchronous"])
-def test_the_next_pull_sees_each_gradient(name):  # trap 1
+def test_the_next_pull_sees_each_gradient(name):
     store = make_store(name, torch.zeros(2), make_rule())
     handle, seen = store.connect(0), []
     for gradient in ([1.0, 0.0], [0.0, 2.0], [4.0, 0.0]):
@@ -109,7 +109,7 @@ def test_counters_are_exact_and_dropped_rollouts_count_their_steps(name):
     assert theta(store) == [-2.0]
 
 
-def test_counts_go_beyond_32_bits(name):  # trap 17
+def test_counts_go_beyond_32_bits(name):
     store = make_store(name, torch.zeros(1), make_rule())
     store.load_state_dict(store.state_dict() | {"version": 2**31 - 1, "env_steps": 2**31 - 1, "episodes": 2**40})
     push_each(store.connect(0), [torch.ones(1)], Counts(2**31, 2**32))
@@ -131,7 +131,7 @@ def test_staleness_counts_the_updates_since_the_pull(name):
     assert [receipt.staleness for receipt in receipts] == [0, 1, 2]
 
 
-def test_the_learning_rate_follows_the_steps_of_all_workers_together(name):  # trap 10
+def test_the_learning_rate_follows_the_steps_of_all_workers_together(name):
     store = make_store(name, torch.zeros(1), make_rule(learning_rate=1.0, final=0.0, budget=Budget(env_steps=8)), 2)
     first, second = store.connect(0), store.connect(1)
     for handle in (first, second):
@@ -143,7 +143,7 @@ def test_the_learning_rate_follows_the_steps_of_all_workers_together(name):  # t
     assert theta(store) == [6 / 8 + 2 / 8 if name == "synchronous" else 19 / 8]
 
 
-def test_the_learning_rate_goes_on_where_it_was_after_a_resume(name):  # trap 10
+def test_the_learning_rate_goes_on_where_it_was_after_a_resume(name):
     rule = make_rule(learning_rate=1.0, final=0.0, budget=Budget(env_steps=8))
     store = make_store(name, torch.zeros(1), rule)
     push_each(store.connect(0), [-torch.ones(1)], Counts(4, 0))

@@ -57,7 +57,7 @@ def handles(store, workers):
     ("name", "method"),
     [*((name, "forkserver") for name in SHARED), ("hogwild", "spawn"), ("synchronous", "spawn")],
 )
-def test_a_push_in_a_child_moves_the_parents_theta_and_statistics(name, method, start):  # trap 2
+def test_a_push_in_a_child_moves_the_parents_theta_and_statistics(name, method, start):
     context = multiprocessing.get_context(method)
     store = make_store(name, torch.zeros(2), make_rule(RMSProp(decay=0.75, epsilon=0.0), 0.5), context=context)
     (child,) = start(store.connect(0), context=context)
@@ -69,7 +69,7 @@ def test_a_push_in_a_child_moves_the_parents_theta_and_statistics(name, method, 
 
 
 @pytest.mark.parametrize("optimizer", [RMSProp(), Adam()])
-def test_a_scripted_order_of_pushes_equals_one_process_to_the_bit(name, optimizer, start):  # traps 1, 2
+def test_a_scripted_order_of_pushes_equals_one_process_to_the_bit(name, optimizer, start):
     rule = make_rule(optimizer, 0.1, 0.0, Budget(env_steps=40), max_gradient_norm=2.0)
     gradients = random_gradients(12, 5)
     order = [0, 1, 2, 2, 1, 0, 1, 2, 0, 0, 2, 1]  # every worker once in three
@@ -115,7 +115,7 @@ def test_no_count_is_lost(name, start):
         assert store.snapshot().parameters.tolist() == [-6000.0] * 4
 
 
-def test_pushes_by_several_workers_equal_as_many_by_one(start):  # trap 2
+def test_pushes_by_several_workers_equal_as_many_by_one(start):
     rule, store = make_rule(Adam(), 0.01), None
     results = []
     for workers in (1, 3):
@@ -130,7 +130,7 @@ def test_pushes_by_several_workers_equal_as_many_by_one(start):  # trap 2
     assert results[1].counters().version == 300  # Adam's step count
 
 
-def test_a_locked_pull_sees_one_version_of_all_parameters(start):  # trap 15
+def test_a_locked_pull_sees_one_version_of_all_parameters(start):
     store = make_store("locked", torch.zeros(50_000), make_rule(), 3)  # pushes of -1: θ is the version
     watcher, *pushers = start(*handles(store, 3))
     for child in pushers:

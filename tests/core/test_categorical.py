@@ -64,7 +64,7 @@ def test_entropy_of_equal_logits_is_log_a(actions):
         [1e4, 0.0, -1e4],
     ],
 )
-def test_trap_11_entropy_is_finite_where_probabilities_vanish(logits, dtype):
+def test_entropy_is_finite_where_probabilities_vanish(logits, dtype):
     logits = torch.tensor(logits, dtype=dtype, requires_grad=True)
     entropy = categorical.entropy(logits)
     (gradient,) = torch.autograd.grad(entropy, logits)
@@ -77,7 +77,7 @@ def test_trap_11_entropy_is_finite_where_probabilities_vanish(logits, dtype):
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=6).filter(lambda row: max(row) - min(row) > 0.1))
 @settings(max_examples=60)
-def test_trap_11_a_step_along_the_gradient_raises_the_entropy(row):
+def test_a_step_along_the_gradient_raises_the_entropy(row):
     logits = torch.tensor(row, dtype=torch.float64, requires_grad=True)
     before = categorical.entropy(logits)
     (gradient,) = torch.autograd.grad(before, logits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,15 @@ def test_finite_numbers_are_all_right():
 def test_observation(poison, row):
     rollout, loss, gradient = clean()
     rollout.observations[row, 1, 0] = poison
+    assert first_non_finite(rollout, loss, gradient) == "observation"
+
+
+def test_an_observation_whose_square_would_be_infinite():
+    rollout, loss, gradient = clean()
+    rollout = replace(rollout, observations=rollout.observations.double())
+    rollout.observations[2, 1, 0] = 1e149
+    assert first_non_finite(rollout, loss, gradient) is None
+    rollout.observations[2, 1, 0] = -1e151
     assert first_non_finite(rollout, loss, gradient) == "observation"
 
 

@@ -79,7 +79,7 @@ def test_the_gradient_equals_what_backward_leaves_in_grad():
     torch.testing.assert_close(gradient, expected)
 
 
-def test_trap_1_the_gradient_is_a_fresh_value_each_time():
+def test_the_gradient_is_a_fresh_value_each_time():
     module = network()
     flatten_parameters(module)
     inputs = torch.randn(2, 5, 3)

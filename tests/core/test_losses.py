@@ -136,7 +136,7 @@ def test_by_hand():
     assert loss.total.item() == pytest.approx(4 * math.log(2) + 0.5 * 8 - 0.1 * 2 * math.log(2))
 
 
-def test_trap_9_the_sum_is_the_mean_times_the_real_transitions():
+def test_the_sum_is_the_mean_times_the_real_transitions():
     rollout = random_rollout(seed=3, length=8)
     assert 0 < rollout.env_steps < rollout.real.numel()  # some rows are no transitions
     outputs = random_outputs(rollout, seed=0)
@@ -158,7 +158,7 @@ def test_the_total_is_made_of_its_parts(reduction):
     }
 
 
-def test_trap_4_no_gradient_reaches_the_bootstrap_value():
+def test_no_gradient_reaches_the_bootstrap_value():
     rollout = random_rollout(seed=2, end_probability=0.0)
     outputs = random_outputs(rollout, seed=2)
     loss = loss_of(outputs, rollout, **COEFFICIENTS, reduction="sum")
@@ -168,7 +168,7 @@ def test_trap_4_no_gradient_reaches_the_bootstrap_value():
     assert bool((value_gradient[:-1] != 0).all())  # while every other row learns
 
 
-def test_trap_4_the_policy_term_does_not_reach_the_value_head():
+def test_the_policy_term_does_not_reach_the_value_head():
     rollout = random_rollout(seed=4)
     outputs = random_outputs(rollout, seed=4)
     options = COEFFICIENTS | {"value_coef": 0.0, "entropy_coef": 0.0}
@@ -179,7 +179,7 @@ def test_trap_4_the_policy_term_does_not_reach_the_value_head():
         assert logit_gradient.abs().max().item() > 0.0
 
 
-def test_trap_11_the_entropy_bonus_raises_the_entropy():
+def test_the_entropy_bonus_raises_the_entropy():
     rollout = random_rollout(seed=5)
     outputs = random_outputs(rollout, seed=5)
     with_bonus, without = (
@@ -226,7 +226,7 @@ def test_a_row_that_is_not_real_has_no_influence(end, poison):
         assert torch.equal(ours, expected)
 
 
-def test_trap_5_a_time_limit_bootstraps_and_a_terminal_state_does_not():
+def test_a_time_limit_bootstraps_and_a_terminal_state_does_not():
     values = torch.tensor([[0.0], [0.0], [10.0], [0.0], [0.0], [0.0]], dtype=torch.float64)
     outputs = PolicyValue(torch.zeros(6, 1, 2, dtype=torch.float64), values)
     options = COEFFICIENTS | {"discount": 0.5, "lambda_": 1.0, "reduction": "sum"}

@@ -289,7 +289,7 @@ def test_a_reset_rows_reward_does_not_count():
     assert torch.equal(poisoned.deltas(rollout), expected)
 
 
-# A saved policy takes its moments along (trap 13).
+# A saved policy takes its moments along.
 
 
 def spec_for_numbers() -> PolicySpec:
@@ -301,7 +301,7 @@ def spec_for_numbers() -> PolicySpec:
     )
 
 
-def test_trap_13_a_policy_that_is_loaded_elsewhere_acts_the_same(tmp_path):
+def test_a_policy_that_is_loaded_elsewhere_acts_the_same(tmp_path):
     spec = spec_for_numbers()
     policy = a3c.Policy(spec, spec.build(seed=1))
     policy.model.normaliser.load(moments_of((99, 50.0, 9.0), (99, -2.0, 100.0), (99, 7.0, 6.25)))

@@ -70,7 +70,7 @@ def random_gradients(steps: int, size: int, seed: int = 0) -> list[Tensor]:
         (False, 0.5 * 2 / (math.sqrt(0.04) + 0.1), 0.5 * 1 / (math.sqrt(0.0496) + 0.1)),
     ],
 )
-def test_trap_8_rmsprop_by_hand_with_the_epsilon_of_the_paper(inside, first, second):
+def test_rmsprop_by_hand_with_the_epsilon_of_the_paper(inside, first, second):
     optimizer = RMSProp(decay=0.99, epsilon=0.1, epsilon_inside_root=inside)
     parameters = vector(1.0)
     (square_average,) = run(optimizer, parameters, [vector(2.0)], learning_rate=0.5)

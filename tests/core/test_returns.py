@@ -67,7 +67,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("discount", [0.5, 0.9, 0.99])
-def test_trap_3_the_bootstrap_value_is_discounted_by_its_own_distance(discount):
+def test_the_bootstrap_value_is_discounted_by_its_own_distance(discount):
     length, bootstrap = 301, 50.0
     next_values = torch.zeros(length, dtype=torch.float64)
     next_values[-1] = bootstrap
@@ -78,7 +78,7 @@ def test_trap_3_the_bootstrap_value_is_discounted_by_its_own_distance(discount):
     assert returns.tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_trap_5_a_time_limit_bootstraps_and_a_terminal_state_does_not():
+def test_a_time_limit_bootstraps_and_a_terminal_state_does_not():
     rewards, next_values = tensor(1, 2, 3, 4), tensor(10, 20, 30, 40)
     discount = 0.5
     terminal = lambda_returns(rewards, tensor(0.5, 0, 0.5, 0.5), next_values)
@@ -88,12 +88,12 @@ def test_trap_5_a_time_limit_bootstraps_and_a_terminal_state_does_not():
     assert limited.tolist() == [1 + discount * (2 + discount * 20), 2 + discount * 20, *after]
 
 
-def test_trap_6_a_reward_at_the_end_alone_reaches_every_step():
+def test_a_reward_at_the_end_alone_reaches_every_step():
     returns = lambda_returns(tensor(0, 0, 0, 1), tensor(0.5, 0.5, 0.5, 0), tensor(9, 9, 9, 9))
     assert returns.tolist() == [0.125, 0.25, 0.5, 1.0]
 
 
-def test_trap_12_an_episode_of_20_000_steps():
+def test_an_episode_of_20_000_steps():
     length, discount = 20_000, 0.9  # (1/γ)^T would be 10^915
     ones = torch.ones(length)
     returns = lambda_returns(ones, discount * ones, torch.zeros(length))

@@ -35,7 +35,7 @@ def test_a_budget_is_spent_at_its_limit_and_not_a_step_before(limit):
     assert Budget(episodes=limit).spent(0, limit)
 
 
-def test_trap_17_past_2_to_the_31():
+def test_past_2_to_the_31():
     budget = Budget(env_steps=2**33)
     assert budget.used(2**32, 0) == 0.5
     assert linear(0.25)(budget.used(2**31, 0)) == 0.25 * 0.75

@@ -15,7 +15,7 @@ def all_numbers(seeds: WorkerSeeds) -> list[int]:
     return [*seeds.environments, seeds.vector_environment, seeds.actions, seeds.libraries]
 
 
-def test_trap_7_every_stream_differs_from_every_other():
+def test_every_stream_differs_from_every_other():
     streams = [
         [
             *chain.from_iterable(
@@ -33,7 +33,7 @@ def test_trap_7_every_stream_differs_from_every_other():
     assert len(set(numbers)) == len(numbers)
 
 
-def test_trap_7_streams_repeat_between_runs():
+def test_streams_repeat_between_runs():
     assert worker_seeds(3, 1, 0, envs=4) == worker_seeds(3, 1, 0, envs=4)
     assert model_seed(3) == model_seed(3)
     assert evaluation_seeds(3, 5) == evaluation_seeds(3, 5)

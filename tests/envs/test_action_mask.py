@@ -184,3 +184,16 @@ def test_an_environment_that_tells_no_mask_stays_native():
     source = inspect(EnvSource("CartPole-v1")).source
     assert source.action_mask is False
     assert isinstance(source.make_vector(8).unwrapped, CartPoleVectorEnv)
+
+
+def test_a_mask_that_comes_later_is_not_dropped_in_silence():
+    class Late(Tells):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0], {}
+
+    source = inspect(EnvSource(lambda: Late([np.ones(3, np.int8)] * 3))).source
+    assert source.action_mask is False
+    envs = source.make_vector(2)
+    envs.reset()
+    with pytest.raises(UnsupportedEnvironment, match="has an action_mask in this info, and had none"):
+        envs.step(np.zeros(2, np.int64))

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
-from a3c.envs.checks import Checked, Protocol, check_spaces, observation_check, with_protocol
+from a3c.envs.checks import Checked, Interface, check_spaces, observation_check, with_interface
 from a3c.envs.make import EnvSource, inspect
 from a3c.errors import UnsupportedEnvironment
 from scripted_env import Script, ScriptedEnv
@@ -162,7 +162,7 @@ def test_rewards_that_are_none(reward, got):
         taking(BOX.sample(), BOX.sample(), reward)
 
 
-@pytest.mark.parametrize("wrap", [Protocol, Checked])
+@pytest.mark.parametrize("wrap", [Interface, Checked])
 @pytest.mark.parametrize(
     ("result", "got"),
     [
@@ -178,7 +178,7 @@ def test_a_step_of_another_interface(wrap, result, got):
         env.step(0)
 
 
-@pytest.mark.parametrize("wrap", [Protocol, Checked])
+@pytest.mark.parametrize("wrap", [Interface, Checked])
 @pytest.mark.parametrize(
     ("result", "got"),
     [
@@ -206,7 +206,7 @@ def test_a_reset_without_a_seed():
     with pytest.raises(UnsupportedEnvironment, match=r"reset of 'OldReset' takes no seed and options"):
         inspect(EnvSource(OldReset))
     with pytest.raises(TypeError, match="something else"):
-        Protocol(Raises(), "x").reset()
+        Interface(Raises(), "x").reset()
 
 
 @pytest.mark.parametrize("wrappers", [(), ("RecordEpisodeStatistics",), ("FlattenObservation", "NormalizeReward")])
@@ -223,13 +223,13 @@ def test_the_interface_is_checked_within_all_wrappers(wrappers):
 def test_the_core_is_wrapped_once():
     env = gym.make("CartPole-v1")
     for _ in range(2):
-        assert with_protocol(env, "CartPole-v1") is env
+        assert with_interface(env, "CartPole-v1") is env
     chain = []
     while isinstance(env, gym.Wrapper):
         chain.append(type(env))
         env = env.env
-    assert chain.count(Protocol) == 1
-    assert chain[-1] is Protocol
+    assert chain.count(Interface) == 1
+    assert chain[-1] is Interface
 
 
 def test_a_wrappers_own_mistakes_are_found_too():

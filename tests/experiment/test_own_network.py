@@ -67,8 +67,8 @@ def test_a_saved_policy_does_not_bring_its_own_code(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (TooDeep, r"--model.*"),
-        (lambda space: "no module", r"--model.*"),
+        (TooDeep, r"--model: its forward gave .* for a batch of"),
+        (lambda space: "no module", r"--model: the factory returned a str"),
         ("test_own_network:Nothing", r"--model.*Nothing"),
         ("no_such_module:Net", r"--model.*no_such_module"),
         (7, "--model must be"),

@@ -17,6 +17,40 @@ def test_presets_are_valid_settings(env, algorithm):
     assert all(getattr(config, name) == value for name, value in PRESETS[env].items())
 
 
+@pytest.mark.parametrize(
+    ("env", "preset"),
+    [
+        ("gymnasium:CartPole-v1", "CartPole-v1"),
+        ("minatar:MinAtar/Breakout-v1", "MinAtar"),
+        ("ale_py:ALE/Pong-v5", "Atari"),
+        ("my_package:Maze", "there is no preset"),
+    ],
+)
+def test_an_id_with_its_module_has_the_ids_preset(env, preset):
+    assert preset in resolve(env, {})[1]
+
+
+@pytest.mark.parametrize(("task", "preset"), [("Pong-v5", "preset for Atari"), ("CartPole-v1", "preset for CartPole")])
+def test_envpools_tasks_have_presets(task, preset):
+    pytest.importorskip("envpool")
+    assert preset in resolve(f"envpool:{task}", {})[1]
+
+
+@pytest.mark.parametrize("named", [{"torso": "a3c"}, {"hidden_sizes": (8,)}, {"activation": "relu"}], ids=str)
+def test_a_network_of_your_own_takes_no_settings_of_ours(named):
+    with pytest.raises(UsageError, match="changes nothing of --model"):
+        resolve("CartPole-v1", named | {"model": "module:factory"})
+
+
+def test_arguments_of_an_environment_are_left_as_they_are():
+    goal, sizes = np.ones(2), [1, 2]
+    config, _ = resolve("CartPole-v1", {"env_kwargs": {"goal": goal, "sizes": sizes, "dtype": np.float32}})
+    assert config.env_kwargs["goal"] is goal
+    assert config.env_kwargs["sizes"] is sizes
+    assert config.env_kwargs["dtype"] is np.float32
+    assert config.to_json()["env_kwargs"] == {"goal": repr(goal), "sizes": [1, 2], "dtype": repr(np.float32)}
+
+
 def test_the_users_word_wins():
     config, line = resolve("CartPole-v1", {"discount": 0.5, "workers": 1})
     assert (config.discount, config.workers) == (0.5, 1)

@@ -65,6 +65,17 @@ def test_a_line_holds_means_since_the_line_before():
     assert empty["steps_per_second"] in (None, 0.0)
 
 
+def test_what_a_run_does_after_its_training_takes_nothing_from_its_speed(monkeypatch):
+    now = START
+    monkeypatch.setattr("time.time", lambda: now)
+    progress = Progress(START, solved_return=None)
+    now += 10
+    progress.end_training()
+    now += 90
+    summary = progress.summary(Snapshot(4, 150, 0, False), "total_env_steps")
+    assert (summary["steps_per_second"], summary["seconds"]) == (15.0, 100.0)
+
+
 def test_rows_are_numbered_through():
     progress = Progress(START, solved_return=None)
     rows = progress.add(report(1.0, 2.0)) + progress.add(report(3.0))

@@ -242,6 +242,16 @@ def test_a_place_that_cannot_be_written(corridor):
         record(corridor, "/proc/nowhere/film.gif", Filmed)
 
 
+def test_an_environments_own_trouble_with_files_is_not_the_films(tmp_path, corridor):
+    class Disconnected(Filmed):
+        def step(self, action):
+            raise ConnectionResetError("the simulator is gone")
+
+    with pytest.raises(UnsupportedEnvironment, match="'Disconnected' failed while it was filmed .*simulator is gone"):
+        record(corridor, tmp_path / "film.gif", Disconnected)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

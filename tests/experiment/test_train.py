@@ -61,7 +61,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("runtime", ["serial", "processes"])
 @pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
-def test_learns_and_writes_what_the_design_lists(tmp_path, runtime, algorithm):
+def test_learns_and_writes_every_file(tmp_path, runtime, algorithm):
     with nothing_left():
         run = quick(
             runtime=runtime,
@@ -192,7 +192,7 @@ def test_delayed_by_nothing_is_local(tmp_path):
     [
         {"envs_per_worker": 1},
         {"envs_per_worker": 1, "end_rollout_at_episode_end": True},
-        {"envs_per_worker": 1, "end_rollout_at_episode_end": True, "rollout_length": 1000},  # the origin's
+        {"envs_per_worker": 1, "end_rollout_at_episode_end": True, "rollout_length": 1000},
         {"total_episodes": 60, "total_env_steps": None},
         {"max_episode_steps": 5},
         {"separate_torsos": True},

@@ -191,3 +191,16 @@ def assert_equal(one, other):
             assert_equal(a, b)
     else:
         assert np.array_equal(one, other)
+
+
+def test_a_number_that_is_none_is_played_as_the_middle():
+    actions = box([-1.0, 0.0], [3.0, 1.0])
+    assert read(actions, [math.nan, 1.0]) == [1.0, 1.0]
+    assert read(box([-math.inf], [math.inf]), [math.nan]) == [0.0]
+    assert read(box([-1.0], [3.0], bounding="tanh"), [math.nan]) == [1.0]
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(10**9), spaces.MultiDiscrete([10, 10**9])], ids=str)
+def test_more_choices_than_weights_can_be_kept_for(space):
+    with pytest.raises(UnsupportedEnvironment, match="choices; at most 1,048,576"):
+        ActionSpace(space)

@@ -24,7 +24,7 @@ from a3c.core import categorical
 _FORBIDDEN = -1e30
 
 # Beyond these a policy is deterministic, or noise, for all that matters.
-_LEAST_LOG_STD, _GREATEST_LOG_STD = -10.0, 2.0
+_LEAST_LOG_STD, GREATEST_LOG_STD = -10.0, 2.0
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 
@@ -272,7 +272,7 @@ class Normal:
     def _read(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log standard deviations, [..., K] each."""
         mean, log_std = parameters.chunk(2, -1)
-        return mean, log_std.clamp(_LEAST_LOG_STD, _GREATEST_LOG_STD)
+        return mean, log_std.clamp(_LEAST_LOG_STD, GREATEST_LOG_STD)
 
     def _log_density(self, parameters: Tensor, actions: Tensor) -> Tensor:
         mean, log_std = self._read(parameters)

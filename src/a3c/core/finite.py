@@ -4,11 +4,13 @@ from torch import Tensor
 
 from a3c.types import Loss, Rollout
 
+_GREATEST = 1e150  # beyond, a square is infinite, and with it the moments
+
 
 def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | None:
-    """Name the first of observation, reward, loss terms and gradient that holds a NaN or an infinity.
+    """Name the first of observation, reward, loss terms and gradient that holds a NaN, an infinity or the like.
 
-    None if all are finite. Rewards count only where they belong to a real transition.
+    None if all are finite and below 1e150. Rewards count only where they belong to a real transition.
     """
     observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
     terms = (
@@ -20,6 +22,6 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
         ("gradient", gradient),
     )
     for name, tensor in terms:
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool((tensor.abs() < _GREATEST).all()):
             return name
     return None

@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from a3c.envs.action_mask import check_mask
+from a3c.envs.action_mask import check_mask, has_mask
 from a3c.errors import UnsupportedEnvironment
-from a3c.spaces.parts import Space, basic_parts, described
+from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described
 
 Check = Callable[[Any], None]
 
@@ -33,7 +33,7 @@ def check_spaces(name: str, observation_space: Space, action_space: Space) -> No
     check_mask(name, observation_space, action_space)
 
 
-class Protocol(gym.Wrapper[Any, Any, Any, Any]):
+class Interface(gym.Wrapper[Any, Any, Any, Any]):
     """The environment as it is, but what is no Gymnasium step or reset is an UnsupportedEnvironment that says so."""
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
@@ -68,7 +68,7 @@ class Protocol(gym.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-class Checked(Protocol):
+class Checked(Interface):
     """An environment whose observations are of its space and whose rewards are numbers, or it says which are not.
 
     NaN and values outside a Box's bounds pass. Frames that are rendered as numbers from 0 to 1 become bytes.
@@ -83,6 +83,7 @@ class Checked(Protocol):
     def __init__(self, env: gym.Env[Any, Any], name: str, infos: tuple[str, ...] | None = None) -> None:
         super().__init__(env, name)
         self.infos = infos
+        self._masked = has_mask(env.observation_space)
         self._check = observation_check(env.observation_space, f"the observation of {name!r}")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -107,7 +108,14 @@ class Checked(Protocol):
         return frame
 
     def _kept(self, info: dict[str, Any]) -> dict[str, Any]:
-        return info if self.infos is None else {key: info[key] for key in self.infos if key in info}
+        if self.infos is None:
+            return info
+        if ACTION_MASK in info and not self._masked:
+            raise UnsupportedEnvironment(
+                f"{self.name!r} has an action_mask in this info, and had none in that of its first reset: "
+                "whether actions are masked is decided there, so give one at each reset and step"
+            )
+        return {key: info[key] for key in self.infos if key in info}
 
     def _number(self, reward: Any) -> float:
         if np.ndim(reward) == 0 and isinstance(reward, SupportsFloat) and not isinstance(reward, np.complexfloating):
@@ -115,15 +123,15 @@ class Checked(Protocol):
         raise UnsupportedEnvironment(f"the reward of {self.name!r} is {_described(reward)}: a number is wanted")
 
 
-def with_protocol(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
-    """The environment with a Protocol right around its core, within all other wrappers, which rely on it."""
+def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
+    """The environment with an Interface right around its core, within all other wrappers, which rely on it."""
     if not isinstance(env, gym.Wrapper):
-        return Protocol(env, name)
+        return Interface(env, name)
     innermost = env
     while isinstance(innermost.env, gym.Wrapper):
         innermost = innermost.env
-    if not isinstance(innermost, Protocol):
-        innermost.env = Protocol(innermost.env, name)
+    if not isinstance(innermost, Interface):
+        innermost.env = Interface(innermost.env, name)
     return env
 
 

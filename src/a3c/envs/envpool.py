@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
+import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -26,6 +26,7 @@ from a3c.envs.lookup import missing_extra
 from a3c.errors import UnknownEnvironment, UnsupportedEnvironment
 
 PREFIX = "envpool:"
+_ATARI_OPTION = "zero_discount_on_life_loss"  # of every Atari game and of nothing else
 
 
 def check_exists(name: str) -> None:
@@ -36,6 +37,13 @@ def check_exists(name: str) -> None:
         near = difflib.get_close_matches(task, tasks, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(PREFIX + task for task in near)}?" if near else "see envpool.list_all_envs()"
         raise UnknownEnvironment(f"there is no environment {name!r}; {hint}")
+
+
+def is_atari(name: str) -> bool:
+    """Whether `name` is one of EnvPool's Atari games; False where EnvPool is not installed or has no such task."""
+    if not name.startswith(PREFIX) or importlib.util.find_spec("envpool") is None:
+        return False
+    return name.removeprefix(PREFIX) in _import_envpool().list_all_envs() and _ATARI_OPTION in _config_of(name)
 
 
 def make_pool(
@@ -55,7 +63,7 @@ def make_pool(
     settings = dict(env_kwargs or {})
     if max_episode_steps is not None:
         settings["max_episode_steps"] = max_episode_steps
-    atari = "zero_discount_on_life_loss" in _config_of(name)
+    atari = _ATARI_OPTION in _config_of(name)
     if atari:
         settings = {
             "reward_clip": False,

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from a3c.envs import atari, envpool
 from a3c.envs.action_mask import ActionMask, has_mask
 from a3c.envs.atari import AtariOptions
-from a3c.envs.checks import Checked, check_spaces, with_protocol
+from a3c.envs.checks import Checked, check_spaces, with_interface
 from a3c.envs.lookup import (
     find_class,
     find_spec,
@@ -179,7 +179,7 @@ class EnvSource:
         kwargs = dict(self.env_kwargs)
         if render_mode is not None and _takes(factory, "render_mode"):
             kwargs["render_mode"] = render_mode
-        env = with_protocol(self._an_env(factory(**kwargs), f"environment {self.name!r}"), self.name)
+        env = with_interface(self._an_env(factory(**kwargs), f"environment {self.name!r}"), self.name)
         if self.max_episode_steps is not None:
             return gym.wrappers.TimeLimit(env, self.max_episode_steps)
         return env
@@ -192,8 +192,8 @@ class EnvSource:
             kwargs = dict(self.env_kwargs) | self._time_limit()
             if render_mode is not None:
                 kwargs["render_mode"] = render_mode
-            # Gymnasium's passive checker warns where Protocol and Checked refuse.
-            return with_protocol(gym.make(spec, disable_env_checker=True, **kwargs), self.name)
+            # Gymnasium's passive checker warns where Interface and Checked refuse.
+            return with_interface(gym.make(spec, disable_env_checker=True, **kwargs), self.name)
         except gym.error.DependencyNotInstalled as error:
             raise UsageError(f"environment {self.env!r} wants a package that is missing: {error}") from None
         except TypeError as error:

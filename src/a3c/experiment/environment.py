@@ -73,8 +73,8 @@ def find_player(
     if env is None:
         if recorded is None:
             raise UsageError(
-                f"{path} was trained with code that has no importable name (environment, wrapper or network): pass the "
-                "environment, and the network as model= if it is your own"
+                f"{path} was trained on an environment that has no importable name, or with env_kwargs that JSON does "
+                "not hold, so pass the environment"
             )
         env, named = recorded, [recorded]
     else:

@@ -24,6 +24,7 @@ MOST_STEPS = 108_000
 
 _MOST_ENVS = 64
 _BOOTSTRAP_RESAMPLES = 10_000
+_MOST_NUMBERS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,10 @@ def play_episodes(
 def bootstrap_interval(values: NDArray[np.float64], seed: int) -> tuple[float, float]:
     """95% percentile bootstrap interval of the mean (Efron & Tibshirani 1993, chapter 13)."""
     generator = np.random.default_rng(seed)
-    means = values[generator.integers(len(values), size=(_BOOTSTRAP_RESAMPLES, len(values)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    at_once = max(1, _MOST_NUMBERS_AT_ONCE // len(values))
+    sizes = [min(at_once, _BOOTSTRAP_RESAMPLES - done) for done in range(0, _BOOTSTRAP_RESAMPLES, at_once)]
+    means = [values[generator.integers(len(values), size=(size, len(values)))].mean(1) for size in sizes]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 

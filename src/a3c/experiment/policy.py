@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Dict
 from numpy.typing import NDArray
 
 from a3c.errors import UsageError
@@ -16,7 +17,12 @@ from a3c.experiment import checkpoint
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import CHECKPOINTS
 from a3c.models.actor_critic import ActorCritic
-from a3c.spaces.parts import basic_parts, described, flatten, map_parts, parts
+from a3c.spaces.parts import ACTION_MASK, basic_parts, described, flatten, map_parts, parts
+
+_FOLDED = (
+    "an environment that tells its mask in the info has it in the observation here: "
+    '{"observation": observation, "action_mask": info["action_mask"]}'
+)
 
 
 class Policy:
@@ -111,8 +117,10 @@ class Policy:
             flat = flatten(self.spec.observation_space, observation)
             arrays = {path: np.asarray(part) for path, part in parts(flat).items()}
         except (KeyError, IndexError, TypeError, ValueError) as error:
+            space = self.spec.observation_space
             raise UsageError(
-                f"the observation is not nested as {self.spec.observation_space} is ({type(error).__name__}: {error})"
+                f"the observation is not nested as {space} is ({type(error).__name__}: {error})"
+                + (f"; {_FOLDED}" if isinstance(space, Dict) and set(space) == {"observation", ACTION_MASK} else "")
             ) from None
         leads = set()
         for path, space in self._parts.items():

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from a3c.config import TrainConfig, setting_names
+import numpy
+
+from a3c.config import TrainConfig, flag, setting_names
+from a3c.envs import envpool
 from a3c.envs.lookup import is_atari_id
 from a3c.errors import UsageError
 
@@ -181,15 +184,16 @@ NAMED_PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER, "atari": _ATARI}
 
 
 def find(env_name: str, preset: str) -> tuple[dict[str, Any], str]:
-    """The preset's settings, and where they come from, in words."""
+    """The preset's settings, and where they come from, in words. MODULE:ID has the preset of the ID."""
     if preset in NAMED_PRESETS:
         return NAMED_PRESETS[preset], f"preset {preset}"
     if preset == "auto":
-        if env_name in PRESETS:
-            return PRESETS[env_name], f"preset for {env_name}"
-        if is_atari_id(env_name):
+        env_id = env_name.rpartition(":")[2]
+        if env_id in PRESETS:
+            return PRESETS[env_id], f"preset for {env_id}"
+        if is_atari_id(env_name) or envpool.is_atari(env_name):
             return _ATARI, "preset for Atari"
-        if env_name.startswith("MinAtar/"):
+        if env_id.startswith("MinAtar/"):
             return _MINATAR, "preset for MinAtar"
         return {}, "general defaults, there is no preset for this environment"
     return {}, "general defaults, as asked for"
@@ -212,15 +216,17 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
         values["total_env_steps"] = None
     config = replace(TrainConfig(), **values)
     config.validate()
+    if config.model is not None and (idle := sorted({"torso", "hidden_sizes", "activation"} & set(named))):
+        raise UsageError(f"{flag(idle[0])} is of a3c's own networks and changes nothing of --model: leave one out")
     if preset and config.workers > preset["workers"]:
         config, source = _for_more_workers(config, preset, source, named)
     return config, describe(config, source, named)
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers, lists and paths as what settings are made of: they must be JSON."""
+    """NumPy's numbers, lists and paths as what settings are made of. What env_kwargs hold is the environment's."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: item.item() if isinstance(item, numpy.generic) else item for key, item in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):

@@ -25,6 +25,7 @@ class Progress:
         self.started_at = started_at
         self.solved_return = solved_return
         self.training_since = time.time()
+        self.training_until: float | None = None
         self.episodes = 0
         self.dropped_rollouts = 0
         self.solved_at: dict[str, float] | None = None
@@ -45,6 +46,10 @@ class Progress:
         if len(self._last_returns) < _WINDOW:
             return None
         return sum(self._last_returns) / _WINDOW
+
+    def end_training(self) -> None:
+        """Say that no more steps will come; what the run does after that takes nothing from its speed."""
+        self.training_until = time.time()
 
     def add(self, report: Report) -> list[dict[str, Any]]:
         """Count a report; returns one row for each of its episodes."""
@@ -72,7 +77,7 @@ class Progress:
 
     def summary(self, counters: Snapshot, exit_reason: str) -> dict[str, Any]:
         """What the run came to."""
-        training_seconds = max(time.time() - self.training_since, 1e-9)
+        training_seconds = max((self.training_until or time.time()) - self.training_since, 1e-9)
         return {
             "env_steps": counters.env_steps,
             "seconds": round(self.seconds, 4),

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from a3c.config import OwnCode
 from a3c.core.seeding import evaluation_seeds
+from a3c.envs.lookup import reason
 from a3c.envs.make import EnvFactory, making
 from a3c.errors import UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
@@ -108,7 +109,7 @@ def record(
         policy = Policy(policy.spec, policy.model, seed=action_seed)
         play = _Play(policy, filmed, source.name, greedy, max_steps_per_episode)
         with one_torch_thread(), contextlib.closing(play.frames(seeds)) as frames:
-            _write(frames, out, float(fps or filmed.metadata.get("render_fps") or _FPS))
+            _write(frames, out, float(fps or filmed.metadata.get("render_fps") or _FPS), source.name)
     return Recording(out, tuple(play.episodes), play.cut_episodes)
 
 
@@ -155,9 +156,14 @@ class _Play:
         )
 
 
-def _write(frames: Iterator[Frame], out: Path, fps: float) -> None:
-    """Encode the frames beside `out` and put the file in its place. Raises UsageError if that cannot be written."""
-    frames = map(_enlarged, frames)
+def _write(frames: Iterator[Frame], out: Path, fps: float, name: str) -> None:
+    """Encode the frames beside `out` and put the file in its place.
+
+    Raises:
+        UsageError: the file cannot be written.
+        UnsupportedEnvironment: the environment `name`, whose frames these are, raised an OSError.
+    """
+    frames = map(_enlarged, _played(frames, name))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".a3c-record-") as directory:
@@ -165,8 +171,16 @@ def _write(frames: Iterator[Frame], out: Path, fps: float) -> None:
             (_write_gif if aside.suffix == ".gif" else _write_mp4)(frames, aside, fps)
             os.replace(aside, out)
     except OSError as error:
-        reason = error.strerror or next(iter(str(error).splitlines()), "")
-        raise UsageError(f"--out {out} cannot be written ({reason}): name another file") from None
+        cause = error.strerror or next(iter(str(error).splitlines()), "")
+        raise UsageError(f"--out {out} cannot be written ({cause}): name another file") from None
+
+
+def _played(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
+    """The frames; an environment's OSError is not one of the file that is written."""
+    try:
+        yield from frames
+    except OSError as error:
+        raise UnsupportedEnvironment(f"environment {name!r} failed while it was filmed ({reason(error)})") from error
 
 
 def _write_mp4(frames: Iterator[Frame], path: Path, fps: float) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from a3c import __version__
 from a3c.algorithms.actor_critic import ActorCriticSettings
-from a3c.config import TrainConfig
+from a3c.config import TrainConfig, is_json
 from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
@@ -35,6 +36,7 @@ from a3c.experiment.recipe import ActorLearnerRecipe
 from a3c.experiment.sinks import RunLoggers
 from a3c.experiment.stop_signals import StopSignals
 from a3c.models.actor_critic import ActorCritic, Network
+from a3c.runtimes.child_process import dumped
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.delayed import DelayedStore
@@ -45,6 +47,7 @@ from a3c.types import ParameterStore, Report
 
 AnyRuntime = ProcessRuntime | SerialRuntime
 
+_ENVIRONMENT_PACKAGES = ("ale-py", "box2d", "box2d-py", "envpool", "minatar", "mujoco")
 _LINE_EVERY_S = 0.25
 # Workers that still have not come to their next pull so long after a stop was asked for are ended.
 _GRACE_AFTER_SIGNAL_S = 3.0
@@ -90,6 +93,9 @@ def run_training(
     facts = inspect(source)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
+    recipe = make_recipe(facts.source, config, spec, device)
+    if isinstance(runtime, ProcessRuntime):
+        dumped(recipe)  # what cannot be sent is refused before anything is written
     run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
     run_directory.create(run_dir, overwrite=config.overwrite)
     record = config_record(source, config, spec)
@@ -123,7 +129,7 @@ def run_training(
             ending.callback(session.end_evaluation)
         if not config.quiet:
             view.message(description)
-        session.drain(runtime, make_recipe(facts.source, config, spec, device), view, loggers, signals)
+        session.drain(runtime, recipe, view, loggers, signals)
     if session.exit_reason == signals.exit_reason:
         signals.raise_again()
     return Run(run_dir, session.summary, config.model)
@@ -186,6 +192,8 @@ class _Session:
             with saving(self.run_dir):
                 (self.run_dir / run_directory.ERROR).write_text(f"{error}\n", encoding="utf-8")
             raise
+        finally:
+            self.progress.end_training()
 
     def log_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
         """Log and show a line of what has happened since the one before; returns it."""
@@ -350,11 +358,21 @@ def make_recipe(source: EnvSource, config: TrainConfig, spec: PolicySpec, device
     )
 
 
+def _versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> dict[str, Any]:
     """What config.json holds: everything needed to repeat the run."""
+    settings = config.to_json()
     return {
-        "settings": {"env": source.name} | config.to_json(),
-        "env_by_name": isinstance(source.env, str) and config.by_name,
+        "settings": {"env": source.name} | settings,
+        "env_by_name": isinstance(source.env, str) and all(map(is_json, config.env_kwargs.values())),
         "policy": spec.to_json(),
         "versions": {
             "a3c": __version__,
@@ -362,6 +380,7 @@ def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> d
             "torch": torch.__version__,
             "numpy": numpy.__version__,
             "gymnasium": gymnasium.__version__,
+            **_versions_of(_ENVIRONMENT_PACKAGES),
         },
         "machine": {
             "platform": platform.platform(),

@@ -190,7 +190,7 @@ class _Image(nn.Module):
             image = image.permute(0, 1, 4, 2, 3)
         image = image.reshape(-1, *self.shape)  # [N, C, H, W]
         if not image.is_contiguous(memory_format=torch.channels_last):
-            # In memory, channels last: convolutions and their gradients are faster by a quarter, IMPALA's by half.
+            # In memory, channels last: convolutions and their gradients are faster.
             image = torch.stack(image.unbind(1), -1).permute(0, 3, 1, 2)
         features: Tensor = self.torso(image if self.unit == 1.0 else image / self.unit)  # [N, F]
         return features.reshape(*lead, self.features)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from a3c.core.distributions import Composite, Distribution, Normal, TanhNormal
+from a3c.core.distributions import GREATEST_LOG_STD, Composite, Distribution, Normal
 from a3c.errors import UsageError
 from a3c.models.torsos import orthogonal
 
@@ -42,7 +42,7 @@ class PolicyHead(nn.Module):
     def __init__(self, features: int, distribution: Distribution, *, log_std: LogStd, initial_log_std: float) -> None:
         super().__init__()
         columns = _log_std_columns(distribution)
-        if log_std == "gsde" and not isinstance(distribution, Normal | TanhNormal):
+        if log_std == "gsde" and not isinstance(distribution, Normal):
             raise UsageError("--log-std gsde is for actions that are one Box: take --log-std parameter")
         free = [] if log_std == "network" else columns
         self.linear = orthogonal(nn.Linear(features, distribution.parameter_count - len(free)), _POLICY_GAIN)
@@ -75,12 +75,15 @@ class PolicyHead(nn.Module):
         """gsde: what is added to the mean, [B, K], for features [B, F] and E / σ [B, F, K]."""
         assert self.gsde
         assert self.log_std is not None
-        return torch.einsum("bf,bfk->bk", features, self.log_std.exp() * standard_normal)
+        std = self.log_std.exp()
+        noise = torch.einsum("bf,bfk->bk", features, std * standard_normal)
+        spread = (features.square() @ std.square()).sqrt()  # [B, K]; a density's is limited, so this is, too
+        return noise * (math.exp(GREATEST_LOG_STD) / spread).clamp(max=1.0)
 
 
 def _log_std_columns(distribution: Distribution, start: int = 0) -> list[int]:
     """Which of the distribution's parameters are log standard deviations."""
-    if isinstance(distribution, Normal | TanhNormal):
+    if isinstance(distribution, Normal):
         return list(range(start + distribution.size, start + 2 * distribution.size))
     columns: list[int] = []
     if isinstance(distribution, Composite):

@@ -44,6 +44,20 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def dumped(recipe: Callable[..., Any]) -> bytes:
+    """The recipe as bytes for another process. Raises UsageError if something that it holds cannot go there."""
+    import cloudpickle  # noqa: PLC0415  (only where used)
+
+    try:
+        return cast(bytes, cloudpickle.dumps(recipe))
+    except Exception as error:  # whatever an object's own way of being pickled raises
+        raise UsageError(
+            f"the environment, wrapper or model cannot be sent to a worker ({type(error).__name__}: {error}): it holds "
+            "something that belongs to this process, such as a lock, an open file or a ready environment; make that "
+            "inside the callable, or take --runtime serial"
+        ) from error
+
+
 def loaded(recipe: bytes) -> Callable[[int, Any], Any]:
     """The recipe. Raises UsageError if something that it holds by name is not importable in this process."""
     import cloudpickle  # noqa: PLC0415  (only here, where a failure to import is reported)

@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 from a3c.errors import WorkerDied, WorkerError, WorkerFailed
-from a3c.runtimes.child_process import hidden_main, signals_blocked
+from a3c.runtimes.child_process import dumped, hidden_main, signals_blocked
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import MakeActorLearner, Report
 
@@ -79,13 +79,12 @@ class ProcessRuntime:
         """See `a3c.types.Runtime.run`.
 
         Raises:
+            UsageError: the actor-learner cannot be sent to another process.
             WorkerFailed: an actor-learner raised.
             WorkerDied: its process was killed or exited without a word.
         """
-        import cloudpickle  # noqa: PLC0415  (only where used)
-
+        recipe = dumped(make_actor_learner)
         self._remember_services()
-        recipe = cloudpickle.dumps(make_actor_learner)
         running: list[_Worker] = []
         try:
             for number in range(workers):

@@ -25,6 +25,7 @@ Bounding = Literal["clip", "tanh"]
 
 _WIDEST_SCALED = 1e6  # a wider Box is as good as unbounded: its actions are taken as they are and clipped
 _EXACT = 2.0**53  # up to here float64 holds every integer
+_MOST_CHOICES = 2**20  # each has a row of weights
 
 
 class ActionSpace:
@@ -112,6 +113,7 @@ class _Box:
 
     def read(self, actions: NDArray[Any]) -> NDArray[Any]:
         actions = actions.reshape((*actions.shape[:-1], *self.space.shape))
+        actions = np.where(np.isnan(actions), 0.0, actions)  # one NaN is dropped; in a simulator it may stay for good
         if self.bounding == "tanh":
             actions = np.tanh(actions)
         actions = np.clip(self.centre + self.half_width * actions, self.low, self.high)
@@ -125,6 +127,9 @@ _Reader = _Discrete | _MultiDiscrete | _MultiBinary | _Box
 
 
 def _reader(space: Space, bounding: Bounding, what: str) -> _Reader:
+    choices = int(np.sum(getattr(space, "nvec", getattr(space, "n", 0))))
+    if choices > _MOST_CHOICES:
+        raise UnsupportedEnvironment(f"{what} has {choices:,} choices; at most {_MOST_CHOICES:,} are handled")
     if isinstance(space, spaces.Discrete):
         return _Discrete(space)
     if space.shape is not None and not np.prod(space.shape):
