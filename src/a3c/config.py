@@ -151,7 +151,7 @@ class TrainConfig:
     """ε of RMSProp or Adam."""
     epsilon_inside_root: bool = False
     """RMSProp: divide by sqrt(g + ε), as in the paper, instead of sqrt(g) + ε."""
-    bias_correction: bool = True
+    bias_correction: bool = False
     """RMSProp: divide by g / (1 - α^t), so that the first steps are not 1 / sqrt(1 - α) times as long."""
     adam_beta1: float = 0.9
     """Adam: decay of the gradients' running mean."""

@@ -31,7 +31,6 @@ _CARTPOLE: dict[str, Any] = _PLAIN | {
     "learning_rate": 8e-3,
     "optimizer_decay": 0.95,
     "optimizer_epsilon": 1e-2,  # smaller ones blow up the noise of gradients that have become small
-    "bias_correction": False,
     "separate_torsos": True,
 }
 
@@ -108,6 +107,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "value_coef": 0.4,
         "learning_rate": 2e-3,
         "optimizer_epsilon": 1e-3,
+        "bias_correction": True,
     },
     "LunarLander-v3": _NUMBERS
     | {
@@ -153,7 +153,6 @@ _PAPER: dict[str, Any] = _PLAIN | {
     "optimizer_decay": 0.99,
     "optimizer_epsilon": 0.1,
     "epsilon_inside_root": True,
-    "bias_correction": False,
     "clip_rewards": 1.0,
     "activation": "relu",
     "separate_torsos": False,
@@ -172,7 +171,6 @@ _ATARI: dict[str, Any] = _PLAIN | {
     "max_gradient_norm": 0.5,
     "learning_rate": 7e-4,
     "optimizer_epsilon": 1e-4,
-    "bias_correction": False,
     "clip_rewards": 1.0,
     "normalise_observations": True,  # most of Pong's picture is one grey
     "activation": "relu",
