@@ -51,7 +51,6 @@ _MUJOCO: dict[str, Any] = _NUMBERS | {
     "discount": 0.99,
     "lambda_": 0.9,
     "learning_rate": 2e-3,
-    "initial_log_std": -0.7,
 }
 
 _MINATAR: dict[str, Any] = _PLAIN | {
@@ -129,7 +128,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "initial_log_std": -0.7,
     },
     "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
-    "Hopper-v5": _MUJOCO,
+    "Hopper-v5": _MUJOCO | {"entropy_coef": 0.001},
     "Walker2d-v5": _MUJOCO,
 }
 """By environment id; keys are settings."""
