@@ -129,7 +129,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
     "Hopper-v5": _MUJOCO | {"entropy_coef": 0.001},
-    "Walker2d-v5": _MUJOCO,
+    "Walker2d-v5": _MUJOCO | {"entropy_coef": 0.001},
 }
 """By environment id; keys are settings."""
 
