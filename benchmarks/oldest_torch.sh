@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the tests of everything between an environment and a trained policy on the oldest PyTorch and Gymnasium that pyproject.toml allows, in
-# an environment of its own (a few GB, so CI does not). Usage: benchmarks/oldest_torch.sh [ENVIRONMENT]
+# Runs the tests of everything between an environment and a trained policy on the oldest PyTorch and Gymnasium that
+# pyproject.toml allows, in an environment of its own (a few GB, so CI does not).
+# Usage: benchmarks/oldest_torch.sh [ENVIRONMENT]
 # Needs a Python that PyTorch 2.4 has wheels for: PYTHON=python3.10, say. The outcome goes to
 # benchmarks/results/oldest-torch.txt.
 set -euo pipefail

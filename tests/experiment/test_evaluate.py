@@ -194,6 +194,10 @@ def test_an_atari_games_rewards_are_its_own():
     games.close()
     policy = a3c.Policy(spec, spec.build())
     result = a3c.evaluate(policy, "ALE/SpaceInvaders-v5", episodes=2, greedy=False, seed=1, max_steps_per_episode=400)
+    env = source.make()
+    observation, _ = env.reset(seed=3)
+    assert observation.shape == games.single_observation_space.shape
+    env.close()
     total = 2 * result.return_mean
     assert result.episodes == 2
     assert total >= 20

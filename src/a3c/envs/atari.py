@@ -131,6 +131,8 @@ def make_games(
     native: Any = _import_ale().AtariVectorEnv
 
     class Games(native):  # type: ignore[misc]
+        """ALE's, with metadata of its own."""
+
         metadata: ClassVar[dict[str, Any]] = {}  # its constructor writes into its class's, which is every VectorEnv's
 
     games = Games(

@@ -369,9 +369,8 @@ def _versions_of(packages: tuple[str, ...]) -> dict[str, str]:
 
 def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> dict[str, Any]:
     """What config.json holds: everything needed to repeat the run."""
-    settings = config.to_json()
     return {
-        "settings": {"env": source.name} | settings,
+        "settings": {"env": source.name} | config.to_json(),
         "env_by_name": isinstance(source.env, str) and all(map(is_json, config.env_kwargs.values())),
         "policy": spec.to_json(),
         "versions": {

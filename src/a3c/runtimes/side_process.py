@@ -11,6 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 from a3c.runtimes.child_process import (
+    dumped,
     exit_with_parent,
     hidden_main,
     leave_signals_to_the_parent,
@@ -43,14 +44,12 @@ class SideProcess:
     """
 
     def __init__(self, context: BaseContext, make_answer: MakeAnswer, name: str) -> None:
-        import cloudpickle  # noqa: PLC0415  (only where used)
-
         self.busy = False
         self._ready = False
         self._unsent: list[Any] = []  # the question that came before the process was ready to read it
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(  # type: ignore[attr-defined]
-            target=_side_main, args=(cloudpickle.dumps(make_answer), theirs), name=name
+            target=_side_main, args=(dumped(make_answer), theirs), name=name
         )
         with hidden_main(), signals_blocked():
             self._process.start()

@@ -127,9 +127,10 @@ _Reader = _Discrete | _MultiDiscrete | _MultiBinary | _Box
 
 
 def _reader(space: Space, bounding: Bounding, what: str) -> _Reader:
-    choices = int(np.sum(getattr(space, "nvec", getattr(space, "n", 0))))
-    if choices > _MOST_CHOICES:
-        raise UnsupportedEnvironment(f"{what} has {choices:,} choices; at most {_MOST_CHOICES:,} are handled")
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        choices = int(space.n if isinstance(space, spaces.Discrete) else space.nvec.sum())
+        if choices > _MOST_CHOICES:
+            raise UnsupportedEnvironment(f"{what} has {choices:,} choices; at most {_MOST_CHOICES:,} are handled")
     if isinstance(space, spaces.Discrete):
         return _Discrete(space)
     if space.shape is not None and not np.prod(space.shape):
