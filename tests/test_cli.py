@@ -75,7 +75,7 @@ def test_train_evaluate_compare(capsys, tmp_path):
     [
         (["train", "CartPol-v1"], "did you mean CartPole-v1"),
         (["train", ".x:Foo"], "cannot import '.x' (TypeError"),
-        (["train", ":Foo"], "cannot import '' (ValueError"),
+        (["train", ":Foo"], "environment ':Foo' names no code"),
         (["train", "raises_on_import:Env"], "cannot import 'raises_on_import' (ZeroDivisionError"),
         (["train", "json:loads"], "cannot be made here (TypeError"),
         (["train", "Nowhere/Pong-v5"], "Namespace Nowhere not found"),

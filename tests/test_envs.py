@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from a3c.envs.make import EnvSource, check_spaces, inspect, reset_seed
+from a3c.envs.make import EnvSource, check_spaces, examine, reset_seed
 from a3c.errors import UnknownEnvironment, UnsupportedEnvironment, UsageError
 from scripted_env import Script, ScriptedEnv
 
@@ -120,7 +120,7 @@ def test_a_registered_limit_holds_where_none_is_named(register):
 def test_sources(env, name):
     source = EnvSource(env)
     assert source.name == name
-    facts = inspect(source)
+    facts = examine(source)
     assert facts.name == name
     assert isinstance(facts.action_space, spaces.Discrete)
     assert facts.reward_threshold == (None if "Endless" in name else 475.0)
@@ -239,7 +239,7 @@ def test_whatever_making_an_environment_raises_names_it():
         raise RuntimeError("no display")
 
     with pytest.raises(UnsupportedEnvironment, match=r"'broken' cannot be made here \(RuntimeError: no display\)") as e:
-        inspect(EnvSource(broken))
+        examine(EnvSource(broken))
     assert isinstance(e.value.__cause__, RuntimeError)
 
 
@@ -275,5 +275,5 @@ def test_inspecting_closes_the_environment_even_if_it_is_refused():
             closed.append(True)
 
     with pytest.raises(UnsupportedEnvironment, match="the action space of 'Odd' has a Text space"):
-        inspect(EnvSource(Odd))
+        examine(EnvSource(Odd))
     assert closed == [True]

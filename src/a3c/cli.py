@@ -29,13 +29,9 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Play a trained agent and print its mean return with a 95% bootstrap interval."""
+class Play:
+    """How and where a trained agent plays."""
 
-    run_dir: tyro.conf.Positional[Path]
-    """The run's directory."""
-    episodes: int = 20
-    """How many episodes to play."""
     seed: int = 0
     """Seed of the environments; apart from any training seed."""
     sampled: bool = False
@@ -43,13 +39,29 @@ class Evaluate:
     env: str | None = None
     """Where to play instead of the run's own environment, within its wrappers and Atari preprocessing."""
     max_steps_per_episode: int = 108_000
-    """Cut an episode that has not ended by then, so that no policy hangs the evaluation."""
+    """Cut an episode that has not ended by then, so that no policy plays for ever."""
     model: str | None = None
     """For a policy with a network of your own: package.module:factory."""
     trust_code: bool = False
     """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
+
+    def arguments(self) -> dict[str, Any]:
+        """As `a3c.evaluate` and `a3c.record` take them."""
+        values = dict(self.__dict__)
+        return values | {"greedy": not values.pop("sampled")}
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play a trained agent and print its mean return with a 95% bootstrap interval."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's directory."""
+    episodes: int = 20
+    """How many episodes to play."""
     json: bool = False
     """Print one JSON object."""
+    play: Annotated[Play, tyro.conf.arg(name="")] = field(default_factory=Play)
 
 
 @dataclass(frozen=True)
@@ -62,20 +74,9 @@ class Record:
     """The film to write: .mp4 or .gif."""
     episodes: int = 1
     """How many episodes to film, one after another."""
-    seed: int = 0
-    """Seed of the environment; apart from any training seed."""
-    sampled: bool = False
-    """Sample actions instead of taking the most probable one."""
     fps: float | None = None
     """Frames a second; by default the environment's own rate."""
-    env: str | None = None
-    """Where to play instead of the run's own environment, within its wrappers and Atari preprocessing."""
-    max_steps_per_episode: int = 108_000
-    """Cut an episode that has not ended by then."""
-    model: str | None = None
-    """For a policy with a network of your own: package.module:factory."""
-    trust_code: bool = False
-    """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
+    play: Annotated[Play, tyro.conf.arg(name="")] = field(default_factory=Play)
 
 
 @dataclass(frozen=True)
@@ -160,20 +161,11 @@ def _number(value: float | None) -> str:
 def _evaluate(command: Evaluate) -> None:
     from a3c.experiment.evaluate import evaluate  # noqa: PLC0415
 
-    result = evaluate(
-        command.run_dir,
-        command.env,
-        episodes=command.episodes,
-        seed=command.seed,
-        greedy=not command.sampled,
-        max_steps_per_episode=command.max_steps_per_episode,
-        model=command.model,
-        trust_code=command.trust_code,
-    )
+    result = evaluate(command.run_dir, episodes=command.episodes, **command.play.arguments())
     if result.cut_episodes:
         print(
             f"a3c: {result.cut_episodes} of {result.episodes} episodes had not ended after "
-            f"{command.max_steps_per_episode:,} steps and were cut: they count with what they had",
+            f"{command.play.max_steps_per_episode:,} steps and were cut: they count with what they had",
             file=sys.stderr,
         )
     if command.json:
@@ -190,18 +182,8 @@ def _evaluate(command: Evaluate) -> None:
 def _record(command: Record) -> None:
     from a3c.experiment.record import record  # noqa: PLC0415
 
-    recording = record(
-        command.run_dir,
-        command.out,
-        command.env,
-        episodes=command.episodes,
-        seed=command.seed,
-        greedy=not command.sampled,
-        fps=command.fps,
-        max_steps_per_episode=command.max_steps_per_episode,
-        model=command.model,
-        trust_code=command.trust_code,
-    )
+    options = command.play.arguments()
+    recording = record(command.run_dir, command.out, episodes=command.episodes, fps=command.fps, **options)
     print(recording)
 
 

@@ -12,7 +12,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 
 from a3c.envs.action_mask import ActionMask, flat_mask, mask_size
 from a3c.envs.checks import check_spaces
-from a3c.envs.make import EnvSource, inspect
+from a3c.envs.make import EnvSource, examine
 from a3c.errors import UnsupportedEnvironment
 from a3c.spaces.parts import ACTION_MASK
 
@@ -112,9 +112,9 @@ def test_a_mask_that_does_not_fit(action_space, mask, message):
 def test_only_choices_can_be_masked(action_space):
     source = EnvSource(lambda: Tells([np.ones(2)] * 2, action_space))
     with pytest.raises(UnsupportedEnvironment, match="masks its actions.*only Discrete and MultiDiscrete"):
-        inspect(source)
+        examine(source)
     deaf = EnvSource(lambda: Tells([np.ones(2)] * 2, action_space), action_mask=False)
-    assert inspect(deaf).observation_space == BOX
+    assert examine(deaf).observation_space == BOX
 
 
 def test_a_mask_that_the_observation_holds_already_stays():
@@ -122,7 +122,7 @@ def test_a_mask_that_the_observation_holds_already_stays():
         return spaces.Dict(a=BOX, action_mask=mask)
 
     held = space(spaces.MultiBinary(3))
-    facts = inspect(EnvSource(lambda: Tells([np.ones(3)] * 2, observation_space=held)))
+    facts = examine(EnvSource(lambda: Tells([np.ones(3)] * 2, observation_space=held)))
     assert facts.observation_space == held
     assert facts.source.action_mask is False
     told = EnvSource(lambda: Tells([np.ones(3)] * 2, observation_space=held), action_mask=True)
@@ -140,7 +140,7 @@ def test_a_mask_that_the_observation_holds_already_stays():
 
 
 def test_taxi_masks_its_actions():
-    facts = inspect(EnvSource(TAXI))
+    facts = examine(EnvSource(TAXI))
     assert facts.source.action_mask is True
     assert facts.observation_space == spaces.Dict(
         observation=spaces.Discrete(500), action_mask=spaces.Box(0, 1, (6,), np.int8)
@@ -169,7 +169,7 @@ def test_what_was_found_out_goes_to_the_workers():
         made.append(1)
         return Tells([np.ones(3, np.int8)] * 3)
 
-    source = inspect(EnvSource(make)).source
+    source = examine(EnvSource(make)).source
     assert source.action_mask is True
     made.clear()
     envs = source.make_vector(2)
@@ -181,7 +181,7 @@ def test_what_was_found_out_goes_to_the_workers():
 
 
 def test_an_environment_that_tells_no_mask_stays_native():
-    source = inspect(EnvSource("CartPole-v1")).source
+    source = examine(EnvSource("CartPole-v1")).source
     assert source.action_mask is False
     assert isinstance(source.make_vector(8).unwrapped, CartPoleVectorEnv)
 
@@ -191,7 +191,7 @@ def test_a_mask_that_comes_later_is_not_dropped_in_silence():
         def reset(self, *, seed=None, options=None):
             return super().reset(seed=seed)[0], {}
 
-    source = inspect(EnvSource(lambda: Late([np.ones(3, np.int8)] * 3))).source
+    source = examine(EnvSource(lambda: Late([np.ones(3, np.int8)] * 3))).source
     assert source.action_mask is False
     envs = source.make_vector(2)
     envs.reset()

@@ -15,7 +15,7 @@ pytest.importorskip("ale_py")
 
 from a3c.envs import atari
 from a3c.envs.atari import LIFE_LOST, AtariGame, AtariOptions, LostLives, shrink
-from a3c.envs.make import EnvSource, inspect
+from a3c.envs.make import EnvSource, examine
 from a3c.errors import UnknownEnvironment, UsageError
 
 PAPER = AtariOptions("paper")
@@ -59,7 +59,7 @@ def test_games_are_stepped_natively():
     assert "autoreset_mode" not in VectorEnv.metadata  # of which ALE's would make a liar
     assert envs.single_observation_space == spaces.Box(0, 255, (4, 84, 84), np.uint8)
     assert envs.single_action_space == spaces.Discrete(4)
-    facts = inspect(EnvSource("ALE/Breakout-v5", atari=AtariOptions(full_action_set=True)))
+    facts = examine(EnvSource("ALE/Breakout-v5", atari=AtariOptions(full_action_set=True)))
     assert facts.action_space == spaces.Discrete(18)
     assert facts.observation_space == envs.single_observation_space
 

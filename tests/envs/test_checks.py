@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 
 from a3c.envs.checks import Checked, Interface, check_spaces, observation_check, with_interface
-from a3c.envs.make import EnvSource, inspect
+from a3c.envs.make import EnvSource, examine
 from a3c.errors import UnsupportedEnvironment
 from scripted_env import Script, ScriptedEnv
 
@@ -204,7 +204,7 @@ class Raises(Says):
 
 def test_a_reset_without_a_seed():
     with pytest.raises(UnsupportedEnvironment, match=r"reset of 'OldReset' takes no seed and options"):
-        inspect(EnvSource(OldReset))
+        examine(EnvSource(OldReset))
     with pytest.raises(TypeError, match="something else"):
         Interface(Raises(), "x").reset()
 
@@ -297,7 +297,7 @@ def test_frames_become_bytes():
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Blackjack-v1"])
 def test_gymnasiums_own_environments_pass(env_id, caplog):
     caplog.set_level(logging.WARNING)
-    facts = inspect(EnvSource(env_id))
+    facts = examine(EnvSource(env_id))
     envs = facts.source.make_vector(3)
     assert envs.single_observation_space == facts.observation_space
     envs.reset(seed=1)

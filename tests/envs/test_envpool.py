@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from a3c.envs.atari import LIFE_LOST, AtariOptions
-from a3c.envs.make import EnvSource, inspect, reset_seed
+from a3c.envs.make import EnvSource, examine, reset_seed
 from a3c.errors import UnknownEnvironment, UsageError
 
 
@@ -88,11 +88,11 @@ class TestInstalled:
         env.close()
 
     def test_what_it_is(self):
-        facts = inspect(EnvSource("envpool:CartPole-v1"))
+        facts = examine(EnvSource("envpool:CartPole-v1"))
         assert (facts.name, facts.reward_threshold) == ("envpool:CartPole-v1", 475.0)
         assert facts.source.action_mask is False
         assert pickle.loads(pickle.dumps(facts.source)) == facts.source
-        assert inspect(EnvSource("envpool:Pendulum-v1")).action_space == spaces.Box(-2, 2, (1,))
+        assert examine(EnvSource("envpool:Pendulum-v1")).action_space == spaces.Box(-2, 2, (1,))
 
     def test_continuous_actions_and_numbers_as_observations(self):
         for env_id in ("envpool:Pendulum-v1", "envpool:FrozenLake-v1"):

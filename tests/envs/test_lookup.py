@@ -16,7 +16,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from a3c.envs import lookup
 from a3c.envs.lookup import find_wrapper, import_registering
-from a3c.envs.make import EnvSource, inspect
+from a3c.envs.make import EnvSource, examine
 from a3c.errors import UnknownEnvironment, UsageError
 from scripted_env import Script, ScriptedEnv
 
@@ -62,7 +62,7 @@ def registry():
 @pytest.mark.parametrize("env", [Sized, f"{__name__}:Sized", lambda **kwargs: Sized(**kwargs), "Sized-v0"])
 def test_keyword_arguments_for_every_kind(registry, env):
     gym.register("Sized-v0", Sized)
-    assert inspect(EnvSource(env, env_kwargs={"size": 3})).observation_space.shape == (3,)
+    assert examine(EnvSource(env, env_kwargs={"size": 3})).observation_space.shape == (3,)
     source = EnvSource(env, env_kwargs={"size": 3}, max_episode_steps=2)
     assert source.make_vector(2).reset()[0].shape == (2, 3)
     env = source.make(render_mode="rgb_array")
@@ -111,7 +111,7 @@ def test_wrappers_in_their_order_and_outside_the_time_limit():
 
 def test_gymnasiums_wrappers_by_name():
     source = EnvSource("FrozenLake-v1", wrappers=("FlattenObservation",))
-    assert inspect(source).observation_space.shape == (16,)
+    assert examine(source).observation_space.shape == (16,)
     assert source.make_vector(3).reset()[0].shape == (3, 16)
     assert find_wrapper("FlattenObservation") is gym.wrappers.FlattenObservation
 
@@ -195,7 +195,7 @@ def test_a_namespace_is_registered_by_its_package(plugins):
     for _ in range(2):
         EnvSource("Toys/Game-v0").check_exists()
     assert registered == [1]
-    assert inspect(EnvSource("Toys/Game-v0")).observation_space.shape == (1,)
+    assert examine(EnvSource("Toys/Game-v0")).observation_space.shape == (1,)
     with pytest.raises(UnknownEnvironment, match="cannot register its environments .RuntimeError: no such luck"):
         EnvSource("Broken/Game-v0").check_exists()
 
@@ -238,10 +238,10 @@ class TestMinAtar:
         ],
     )
     def test_registered_unasked_or_asked(self, source):
-        facts = inspect(source)
+        facts = examine(source)
         assert facts.observation_space == spaces.Box(0, 1, (10, 10, 4), np.bool_)
         assert facts.action_space == spaces.Discrete(3)
-        inspect(source)
+        examine(source)
 
     def test_seeds_and_keyword_arguments(self):
         def play(seed, **kwargs):
@@ -271,7 +271,7 @@ class TestMinAtar:
 def test_other_packages_environments_play(env_id, package, tmp_path, monkeypatch):
     pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecation of Gymnasium's models where it stands
-    envs = inspect(EnvSource(env_id)).source.make_vector(2)
+    envs = examine(EnvSource(env_id)).source.make_vector(2)
     observation, _ = envs.reset(seed=[1, 2])
     assert (observation[0] != observation[1]).any()
     for _ in range(5):

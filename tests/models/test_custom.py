@@ -1,7 +1,5 @@
 """A person's own torso: what it is given, what is taken of it, and what is refused with which words."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from gymnasium import spaces
 from torch import nn
 
 from a3c.errors import UsageError
-from a3c.models.custom import CustomTorso, load_factory
+from a3c.models.custom import CustomTorso
 
 BOX = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 PICTURE = spaces.Box(0, 255, (9, 9, 3), np.uint8)
@@ -305,56 +303,3 @@ def test_writing_into_the_observations_is_refused():
             return self.layer(observation.div_(2))
 
     refused(lambda space: InPlace(), "changes the observations")
-
-
-@pytest.fixture
-def module_file(tmp_path, monkeypatch):
-    """Writes a module into the current directory and gives its name."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    names = []
-
-    def write(code):
-        names.append(f"own_network_{tmp_path.name}_{len(names)}".replace("-", "_"))
-        (tmp_path / f"{names[-1]}.py").write_text(code)
-        return names[-1]
-
-    yield write
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-def test_a_factory_is_found_in_the_current_directory(module_file):
-    name = module_file("from torch import nn\ndef make(space): return nn.Linear(space.shape[0], 9)\n")
-    torso = CustomTorso(load_factory(f"{name}:make"), BOX)
-    assert torso.features == 9
-
-
-def test_a_module_class_is_a_factory(module_file):
-    name = module_file(
-        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, space): super().__init__(4, 3)\n"
-    )
-    assert CustomTorso(load_factory(f"{name}:Net"), BOX).features == 3
-
-
-@pytest.mark.parametrize("path", ["net", "net:", ":make", ""])
-def test_a_path_without_both_halves_is_refused(path):
-    with pytest.raises(UsageError, match=r"--model .* package\.module:factory"):
-        load_factory(path)
-
-
-def test_a_factory_that_cannot_be_found_is_refused_with_the_reason(module_file):
-    with pytest.raises(UsageError, match=r"--model 'no_such_mod:f': cannot import 'no_such_mod' \(ModuleNotFoundError"):
-        load_factory("no_such_mod:f")
-    name = module_file("1 / 0\n")
-    with pytest.raises(UsageError, match=rf"ZeroDivisionError: division by zero, {name}.py line 1\)"):
-        load_factory(f"{name}:f")
-    name = module_file("raise SystemExit('bye')\n")
-    with pytest.raises(UsageError, match="SystemExit: bye"):
-        load_factory(f"{name}:f")
-    name = module_file("size = 3\n")
-    with pytest.raises(UsageError, match=f"module '{name}' has no 'make'; name a function"):
-        load_factory(f"{name}:make")
-    with pytest.raises(UsageError, match="has no callable but a int 'size'"):
-        load_factory(f"{name}:size")

@@ -199,7 +199,7 @@ def test_a_value_that_is_no_category_is_none_of_them(value):
 def test_many_categories_are_the_sum_of_a_vector_each():
     torch.manual_seed(0)
     encoder = linear(spaces.MultiDiscrete([700, 800], start=[0, 10]))
-    table = encoder.vectors[0].table.weight
+    table = encoder.torsos[0].numbers.table.weight
     got = encoder(torch.tensor([[0, 10], [699, 809]]))
     torch.testing.assert_close(got, torch.stack([table[0] + table[700], table[699] + table[1499]]))
     assert 0.9 < encoder(drawn(spaces.MultiDiscrete([700, 800], start=[0, 10]), 200)).std().item() < 1.1
@@ -220,7 +220,7 @@ def test_bytes_are_scaled_and_other_images_are_not():
     expected = of_floats(unit)
     assert torch.equal(of_bytes(values), expected)
     assert torch.equal(of_bytes(values.float()), expected)  # bytes as floats, bounded by 0 and 255
-    assert torch.equal(of_floats.images[0].torso(unit), expected)
+    assert torch.equal(of_floats.torsos[0].torso(unit), expected)
     ready = Encoder(picture(3, 12, 12), ready_images={""})
     ready.load_state_dict(of_bytes.state_dict())
     assert torch.equal(ready(unit), expected)
@@ -282,15 +282,26 @@ def test_an_image_too_small_for_a_named_torso_is_named():
         Encoder(spaces.Dict({"eye": spaces.Dict({"left": bits(10, 10, 4)})}), torso="nature")
 
 
-def test_parts_that_are_numbers_share_a_perceptron():
+@pytest.mark.parametrize(("hidden_sizes", "own"), [((8,), (8,)), ((8, 6), (8,)), ((8, 7, 6), (8, 7))])
+def test_each_part_has_a_torso_of_its_own_and_a_layer_joins_them(hidden_sizes, own):
     torch.manual_seed(0)
-    space = spaces.Dict({"a": box(2), "b": spaces.Discrete(3), "c": spaces.MultiBinary(2)})
-    encoder = Encoder(space, hidden_sizes=(8,))
+    space = spaces.Dict({"a": box(2), "b": spaces.Discrete(3), "c": spaces.Tuple([spaces.MultiBinary(2)])})
+    encoder = Encoder(space, hidden_sizes=hidden_sizes)
     torch.manual_seed(0)
-    torso = mlp_torso(7, (8,), "tanh")
-    observation = {"c": torch.tensor([1, 0]), "a": torch.tensor([0.5, 2.0]), "b": torch.tensor(1)}
-    assert torch.equal(encoder(observation), torso(torch.tensor([0.5, 2.0, 0, 1, 0, 1, 0])))
-    assert encoder.joint is None
+    torsos = [mlp_torso(inputs, own, "tanh") for inputs in (2, 3, 2)]
+    joint = mlp_torso(3 * own[-1], hidden_sizes[-1:], "tanh")
+    observation = {"c/0": torch.tensor([1, 0]), "a": torch.tensor([0.5, 2.0]), "b": torch.tensor(1)}
+    numbers = [torch.tensor(row) for row in ([0.5, 2.0], [0.0, 1.0, 0.0], [1.0, 0.0])]
+    features = torch.cat([torso(row) for torso, row in zip(torsos, numbers, strict=True)])
+    assert torch.equal(encoder(observation), joint(features))
+    assert encoder.features == hidden_sizes[-1]
+
+
+def test_without_hidden_sizes_parts_are_side_by_side():
+    space = spaces.Dict({"a": box(2), "b": spaces.Discrete(3)})
+    encoder = linear(space)
+    assert encoder({"a": torch.tensor([0.5, 2.0]), "b": torch.tensor(1)}).tolist() == [0.5, 2, 0, 1, 0]
+    assert not list(encoder.parameters())
 
 
 def test_images_and_numbers_are_joined_by_a_layer():
@@ -299,13 +310,13 @@ def test_images_and_numbers_are_joined_by_a_layer():
     encoder = Encoder(space, hidden_sizes=(8, 6), activation="relu")
     observation = drawn(space, 2)
     parts = [
-        encoder.images[0].torso(observation["ear"].reshape(2, 1, 8, 8) / 255),
-        encoder.images[1].torso(observation["eye"].permute(0, 3, 1, 2).float()),
-        encoder.mlp(observation["joints"]),
+        encoder.torsos[0].torso(observation["ear"].reshape(2, 1, 8, 8) / 255),
+        encoder.torsos[1].torso(observation["eye"].permute(0, 3, 1, 2).float()),
+        encoder.torsos[2].layers(observation["joints"]),
     ]
     assert list(space) == ["ear", "eye", "joints"]
     assert [type(layer) for layer in encoder.joint] == [nn.Linear, nn.ReLU]
-    assert encoder.joint[0].weight.shape == (6, 128 + 128 + 6)
+    assert encoder.joint[0].weight.shape == (6, 128 + 128 + 8)
     torch.testing.assert_close(encoder(observation), encoder.joint(torch.cat(parts, -1)))
     assert encoder.features == 6
     assert linear(space).features == 256
@@ -313,7 +324,7 @@ def test_images_and_numbers_are_joined_by_a_layer():
 
 def test_two_images_are_joined_without_numbers():
     encoder = Encoder(spaces.Tuple([picture(8, 8), picture(8, 8)]), hidden_sizes=(5,))
-    assert encoder.mlp is None
+    assert encoder.joint[0].weight.shape == (5, 128 + 128)
     assert encoder(drawn(spaces.Tuple([picture(8, 8), picture(8, 8)]), 3)).shape == (3, 5)
 
 

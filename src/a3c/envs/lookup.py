@@ -6,12 +6,9 @@ import contextlib
 import difflib
 import functools
 import importlib
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +16,7 @@ from gymnasium.envs import registration
 from gymnasium.envs.registration import EnvSpec
 
 from a3c.errors import UnknownEnvironment, UsageError
+from a3c.own_code import find_code, import_module, reason
 
 _PLUGINS = "gymnasium.envs"
 """Group of entry points by which a package says how its environments are registered."""
@@ -72,7 +70,7 @@ def find_spec(name: str) -> EnvSpec:
 
 def find_class(path: str) -> Callable[..., Any]:
     """The class or callable that "package.module:Class" names. Raises UnknownEnvironment if there is none."""
-    return _attribute(path, f"environment {path!r}", UnknownEnvironment)
+    return find_code(path, f"environment {path!r}", UnknownEnvironment)
 
 
 def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[[gym.Env[Any, Any]], Any]:
@@ -83,7 +81,7 @@ def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[
     if not isinstance(wrapper, str):
         return wrapper
     if ":" in wrapper:
-        return _attribute(wrapper, f"wrapper {wrapper!r}", UsageError)
+        return find_code(wrapper, f"wrapper {wrapper!r}", UsageError)
     try:
         found: Callable[[gym.Env[Any, Any]], Any] = getattr(gym.wrappers, wrapper)
         return found
@@ -107,34 +105,9 @@ def import_registering(module_name: str, what: str) -> None:
             _load(plugin, what)
 
 
-def import_module(module_name: str, what: str, error: type[UsageError]) -> ModuleType:
-    """Import a module, looked for in the current directory, too. Raises `error` if it cannot be."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
-    try:
-        return importlib.import_module(module_name)
-    except (Exception, SystemExit) as raised:  # whatever a stranger's module raises
-        raise error(f"{what}: cannot import {module_name!r} ({reason(raised)})") from raised
-
-
-def reason(error: BaseException) -> str:
-    """The error's class and text, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
-
-
 def missing_extra(what: str, extra: str) -> UsageError:
     """The error that says which extra to install."""
     return UsageError(f'{what} wants a package that is missing: pip install "a3c[{extra}]"')
-
-
-def _attribute(path: str, what: str, error: type[UsageError]) -> Callable[..., Any]:
-    module_name, _, name = path.rpartition(":")
-    module = import_module(module_name, what, error)
-    try:
-        found: Callable[..., Any] = getattr(module, name)
-    except AttributeError:
-        raise error(f"{what}: module {module_name!r} has no {name!r}") from None
-    return found
 
 
 def _register_by_name(env_id: str) -> None:

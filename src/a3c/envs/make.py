@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect as signatures
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,9 +22,9 @@ from a3c.envs.lookup import (
     find_wrapper,
     import_registering,
     is_class_path,
-    reason,
 )
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
+from a3c.own_code import reason
 from a3c.spaces.parts import ACTION_MASK, Space
 from a3c.types import LIFE_LOST
 
@@ -55,7 +55,7 @@ class EnvSource:
         imports: modules to import first, because they register environments.
         atari: how Atari games are played.
         action_mask: whether `info["action_mask"]` is folded into the observation. None: if the first reset's info has
-            one, which `inspect` finds out; True where a later one may.
+            one, which `examine` finds out; True where a later one may.
     """
 
     env: str | EnvFactory
@@ -130,7 +130,7 @@ class EnvSource:
         )
 
     def _decided(self) -> EnvSource:
-        return self if self.action_mask is not None else inspect(self).source
+        return self if self.action_mask is not None else examine(self).source
 
     def _make_lane(self) -> gym.Env[Any, Any]:
         return Checked(self._masked(), self.name, infos=(LIFE_LOST,))
@@ -247,7 +247,7 @@ class EnvFacts:
     source: EnvSource
 
 
-def inspect(source: EnvSource) -> EnvFacts:
+def examine(source: EnvSource) -> EnvFacts:
     """Make one environment, read its spaces and reward threshold, see if it masks its actions, close it.
 
     Raises:
@@ -309,7 +309,7 @@ def _masks(source: EnvSource, env: gym.Env[Any, Any]) -> bool:
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:
     try:
-        parameters = signatures.signature(factory).parameters
+        parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return False
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

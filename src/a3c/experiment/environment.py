@@ -7,7 +7,7 @@ else's run has not asked for that code, so it is run only for a caller who says 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,31 +70,40 @@ def find_player(
     if env is not None and not (path / CONFIG).exists():  # a saved policy
         return Player(Policy.load(path, model), EnvSource(env))
     recorded, config = _recorded(path)
-    if env is None:
-        if recorded is None:
-            raise UsageError(
-                f"{path} was trained on an environment that has no importable name, or with env_kwargs that JSON does "
-                "not hold, so pass the environment"
-            )
-        env, named = recorded, [recorded]
-    else:
-        config, named = replace(config, env_kwargs={}, import_=(), max_episode_steps=None), []
-    if any(str(wrapper).startswith("<") for wrapper in config.wrappers):
+    if any(map(_nameless, config.wrappers)):
         raise UsageError(
             f"{path} was trained with wrappers that have no importable name: load the policy (a3c.load) and evaluate "
             "it on an environment that has them"
         )
-    if model is None and isinstance(config.model, str) and not config.model.startswith("<"):
+    if env is not None:
+        config, named = replace(config, env_kwargs={}, import_=(), max_episode_steps=None), []
+    elif recorded is not None:
+        env, named = recorded, [recorded]
+    else:
+        raise UsageError(
+            f"{path} was trained on an environment that has no importable name, or with env_kwargs that JSON does "
+            "not hold, so pass the environment"
+        )
+    if model is None and isinstance(config.model, str) and not _nameless(config.model):
         model = config.model
         named.append(model)
-    named += [*map(str, config.wrappers), *(f"{module}:" for module in config.import_)]
-    modules = sorted({name.rpartition(":")[0] for name in named if _runs_code(name)})
-    if modules and not trust_code:
+    if not trust_code:
+        _refuse_code(path, [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)])
+    return Player(Policy.load(path, model), env_source(env, config))
+
+
+def _refuse_code(path: Path, named: Sequence[str]) -> None:
+    """Raise UsageError if what a run's files name is code of a module that the library does not know."""
+    if modules := sorted({name.rpartition(":")[0] for name in named if _runs_code(name)}):
         raise UsageError(
             f"playing {path} would import and run code that its files name, from {', '.join(modules)}: if you trust "
             "it, add --trust-code (in Python trust_code=True)"
         )
-    return Player(Policy.load(path, model), env_source(env, config))
+
+
+def _nameless(code: OwnCode) -> bool:
+    """Whether what config.json has of a callable is no name that it could be imported by."""
+    return str(code).startswith("<")
 
 
 def _recorded(path: Path) -> tuple[str | None, TrainConfig]:

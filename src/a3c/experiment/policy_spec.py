@@ -15,16 +15,15 @@ from gymnasium import spaces
 from a3c.core.normalisation import Normaliser
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.models.actor_critic import ActorCritic, Network
-from a3c.models.custom import load_factory
 from a3c.models.encoder import image_layout, image_unit
+from a3c.models.torsos import ACTIVATIONS, IMAGE_FEATURES
+from a3c.own_code import find_code
 from a3c.spaces.actions import ActionSpace, Bounding
 from a3c.spaces.described import space_from_json, space_to_json
 from a3c.spaces.parts import Space, basic_parts, is_mask
 
 _FORMAT = 2
 _MOST_WIDTH = 2**20
-_TORSOS = ("auto", "a3c", "nature", "impala", "minatar")
-_ACTIVATIONS = ("tanh", "relu", "elu", "silu", "gelu")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class PolicySpec:
 
     def build(self, *, seed: int = 0, device: torch.device | str = "cpu") -> ActorCritic:
         """The network with initial weights drawn from `seed`; the process's own random stream is left alone."""
-        make_torso = load_factory(self.model) if isinstance(self.model, str) else self.model
+        make_torso = find_code(self.model, f"--model {self.model!r}") if isinstance(self.model, str) else self.model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return ActorCritic(
@@ -175,8 +174,8 @@ class PolicySpec:
         network, normalisation = self.network, self.normalisation
         sane = (
             self.bounding in ("clip", "tanh")
-            and network.torso in _TORSOS
-            and network.activation in _ACTIVATIONS
+            and network.torso in ("auto", *IMAGE_FEATURES)
+            and network.activation in ACTIVATIONS
             and network.log_std in ("parameter", "network", "gsde")
             and network.memory in (None, "lstm", "gru")
             and all(type(n) is int and 1 <= n <= _MOST_WIDTH for n in (*network.hidden_sizes, network.memory_size))

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from a3c.config import OwnCode
 from a3c.core.seeding import evaluation_seeds
-from a3c.envs.lookup import reason
 from a3c.envs.make import EnvFactory, making
 from a3c.errors import UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_fit
 from a3c.experiment.policy import Policy
+from a3c.own_code import reason
 from a3c.runtimes.threads import one_torch_thread
 from a3c.types import Episode
 

@@ -24,7 +24,7 @@ from a3c.config import TrainConfig, is_json
 from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
-from a3c.envs.make import EnvFacts, EnvSource, inspect
+from a3c.envs.make import EnvFacts, EnvSource, examine
 from a3c.errors import SavingFailed, UsageError, WorkerError
 from a3c.experiment import checkpoint, run_directory
 from a3c.experiment.live import LiveView, choose_view
@@ -90,7 +90,7 @@ def run_training(
 ) -> Run:
     """Train; see `a3c.train`. `description` says in one line where the settings came from."""
     device = resolve_device(config.device)
-    facts = inspect(source)
+    facts = examine(source)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
     recipe = make_recipe(facts.source, config, spec, device)

@@ -16,13 +16,7 @@ parameters alone: no dropout, no batch statistics, no state.
 
 from __future__ import annotations
 
-import importlib
-import os
-import re
-import sys
-import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -32,6 +26,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from a3c.errors import UsageError
+from a3c.own_code import reason
 from a3c.spaces.parts import Space, basic_parts, map_parts, parts
 
 Factory = Callable[[Any], nn.Module]
@@ -43,37 +38,7 @@ _NAMED = 3  # so many parameters are named in an error
 
 _taken: WeakSet[nn.Module] = WeakSet()  # modules that are part of a model: models share none
 
-_NOT_THEIRS = re.compile(rf"{re.escape(__file__)}|[\\/](torch|importlib)[\\/]|<frozen")  # files in a traceback
-
 _CONTRACT = "an nn.Module that maps a batch of N observations to features [N, F] of floats, or to a pair of such"
-
-
-def load_factory(path: str) -> Factory:
-    """The callable that "package.module:factory" names; modules are looked for in the current directory, too.
-
-    Raises UsageError if there is none.
-    """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise UsageError(f"--model {path!r} names no factory: write package.module:factory")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module raises
-        raise UsageError(
-            f"--model {path!r}: cannot import {module_name!r} ({_reason(error)}); it is looked for in the current "
-            "directory and among installed packages"
-        ) from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        what = "no" if factory is None else f"no callable but a {type(factory).__name__}"
-        raise UsageError(
-            f"--model {path!r}: module {module_name!r} has {what} {name!r}; name a function that takes the observation "
-            "space and returns an nn.Module"
-        )
-    found: Factory = factory
-    return found
 
 
 class CustomTorso(nn.Module):
@@ -103,7 +68,7 @@ class CustomTorso(nn.Module):
         try:
             module = factory(observation_space)
         except Exception as error:
-            raise UsageError(f"--model: the factory failed on {observation_space} ({_reason(error)})") from error
+            raise UsageError(f"--model: the factory failed on {observation_space} ({reason(error)})") from error
         if not isinstance(module, nn.Module):
             raise UsageError(f"--model: the factory returned a {type(module).__name__}; wanted is {_CONTRACT}")
         if module in _taken:
@@ -185,7 +150,7 @@ def _outputs(module: nn.Module, batch: Any, rows: int) -> tuple[Tensor, ...]:
             f"{list(part.shape)} {str(part.dtype).removeprefix('torch.')}{f' at {path!r}' if path else ''}"
             for path, part in parts(batch).items()
         )
-        raise UsageError(f"--model: its forward failed on a batch of {rows}: {given} ({_reason(error)})") from error
+        raise UsageError(f"--model: its forward failed on a batch of {rows}: {given} ({reason(error)})") from error
     features: tuple[Tensor, ...] = (outputs,) if isinstance(outputs, Tensor) else outputs
     if not isinstance(outputs, Tensor) and not _is_pair(outputs):
         raise UsageError(f"--model: its forward gave {_described(outputs)}; wanted is {_CONTRACT}")
@@ -215,7 +180,7 @@ def _check_gradient(module: nn.Module, outputs: tuple[Tensor, ...]) -> None:
         try:
             gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         except Exception as error:
-            raise UsageError(f"--model: no gradient can be taken through it ({_reason(error)})") from error
+            raise UsageError(f"--model: no gradient can be taken through it ({reason(error)})") from error
     unused = [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
     if unused:
         raise UsageError(
@@ -276,10 +241,3 @@ def _described(output: Any) -> str:
     if isinstance(output, tuple):
         return f"a tuple of ({', '.join(map(_described, output))})"
     return f"a {type(output).__name__}"
-
-
-def _reason(error: BaseException) -> str:
-    """The error's class and text in one line, and where in the person's code it was raised."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _NOT_THEIRS.search(frame.filename)]
-    where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}".split()) + where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,25 +23,29 @@ _LEAST_SIDE_STRIDED = 36  # from here on, strides lose little
 _WIDEST_ONE_HOT = 1024
 _EMBEDDING = 64
 _MOST_CATEGORIES = 2**20
-_JOINED = 256  # the joint layer's width where no hidden sizes say one
+_JOINED = 256  # the joint layer's width beside images where no hidden sizes say one
 
 
 class Encoder(nn.Module):
     """Features [..., F] of flat observations (`a3c.spaces.parts`) with any leading dimensions.
 
-    Images (`image_layout`) go through a torso each. All other parts are written as numbers, side by side, and go
-    through one multi-layer perceptron. Where there is more than one of these, their features are joined by a layer
-    of `hidden_sizes[-1]` units, 256 if there are none. The action mask is left out.
+    Each part has a torso of its own, and what they give is joined:
 
-    As numbers, a Box and a MultiBinary are what they are, and Discrete and MultiDiscrete are one-hot, or from more
-    than 1024 categories on the sum of learned vectors, one a category, of 64 numbers. A value that is no category
-    of its space is encoded as none of them; the environment's edge refuses it. With nothing to encode, the input is
-    the number 1.
+        one image                its convolutions
+        one part of numbers      layers of `hidden_sizes`
+        several parts            images their convolutions, each of the others layers of `hidden_sizes` but for the
+                                 last, one at the least; then, side by side, a layer of the last size
+
+    Which boxes are images says `image_layout`. The action mask is left out. As numbers, a Box and a MultiBinary are
+    what they are, and Discrete and MultiDiscrete are one-hot, or from more than 1024 categories on the sum of learned
+    vectors, one a category, of 64 numbers. A value that is no category of its space is encoded as none of them; the
+    environment's edge refuses it. With nothing to encode, the input is the number 1. Without hidden sizes numbers are
+    features as they are; beside images they go through a joint layer of 256 units.
 
     Args:
         observation_space: of one environment.
         torso: for images; "auto" is "a3c" where both sides have 36 pixels, else "minatar" (`image_torso`).
-        hidden_sizes: widths of the perceptron's layers; empty for a linear model.
+        hidden_sizes: widths of the layers for numbers; empty for a linear model.
         activation: after each of them.
         ready_images: paths of images that come ready for a torso; other images of bytes are divided by 255.
 
@@ -75,55 +79,37 @@ class Encoder(nn.Module):
                 f"--torso {torso} is for images, and the observation space {observation_space} has none (a Box of "
                 f"{_LEAST_SIDE} x {_LEAST_SIDE} and more, with channels): take --torso auto and --hidden-sizes"
             )
-        images = [
-            _Image(cast(spaces.Box, encoded[path]), layout, torso, path, ready=path in ready_images)
-            for path, layout in layouts.items()
+        several = len(encoded) > 1
+        own = (hidden_sizes[:-1] or hidden_sizes) if several else ()
+        torsos: list[_Image | _Vector] = [
+            _Image(cast(spaces.Box, part), layouts[path], torso, path, ready=path in ready_images)
+            if path in layouts
+            else _Vector(part, path, own, activation)
+            for path, part in encoded.items()
         ]
-        vectors = [_vector(part, path) for path, part in encoded.items() if path not in layouts]
+        joined = hidden_sizes[-1:] or ((_JOINED,) if layouts else ()) if several else () if layouts else hidden_sizes
+        inputs = sum(part.features for part in torsos) or 1
+        self._paths = tuple(encoded)
         self._plain_dims: int | None = None
-        if "" in encoded and isinstance(observation_space, spaces.Box | spaces.MultiBinary) and not images:
+        if self._paths == ("",) and isinstance(observation_space, spaces.Box | spaces.MultiBinary) and not layouts:
             self._plain_dims = len(_shape(observation_space))
-        self._image_paths = tuple(layouts)
-        self._vector_paths = tuple(path for path in encoded if path not in layouts)
-        self.images = nn.ModuleList(images)
-        self.vectors = nn.ModuleList(vectors)
-        widths = [image.features for image in images]
-        self.mlp: Any = None
-        if vectors or not images:
-            inputs = sum(vector.features for vector in vectors) or 1
-            self.mlp = mlp_torso(inputs, hidden_sizes, activation)
-            widths.append(hidden_sizes[-1] if hidden_sizes else inputs)
-        self.joint: nn.Sequential | None = None
-        self.features = widths[0]
-        if len(widths) > 1:
-            self.features = hidden_sizes[-1] if hidden_sizes else _JOINED
-            self.joint = mlp_torso(sum(widths), (self.features,), activation)
+        self.torsos = nn.ModuleList(torsos)
+        self.joint = mlp_torso(inputs, joined, activation)
+        self.features = joined[-1] if joined else inputs
 
     def forward(self, observation: Any) -> Tensor:
         """Features [..., F] of a flat observation, [..., *O] or a dict of such."""
+        like, joint = self._like, cast(Callable[[Tensor], Tensor], self.joint)
         if self._plain_dims is not None:  # the common case without detours: acting is here at every step
-            return cast(Tensor, self.mlp(_in_a_row(observation.to(self._like), self._plain_dims)))
-        observed, like = parts(observation), self._like
+            return joint(_in_a_row(observation.to(like), self._plain_dims))
+        observed = parts(observation)
         features: list[Tensor] = [
-            image(observed[path], like) for path, image in zip(self._image_paths, self.images, strict=True)
+            torso(observed[path], like) for path, torso in zip(self._paths, self.torsos, strict=True)
         ]
-        if self.mlp is not None:
-            features.append(self.mlp(self._numbers(observed)))
-        if self.joint is None:
-            return features[0]
-        joined: Tensor = self.joint(torch.cat(features, -1))
-        return joined
-
-    def _numbers(self, observed: dict[str, Tensor]) -> Tensor:
-        """All parts that are no images, as numbers side by side, [..., I]."""
-        like = self._like
-        numbers: list[Tensor] = [
-            vector(observed[path], like) for path, vector in zip(self._vector_paths, self.vectors, strict=True)
-        ]
-        if not numbers:
+        if not features:
             path, part = next(iter(observed.items()))
-            return like.new_ones(*_lead(part, len(_shape(self._spaces[path]))), 1)
-        return numbers[0] if len(numbers) == 1 else torch.cat(numbers, -1)
+            features = [like.new_ones(*_lead(part, len(_shape(self._spaces[path]))), 1)]
+        return joint(features[0] if len(features) == 1 else torch.cat(features, -1))
 
 
 def image_layout(space: Space) -> ImageLayout | None:
@@ -263,7 +249,21 @@ class _Embedded(nn.Module):
         return embedded.reshape(*lead, self.features)
 
 
-def _vector(space: Space, path: str) -> _Numbers | _OneHot | _Embedded:
+class _Vector(nn.Module):
+    """A part that is no image: as numbers, through layers of its own, [..., *O] -> [..., F]."""
+
+    def __init__(self, space: Space, path: str, hidden_sizes: Sequence[int], activation: str) -> None:
+        super().__init__()
+        self.numbers = _as_numbers(space, path)
+        self.layers = mlp_torso(self.numbers.features, hidden_sizes, activation)
+        self.features = hidden_sizes[-1] if hidden_sizes else self.numbers.features
+
+    def forward(self, values: Tensor, like: Tensor) -> Tensor:
+        features: Tensor = self.layers(self.numbers(values, like))
+        return features
+
+
+def _as_numbers(space: Space, path: str) -> _Numbers | _OneHot | _Embedded:
     """What turns a part that is no image into numbers."""
     if isinstance(space, spaces.Discrete):
         counts, starts = np.array([space.n]), np.array([space.start])

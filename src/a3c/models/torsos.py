@@ -13,13 +13,14 @@ from a3c.errors import UnsupportedEnvironment, UsageError
 _Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
 
 _ROOT_2 = 2.0**0.5  # of a ReLU (He et al. 2015), and of those that are much like one
-_ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
+ACTIVATIONS: dict[str, tuple[type[nn.Module], float]] = {
     "tanh": (nn.Tanh, 5 / 3),
     "relu": (nn.ReLU, _ROOT_2),
     "elu": (nn.ELU, _ROOT_2),
     "silu": (nn.SiLU, _ROOT_2),
     "gelu": (nn.GELU, _ROOT_2),
 }
+"""By name: the activation, and the gain of the layer before it."""
 
 
 class _Convolution(NamedTuple):
@@ -44,9 +45,9 @@ def mlp_torso(inputs: int, hidden_sizes: Sequence[int], activation: str) -> nn.S
 
     Raises UsageError if there is no such activation.
     """
-    if activation not in _ACTIVATIONS:
-        raise UsageError(f"--activation {activation!r} is not one of {', '.join(_ACTIVATIONS)}")
-    kind, gain = _ACTIVATIONS[activation]
+    if activation not in ACTIVATIONS:
+        raise UsageError(f"--activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    kind, gain = ACTIVATIONS[activation]
     layers: list[nn.Module] = []
     for size in hidden_sizes:
         layers += [orthogonal(nn.Linear(inputs, size), gain), kind()]

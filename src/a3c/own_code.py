@@ -1,0 +1,54 @@
+"""A person's own code by name: `package.module:name`, and what to say where it fails."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from a3c.errors import UsageError
+
+# Files in a traceback.
+_NOT_THEIRS = re.compile(rf"{re.escape(str(Path(__file__).parent))}|[\\/](torch|gymnasium|importlib)[\\/]|<frozen")
+
+
+def find_code(path: str, what: str, error: type[UsageError] = UsageError) -> Callable[..., Any]:
+    """The class or function that "package.module:name" names; modules are looked for in the current directory, too.
+
+    Raises `error`, which calls what was asked for `what`, if there is none.
+    """
+    module_name, _, name = path.rpartition(":")
+    if not module_name or not name:
+        raise error(f"{what} names no code: write package.module:name")
+    found = getattr(import_module(module_name, what, error), name, None)
+    if not callable(found):
+        kind = "no" if found is None else f"no callable but a {type(found).__name__}"
+        raise error(f"{what}: module {module_name!r} has {kind} {name!r}; name a class or a function in it")
+    code: Callable[..., Any] = found
+    return code
+
+
+def import_module(module_name: str, what: str, error: type[UsageError]) -> ModuleType:
+    """Import a module, looked for in the current directory, too. Raises `error` if it cannot be."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
+    try:
+        return importlib.import_module(module_name)
+    except (Exception, SystemExit) as raised:  # whatever a stranger's module raises
+        raise error(
+            f"{what}: cannot import {module_name!r} ({reason(raised)}); it is looked for in the current "
+            "directory and among installed packages"
+        ) from raised
+
+
+def reason(error: BaseException) -> str:
+    """The error's class and text in one line, and where in the person's code it was raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _NOT_THEIRS.search(frame.filename)]
+    where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}".split()) + where
