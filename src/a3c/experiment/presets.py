@@ -72,11 +72,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": _CARTPOLE,
     "Acrobot-v1": _NUMBERS
     | {
-        "envs_per_worker": 16,
+        "envs_per_worker": 8,
         "total_env_steps": 500_000,
         "rollout_length": 8,
         "discount": 0.99,
-        "learning_rate": 5e-3,
+        "entropy_coef": 0.002,
+        "learning_rate": 1e-2,
         "optimizer_epsilon": 1e-2,
     },
     "MountainCar-v0": _NUMBERS
