@@ -81,7 +81,7 @@ def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[
     if not isinstance(wrapper, str):
         return wrapper
     if ":" in wrapper:
-        return find_code(wrapper, f"wrapper {wrapper!r}", UsageError)
+        return find_code(wrapper, f"wrapper {wrapper!r}")
     try:
         found: Callable[[gym.Env[Any, Any]], Any] = getattr(gym.wrappers, wrapper)
         return found

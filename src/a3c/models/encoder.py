@@ -87,7 +87,9 @@ class Encoder(nn.Module):
             else _Vector(part, path, own, activation)
             for path, part in encoded.items()
         ]
-        joined = hidden_sizes[-1:] or ((_JOINED,) if layouts else ()) if several else () if layouts else hidden_sizes
+        joined: Sequence[int] = () if layouts else hidden_sizes
+        if several:
+            joined = hidden_sizes[-1:] or ((_JOINED,) if layouts else ())
         inputs = sum(part.features for part in torsos) or 1
         self._paths = tuple(encoded)
         self._plain_dims: int | None = None
