@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -258,6 +258,18 @@ class TrainConfig:
                 f"a2c with {self.workers} workers needs a store that waits for them all: take --store synchronous"
             )
 
+    def refuse_idle(self, named: Collection[str]) -> None:
+        """Raise UsageError where one of the `named` settings changes nothing, because another one is not as it must be.
+
+        Whoever named that other one, too, knows what they do: `wandb=False, wandb_project="x"` is fine.
+        """
+        for name in sorted(set(named) & set(_GOES_WITH)):
+            switch, values = _GOES_WITH[name]
+            value = self.resolved_store if switch == "store" else getattr(self, switch)
+            if value not in values and switch not in named:
+                on = f"{flag(switch)} {' or '.join(map(str, values))}".replace(" True", "")
+                raise UsageError(f"{flag(name)} changes nothing without {on}: add that, or leave {flag(name)} out")
+
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -278,6 +290,20 @@ class TrainConfig:
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
+
+
+# What a setting is of no use without: another setting, and values of that.
+_GOES_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "delay": ("store", ("delayed",)),
+    "adam_beta1": ("optimizer", ("adam",)),
+    "epsilon_inside_root": ("optimizer", ("rmsprop",)),
+    "bias_correction": ("optimizer", ("rmsprop",)),
+    "memory_size": ("memory", ("lstm", "gru")),
+    "noise_steps": ("log_std", ("gsde",)),
+    "start_method": ("runtime", ("processes",)),
+    "wandb_project": ("wandb", (True,)),
+    "wandb_mode": ("wandb", (True,)),
+}
 
 
 def is_json(value: object) -> bool:

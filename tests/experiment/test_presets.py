@@ -42,6 +42,36 @@ def test_a_network_of_your_own_takes_no_settings_of_ours(named):
         resolve("CartPole-v1", named | {"model": "module:factory"})
 
 
+@pytest.mark.parametrize(
+    ("named", "without"),
+    [
+        ({"delay": 3}, "--delay changes nothing without --store delayed"),
+        ({"adam_beta1": 0.5}, "--adam-beta1 changes nothing without --optimizer adam"),
+        ({"memory_size": 64}, "--memory-size changes nothing without --memory lstm or gru"),
+        ({"noise_steps": 4}, "--noise-steps changes nothing without --log-std gsde"),
+        ({"wandb_project": "mine"}, "--wandb-project changes nothing without --wandb:"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_would_change_nothing_is_refused(named, without):
+    with pytest.raises(UsageError, match=without):
+        resolve("CartPole-v1", named)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"delay": 3, "store": "delayed", "runtime": "serial"},
+        {"adam_beta1": 0.5, "optimizer": "adam"},
+        {"memory_size": 64, "memory": "gru"},
+        {"wandb_project": "mine", "wandb": False},
+    ],
+    ids=str,
+)
+def test_it_is_not_where_what_it_goes_with_is_named(named):
+    resolve("CartPole-v1", named)
+
+
 def test_arguments_of_an_environment_are_left_as_they_are():
     goal, sizes = np.ones(2), [1, 2]
     config, _ = resolve("CartPole-v1", {"env_kwargs": {"goal": goal, "sizes": sizes, "dtype": np.float32}})

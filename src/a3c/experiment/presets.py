@@ -203,7 +203,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     What the user named wins over the environment's preset, and that over the general defaults. A budget that
     the user named replaces the preset's: `total_episodes=2000` alone is not cut short by steps.
 
-    Raises UsageError for a setting that does not exist or makes no sense.
+    Raises UsageError for a setting that does not exist, makes no sense or changes nothing.
     """
     unknown = set(named) - setting_names()
     if unknown:
@@ -214,6 +214,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
         values["total_env_steps"] = None
     config = replace(TrainConfig(), **values)
     config.validate()
+    config.refuse_idle(named)
     if config.model is not None and (idle := sorted({"torso", "hidden_sizes", "activation"} & set(named))):
         raise UsageError(f"{flag(idle[0])} is of a3c's own networks and changes nothing of --model: leave one out")
     if preset and config.workers > preset["workers"]:
