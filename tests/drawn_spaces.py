@@ -10,7 +10,20 @@ import numpy as np
 from gymnasium import spaces
 from hypothesis import strategies as st
 
-FLOATS, INTEGERS = ("float32", "float64", "float16"), ("uint8", "int8", "int16", "int32", "int64", "bool")
+FLOATS, INTEGERS = (
+    ("float32", "float64", "float16"),
+    (
+        "uint8",
+        "int8",
+        "uint16",
+        "int16",
+        "uint32",
+        "int32",
+        "uint64",
+        "int64",
+        "bool",
+    ),
+)
 SHAPES = ((), (1,), (3,), (2, 2), (2, 1, 2))
 
 
@@ -28,7 +41,7 @@ def boxes(draw: Any, dtypes: tuple[str, ...] = FLOATS + INTEGERS, shapes: tuple[
         pairs = [(kind.min, kind.max), (0, kind.max), (1, 5), (3, 3), (kind.min, 1)]
     count = math.prod(shape)
     bounds = draw(st.lists(st.sampled_from(pairs), min_size=count, max_size=count))
-    low, high = (np.array([pair[side] for pair in bounds]).astype(dtype).reshape(shape) for side in (0, 1))
+    low, high = (np.array([pair[side] for pair in bounds], object).astype(dtype).reshape(shape) for side in (0, 1))
     return spaces.Box(low, high, shape, dtype.type)
 
 
@@ -83,7 +96,8 @@ def value_in(space: Any, random: np.random.Generator) -> Any:
     if space.dtype.kind == "f":
         low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
         return np.asarray(np.clip(random.normal(0, 3, space.shape), low, high)).astype(space.dtype)
-    low, high = np.maximum(space.low.astype(np.int64), -300), np.minimum(space.high.astype(np.int64), 300)
+    # As floats, since unsigned numbers would wrap around.
+    low, high = (np.clip(bound.astype(np.float64), -300, 300).astype(np.int64) for bound in (space.low, space.high))
     return np.asarray(random.integers(low, high, endpoint=True)).astype(space.dtype)
 
 

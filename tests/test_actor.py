@@ -264,17 +264,6 @@ def test_episodes_and_lanes_begin_differently_and_runs_repeat(count):
     assert not (starts(1000) == first).any()
 
 
-def test_closing_the_actor_closes_its_environments():
-    closed = []
-
-    class Closing(ScriptedEnv):
-        def close(self) -> None:
-            closed.append(True)
-
-    actor_of(Closing(Script([1])), Closing(Script([1]))).close()
-    assert closed == [True, True]
-
-
 # Observations and actions of other kinds.
 
 

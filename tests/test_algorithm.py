@@ -118,7 +118,7 @@ def test_what_is_pushed_and_yielded():
     assert counts == Counts(rollout.env_steps, 2)
     assert base_version == 40
     assert update.losses == loss.terms()
-    assert (update.env_steps, update.total_env_steps) == (rollout.env_steps, 1000)
+    assert (update.rollout_steps, update.env_steps) == (rollout.env_steps, 1000)
     assert update.episodes == episodes
     assert update.receipt == Receipt(True, 0, 0.1, 1.0)
     assert update.dropped is None
@@ -142,7 +142,7 @@ def test_a_rollout_that_only_resets_pushes_nothing():
     store = TapedStore(tape)
     update = next(actor_learner(SETTINGS, TapedActor(rollouts, tape), model_for_random_rollouts(), store))
     assert tape == ["pull", ("unroll", 6)] * 3 + ["push"]
-    assert update.env_steps == rollouts[2].env_steps
+    assert update.rollout_steps == rollouts[2].env_steps
     assert len(store.pushed) == 1
 
 
@@ -158,7 +158,7 @@ def test_a_rollout_with_nan_is_dropped_counted_and_named(field, term):
     assert tape == ["pull", ("unroll", 6), "reset_state", "push nothing", "pull", ("unroll", 6), "push"]
     assert store.pushed[0] == (None, Counts(18, 1), 40)
     assert dropped.dropped == f"non-finite {term} at env step 12,345"
-    assert (dropped.losses, dropped.env_steps, dropped.episodes) == ({}, 18, episodes)
+    assert (dropped.losses, dropped.rollout_steps, dropped.episodes) == ({}, 18, episodes)
     assert good.dropped is None
 
 
@@ -238,7 +238,7 @@ def test_steps_are_counted_past_2_to_the_31():
     store.load_state_dict(store.state_dict() | {"env_steps": 2**31 - 20})
     rollouts = [random_rollout(seed, end_probability=0.0) for seed in range(100)]
     updates = list(actor_learner(SETTINGS, TapedActor(rollouts, []), model, store))
-    assert [update.total_env_steps for update in updates] == [2**31 - 20 + 18 * i for i in range(7)]
+    assert [update.env_steps for update in updates] == [2**31 - 20 + 18 * i for i in range(7)]
     assert store.counters().env_steps == 2**31 - 20 + 18 * 7
     rates = [update.receipt.learning_rate for update in updates]
     assert all(0.0 <= later < earlier for earlier, later in pairwise(rates))

@@ -267,6 +267,27 @@ def test_boxes_of_numbers_are_handled(dtype):
     check_spaces("Fine-v0", spaces.Box(0, 100, (2, 3), dtype), spaces.Discrete(3, start=-1))
 
 
+def test_an_environment_without_a_space():
+    class Bare(ScriptedEnv):
+        def __init__(self) -> None:
+            self.action_space = spaces.Discrete(2)
+
+    with pytest.raises(UnsupportedEnvironment, match="environment 'Bare' has no observation_space: set one"):
+        examine(EnvSource(Bare))
+
+
+def test_an_environment_that_fails_to_close():
+    class Stuck(ScriptedEnv):
+        def __init__(self) -> None:
+            super().__init__(Script([1.0]))
+
+        def close(self) -> None:
+            raise RuntimeError("no such window")
+
+    with pytest.raises(UnsupportedEnvironment, match=r"'Stuck' cannot be closed \(RuntimeError: no such window"):
+        examine(EnvSource(Stuck))
+
+
 def test_inspecting_closes_the_environment_even_if_it_is_refused():
     closed = []
 

@@ -84,7 +84,11 @@ class Actor:
         self._rows = [_row(self.observations, t) for t in range(length)]  # views of the buffers, one for each step
 
     def unroll(self, length: int) -> Rollout:
-        """Act for `length` steps (fewer if an episode ends and ends the rollout) and say what happened."""
+        """Act for `length` steps (fewer if an episode ends and ends the rollout) and say what happened.
+
+        `length` is at most the actor's `max_rollout_length`.
+        """
+        assert length <= len(self.rewards), "longer than the buffers"
         if self.end_at_episode_end and self.next_done.all():
             self._step_over_reset()
         state = self.state
@@ -102,7 +106,7 @@ class Actor:
             self.episode_start[t + 1] = self.next_done  # NEXT_STEP: who was done has now been reset
             self.done[t] = self.next_done = terminated | truncated
             if LIFE_LOST in info:
-                self.terminated[t] |= np.asarray(info[LIFE_LOST], np.bool_)  # gathered from 0 and 1, they are none
+                self.terminated[t] |= np.asarray(info[LIFE_LOST], np.bool_)  # some vectors gather them as 0 and 1
             if self.end_at_episode_end and self.next_done.all():
                 length = t + 1
                 break
@@ -128,10 +132,6 @@ class Actor:
         """Forget the recurrent state, as after a rollout that must not be trusted."""
         self.state = None
 
-    def close(self) -> None:
-        """Close the environments."""
-        self.envs.close()
-
     def _step_over_reset(self) -> None:
         # The step in which NEXT_STEP merely resets would be a rollout's empty first row: take it outside.
         first, *_ = self.envs.step(self.action_space.to_environment(np.zeros_like(self.actions[0])))
@@ -152,13 +152,15 @@ class Actor:
         rewards = np.where(real, self.rewards[:length], 0.0)  # [T, B] float64
         done = self.done[:length] & real  # [T, B]
         begin = 0
-        for end in (*np.flatnonzero(done.any(1)), length - 1):
-            self.episode_return += rewards[begin : end + 1].sum(0)
-            self.episode_length += real[begin : end + 1].sum(0)
-            for lane in np.flatnonzero(done[end]) if begin <= end else ():
+        for t in map(int, np.flatnonzero(done.any(1))):
+            self.episode_return += rewards[begin : t + 1].sum(0)
+            self.episode_length += real[begin : t + 1].sum(0)
+            for lane in np.flatnonzero(done[t]):
                 self._finished.append(Episode(float(self.episode_return[lane]), int(self.episode_length[lane])))
                 self.episode_return[lane], self.episode_length[lane] = 0.0, 0
-            begin = end + 1
+            begin = t + 1
+        self.episode_return += rewards[begin:].sum(0)
+        self.episode_length += real[begin:].sum(0)
 
 
 def _row(observations: Any, t: int) -> Any:

@@ -65,7 +65,7 @@ class TrainConfig:
     algorithm: Algorithm = "a3c"
     """a3c applies every worker's gradient as it comes; a2c waits for all workers and applies their mean."""
     workers: int = 2
-    """Actor-learners (W), each in a process of its own."""
+    """Actor-learners (W), each in a process of its own (unless the runtime is serial)."""
     envs_per_worker: int = 8
     """Environments (B) that each worker steps at once."""
     seed: int = 0
@@ -99,7 +99,7 @@ class TrainConfig:
     atari_preprocessing: Literal["standard", "paper"] = "standard"
     """Atari: today's customary preprocessing, or that of the A3C paper."""
     sticky_actions: float | None = None
-    """Atari: probability that the action before is repeated; by default what the preprocessing says."""
+    """Atari: probability that the action before is repeated; by default the id's, in the paper's preprocessing 0."""
     full_action_set: bool = False
     """Atari: all 18 actions instead of those that the game uses."""
     life_loss_ends: bool = False
@@ -184,7 +184,7 @@ class TrainConfig:
     noise_steps: int = 16
     """Smooth exploration (gsde): for how many steps its noise is kept."""
     initial_log_std: float = 0.0
-    """Logarithm of a Gaussian's standard deviation at the start; half an action's range has length 1."""
+    """Logarithm of a Gaussian's standard deviation at the start, -10 to 2; half an action's range has length 1."""
 
     runtime: RuntimeName = "processes"
     """processes runs each worker in its own process; serial runs all in this one, in turn, repeatably."""
@@ -230,7 +230,9 @@ class TrainConfig:
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         if self.sticky_actions is not None:
             self._require("sticky_actions", 0 <= self.sticky_actions <= 1, "between 0 and 1")
-        self._require("initial_log_std", math.isfinite(self.initial_log_std), "a finite number")
+        self._require(
+            "initial_log_std", -10 <= self.initial_log_std <= 2, "between -10 and 2, beyond which it is clipped"
+        )
         self._require("stop_at_return", not math.isnan(self.stop_at_return or 0.0), "a number")
         self._require("hidden_sizes", all(size >= 1 for size in self.hidden_sizes), "at least 1 each")
         if self.total_env_steps is None and self.total_episodes is None and self.max_seconds is None:
@@ -242,10 +244,14 @@ class TrainConfig:
                 "a linear learning rate anneals over a budget in steps or episodes: name --total-env-steps or "
                 "--total-episodes, or take --learning-rate-schedule constant"
             )
+        if (self.evaluate_every or 0) > (self.total_env_steps or math.inf):
+            raise UsageError(
+                f"--evaluate-every {self.evaluate_every} is never reached in {self.total_env_steps} steps: name fewer"
+            )
         if self.end_rollout_at_episode_end and self.envs_per_worker != 1:
             raise UsageError(
                 f"--end-rollout-at-episode-end needs one environment a worker, not {self.envs_per_worker}: "
-                "add --envs-per-worker 1"
+                "take --envs-per-worker 1 or --no-end-rollout-at-episode-end"
             )
         legal = LEGAL_STORES[self.algorithm, self.runtime]
         if self.resolved_store not in legal:
@@ -261,13 +267,17 @@ class TrainConfig:
     def refuse_idle(self, named: Collection[str]) -> None:
         """Raise UsageError where one of the `named` settings changes nothing, because another one is not as it must be.
 
-        Whoever named that other one, too, knows what they do: `wandb=False, wandb_project="x"` is fine.
+        Whoever turned that other one off knows what they do: `wandb=False, wandb_project="x"` is fine.
         """
         for name in sorted(set(named) & set(_GOES_WITH)):
+            if getattr(self, name) is None:
+                continue
             switch, values = _GOES_WITH[name]
             value = self.resolved_store if switch == "store" else getattr(self, switch)
-            if value not in values and switch not in named:
-                on = f"{flag(switch)} {' or '.join(map(str, values))}".replace(" True", "")
+            idle = value not in values if values else not value
+            turned_off = switch in named and not getattr(self, switch)
+            if idle and not turned_off:
+                on = " ".join([flag(switch), " or ".join(values)]).strip()
                 raise UsageError(f"{flag(name)} changes nothing without {on}: add that, or leave {flag(name)} out")
 
     def to_json(self) -> dict[str, Any]:
@@ -292,8 +302,9 @@ class TrainConfig:
             raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
 
 
-# What a setting is of no use without: another setting, and values of that.
-_GOES_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
+# What a setting is of no use without: another setting, and which values of it; none means that it is on at all.
+_GOES_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "evaluate_episodes": ("evaluate_every", ()),
     "delay": ("store", ("delayed",)),
     "adam_beta1": ("optimizer", ("adam",)),
     "epsilon_inside_root": ("optimizer", ("rmsprop",)),
@@ -301,8 +312,8 @@ _GOES_WITH: dict[str, tuple[str, tuple[Any, ...]]] = {
     "memory_size": ("memory", ("lstm", "gru")),
     "noise_steps": ("log_std", ("gsde",)),
     "start_method": ("runtime", ("processes",)),
-    "wandb_project": ("wandb", (True,)),
-    "wandb_mode": ("wandb", (True,)),
+    "wandb_project": ("wandb", ()),
+    "wandb_mode": ("wandb", ()),
 }
 
 

@@ -1,6 +1,8 @@
 """Plain records that travel between the parts.
 
-Dimension key: T time, B environments of one worker, W workers, A actions, O observation, P parameters.
+Dimension key: T time, B environments of one worker (lanes), W workers; O observation, A choices, K numbers of an
+action, D numbers that a distribution is read from; P parameters θ; F features, H recurrent units, S recurrent state;
+M scalars whose moments are kept, or entries of an action mask; N samples.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Rollout:
 class PolicyValue(NamedTuple):
     """What a model says of a rollout's T+1 rows of observations."""
 
-    policy: Tensor  # [T+1, B, P], parameters of the distribution over actions
+    policy: Tensor  # [T+1, B, D], parameters of the distribution over actions
     values: Tensor  # [T+1, B]
 
 
@@ -112,8 +114,8 @@ class Update:
     """What one turn of an actor-learner did."""
 
     losses: Mapping[str, float]
-    env_steps: int  # real transitions in this rollout
-    total_env_steps: int  # T when the rollout began
+    rollout_steps: int  # real transitions in this rollout
+    env_steps: int  # T when the rollout began
     episodes: tuple[Episode, ...]
     receipt: Receipt | None  # None until the store has settled one of this worker's pushes
     dropped: str | None = None  # why the rollout was dropped, None if it was not
@@ -147,7 +149,7 @@ class Report:
     def add(self, worker: int, update: Update, time: float) -> None:
         """Count one more update, finished at `time` (seconds since the epoch)."""
         self.episodes.extend(
-            FinishedEpisode(worker, update.total_env_steps, time, episode.episode_return, episode.length)
+            FinishedEpisode(worker, update.env_steps, time, episode.episode_return, episode.length)
             for episode in update.episodes
         )
         if update.receipt is not None and update.receipt.applied:
@@ -268,7 +270,7 @@ class PolicyDistribution(Protocol):
     """How a network's outputs are read as a distribution over actions (`a3c.core.distributions`)."""
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        """log π(a), [...], for parameters [..., P] and actions [..., *K]."""
+        """log π(a), [...], for parameters [..., D] and actions [..., *K]."""
 
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π) in nats, [...]."""
@@ -304,7 +306,7 @@ class Model(Protocol):
         """Of observations and rewards."""
 
     def __call__(self, rollout: Rollout) -> PolicyValue:
-        """Policy parameters [T+1, B, P] and values [T+1, B] of a rollout's observations."""
+        """Policy parameters [T+1, B, D] and values [T+1, B] of a rollout's observations."""
 
     def parameters(self) -> Iterator[Parameter]:
         """The parameters, in the order in which they lie in `flat`."""

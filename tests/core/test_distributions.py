@@ -44,7 +44,7 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 def some_parameters(distribution, leading=(), dtype=float64, seed=0) -> Tensor:
-    """Around 0 with unit spread, [*leading, P]."""
+    """Around 0 with unit spread, [*leading, D]."""
     return torch.randn(*leading, distribution.parameter_count, generator=stream(seed), dtype=dtype)
 
 

@@ -143,6 +143,14 @@ def test_what_never_varies_is_only_centred():
     assert normaliser.reward_unit == 1.0
 
 
+def test_a_small_unit_is_no_lack_of_variation():
+    tiny = 1e-6 * torch.randn(1000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    normaliser = Normaliser({"": 1}, scale_rewards=True)
+    normaliser.load(torch.cat([running.of(tiny), running.of(tiny)], 1))
+    assert float(normaliser.observations(tiny, torch.float64).std(correction=0)) == pytest.approx(1.0, abs=1e-3)
+    assert normaliser.reward_unit == pytest.approx(float(tiny.std(correction=0)))
+
+
 def test_a_mean_of_a_million_with_variance_one_survives():
     samples = 1e6 + np.random.default_rng(0).normal(size=(4000, 1))
     normaliser = Normaliser({"": 1})

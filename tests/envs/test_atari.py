@@ -231,7 +231,7 @@ def test_a_seed_is_begun_again_at_a_reset():
     ("env_id", "options", "probability"),
     [
         ("ALE/Pong-v5", AtariOptions(), 0.25),
-        ("Pong-v0", AtariOptions(), 0.25),
+        ("PongNoFrameskip-v0", AtariOptions(), 0.25),
         ("PongNoFrameskip-v4", AtariOptions(), 0.0),
         ("ALE/Pong-v5", PAPER, 0.0),
         ("ALE/Pong-v5", AtariOptions(sticky_actions=0.1), 0.1),
@@ -241,6 +241,12 @@ def test_a_seed_is_begun_again_at_a_reset():
 def test_stickiness_is_what_the_id_says_unless_it_is_named(env_id, options, probability):
     env = EnvSource(env_id, imports=("ale_py",), atari=options).make()
     assert env.unwrapped.ale.getFloat("repeat_action_probability") == pytest.approx(probability)
+
+
+@pytest.mark.parametrize(("env_id", "imports"), [("Pong-v0", ()), ("Pong-v4", ("ale_py",))])
+def test_a_random_frame_skip_is_not_silently_replaced(env_id, imports):
+    with pytest.raises(UnknownEnvironment, match=f"'{env_id}' is .* random frame skip.* take ALE/Pong-v5"):
+        EnvSource(env_id, imports=imports).make()
 
 
 @pytest.mark.parametrize(("options", "sticky"), [(AtariOptions(), True), (NOT_STICKY, False)])

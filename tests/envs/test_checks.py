@@ -209,7 +209,9 @@ def test_a_reset_without_a_seed():
         Interface(Raises(), "x").reset()
 
 
-@pytest.mark.parametrize("wrappers", [(), ("RecordEpisodeStatistics",), ("FlattenObservation", "NormalizeReward")])
+@pytest.mark.parametrize(
+    "wrappers", [(), ("RecordEpisodeStatistics",), ("FlattenObservation", "RecordEpisodeStatistics")]
+)
 def test_the_interface_is_checked_within_all_wrappers(wrappers):
     def old():
         return gym.wrappers.TimeLimit(Says(step=(BOX.sample(), 0.0, False, {})), 5)

@@ -137,6 +137,24 @@ def test_a_wrapper_that_there_is_not(wrapper, message):
             attempt()
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "instead"),
+    [
+        ("NormalizeObservation", "take --normalise-observations"),
+        ("NormalizeReward", "take --scale-rewards"),
+        (gym.wrappers.NormalizeReward, "take --scale-rewards"),
+    ],
+)
+def test_a_wrapper_whose_statistics_would_be_lost(wrapper, instead):
+    with pytest.raises(UsageError, match=f"no checkpoint holds: {instead}"):
+        EnvSource("CartPole-v1", wrappers=(wrapper,)).check_exists()
+
+
+def test_a_wrapper_that_wants_more_than_the_environment():
+    with pytest.raises(UsageError, match=r"wrapper 'FrameStackObservation' wants stack_size, too: name a function"):
+        EnvSource("CartPole-v1", wrappers=("FrameStackObservation",)).make()
+
+
 def test_a_wrapper_that_makes_no_environment():
     with pytest.raises(UsageError, match=r"wrapper .* made a NoneType, which is no gymnasium\.Env"):
         EnvSource("CartPole-v1", wrappers=(lambda env: None,)).make()

@@ -312,8 +312,9 @@ def test_code_that_a_run_names_is_not_run_unasked(tmp_path, settings, modules):
 @pytest.mark.parametrize(("settings", "modules"), UNTRUSTED[:1] + UNTRUSTED[3:6], ids=str)
 def test_code_that_a_run_names_is_run_when_it_is_trusted(tmp_path, settings, modules):
     run = run_of(tmp_path, settings, lambda: gym.make("CartPole-v1"))
-    if "model" in settings:  # the network that is there is a plain one: it is not asked for
-        assert a3c.evaluate(run, episodes=1, trust_code=True).episodes == 1
+    if "model" in settings:  # but the network that is there is a plain one
+        with pytest.raises(UsageError, match="network is one of a3c's own"):
+            a3c.evaluate(run, episodes=1, trust_code=True)
         return
     with pytest.raises(UsageError, match="cannot import 'raises_on_import' .ZeroDivisionError"):
         a3c.evaluate(run, trust_code=True)
@@ -365,6 +366,15 @@ def make_torso(observation_space):
 
 
 # What is refused.
+
+
+def test_a_failing_step_is_the_environments(policy):
+    class Disconnected(tiny_envs.Corridor):
+        def step(self, action):
+            raise OSError("sensor lost")
+
+    with pytest.raises(UnsupportedEnvironment, match=r"'Disconnected' cannot be played \(OSError: sensor lost"):
+        a3c.evaluate(policy, Disconnected, episodes=2)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no display"), ImportError("no pygame"), KeyError("map")])

@@ -51,6 +51,7 @@ def agents(draw: Any) -> tuple[PolicySpec, tuple[int, ...]]:
     gaussian = isinstance(actions, spaces.Box)
     network = Network(
         hidden_sizes=draw(st.sampled_from([(8,), (), (4, 4)])),
+        activation=draw(st.sampled_from(["tanh", "relu", "elu", "silu", "gelu"])),
         separate_torsos=draw(st.booleans()),
         memory=draw(st.sampled_from([None, "lstm", "gru"])),
         memory_size=3,
@@ -202,9 +203,7 @@ def test_a_whole_run(name, tmp_path):
         run_dir=str(tmp_path / "run"),
         quiet=True,
         tensorboard=False,
-        memory_size=4,
-        hidden_sizes=(8,),
-        **{name: value for name, value in options.items() if name != "memory_size"},
+        **options,
     )
     assert run.summary["env_steps"] >= 64
     policy, spec = run.policy(), run.policy().spec

@@ -138,7 +138,7 @@ def test_on_report_sees_every_line_and_may_stop(tmp_path):
     run = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=10**7, on_report=look)
     lines = [json.loads(line)["env_steps"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert run.summary["exit_reason"] == "on_report"
-    assert lines[:2] == seen  # and one more line once all workers have ended
+    assert lines == seen  # two, and one more once all workers have ended
     assert lines[2:] == [run.summary["env_steps"]]
 
 
@@ -180,8 +180,8 @@ def test_one_worker_in_a_process_equals_one_in_this_process(tmp_path, store):
 
 def test_delayed_by_nothing_is_local(tmp_path):
     local, delayed, late = (
-        quick(run_dir=str(tmp_path / str(i)), runtime="serial", store=store, delay=delay)
-        for i, (store, delay) in enumerate([("local", 1), ("delayed", 0), ("delayed", 3)])
+        quick(run_dir=str(tmp_path / str(i)), runtime="serial", **store)
+        for i, store in enumerate([{"store": "local"}, *({"store": "delayed", "delay": delay} for delay in (0, 3))])
     )
     assert same(parameters(local), parameters(delayed))
     assert not same(parameters(local), parameters(late))
@@ -304,7 +304,7 @@ def test_seeds_differ_between_workers_and_repeat_between_runs(tmp_path):
         ({"hidden_sizes": (64, 0)}, UsageError, "--hidden-sizes"),
         ({"total_env_steps": None}, UsageError, "nothing would ever end this run"),
         ({"total_env_steps": None, "max_seconds": 9.0}, UsageError, "take --learning-rate-schedule constant"),
-        ({"end_rollout_at_episode_end": True}, UsageError, "add --envs-per-worker 1"),
+        ({"end_rollout_at_episode_end": True}, UsageError, "take --envs-per-worker 1 or --no-end"),
         ({"store": "local"}, IllegalCombination, "take --store hogwild or locked"),
         ({"algorithm": "a2c", "store": "hogwild"}, IllegalCombination, "take --store synchronous"),
         ({"algorithm": "a2c", "store": "local", "runtime": "serial"}, IllegalCombination, "waits for them all"),

@@ -88,7 +88,10 @@ def test_an_integer_box_is_rounded():
 @pytest.mark.parametrize(("low", "high"), [(-math.inf, math.inf), (-LARGEST, LARGEST), (-1e30, math.inf)])
 def test_a_box_without_bounds_takes_actions_as_they_are(low, high):
     assert read(box([low], [high]), [123.5]) == [123.5]
-    with pytest.raises(UnsupportedEnvironment, match=r"Box.* is not bounded, so tanh cannot fill it"):
+    with pytest.raises(
+        UnsupportedEnvironment,
+        match=r"Box.* has an infinite bound or a range of 1e\+12 and more, which tanh cannot fill",
+    ):
         box([low], [high], bounding="tanh")
 
 
@@ -96,6 +99,13 @@ def test_a_box_with_one_bound_is_clipped_there():
     half = box([0, -math.inf, -1], [math.inf, 3, 1])
     assert read(half, [-2.0, -2.0, 2.0]) == [0, -2, 1]
     assert read(half, [7.0, 7.0, 0.5]) == [7, 3, 0.5]
+
+
+def test_what_lies_far_from_0_is_reached():
+    far = box([100, -math.inf, 2e6], [math.inf, -50, 6e6], np.float64)
+    assert read(far, [0.0, 0.0, 0.0]) == [101, -51, 4e6]
+    assert read(far, [0.5, -0.5, -0.5]) == [101.5, -51.5, 3e6]
+    assert read(far, [-9.0, 9.0, 9.0]) == [100, -50, 6e6]
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.uint8])

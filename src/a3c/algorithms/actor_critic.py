@@ -53,7 +53,8 @@ def actor_learner(settings: ActorCriticSettings, actor: Actor, model: Model, sto
             reduction=settings.reduction,
         )
         gradient = flat_gradient(loss.total, model)  # dθ
-        episodes, counts = (finished := actor.finished_episodes()), Counts(rollout.env_steps, len(finished))
+        episodes = actor.finished_episodes()
+        counts = Counts(rollout.env_steps, len(episodes))
         if (term := first_non_finite(rollout, loss, gradient)) is None:
             counts = counts._replace(moments=normaliser.deltas(rollout))
             receipt = store.push(gradient, counts, snapshot.version)  # θ, g, T

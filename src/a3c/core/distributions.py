@@ -1,6 +1,6 @@
 """Distributions over actions, read from the numbers that a network puts out.
 
-Each is a small value that knows how to read parameters [..., P] and says what an action is: one number, [...], or K
+Each is a small value that knows how to read parameters [..., D] and says what an action is: one number, [...], or K
 numbers, [..., K]. All of their functions take any leading dimensions and work row by row.
 """
 
@@ -30,11 +30,11 @@ _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 
 
 class Distribution(Protocol):
-    """How parameters [..., P] are read as a distribution over actions."""
+    """How parameters [..., D] are read as a distribution over actions."""
 
     @property
     def parameter_count(self) -> int:
-        """P."""
+        """D."""
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -49,7 +49,7 @@ class Distribution(Protocol):
         """M, how many entries an action mask has; 0 where there is none."""
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        """log π(a), [...], for parameters [..., P] and actions [..., *K]."""
+        """log π(a), [...], for parameters [..., D] and actions [..., *K]."""
 
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π) in nats, [...]."""
@@ -61,7 +61,7 @@ class Distribution(Protocol):
         """The action that is played greedily, [..., *K]."""
 
     def masked(self, parameters: Tensor, mask: Tensor) -> Tensor:
-        """The parameters [..., P] with every choice forbidden whose entry in `mask` [..., M] is 0.
+        """The parameters [..., D] with every choice forbidden whose entry in `mask` [..., M] is 0.
 
         A forbidden choice has probability 0 and gets no gradient. Where a mask forbids everything, as many
         environments' do in a terminal state, it is taken to forbid nothing.
@@ -76,7 +76,7 @@ class Categorical:
 
     @property
     def parameter_count(self) -> int:
-        """P."""
+        """D."""
         return self.count
 
     @property
@@ -125,7 +125,7 @@ class MultiCategorical:
 
     @property
     def parameter_count(self) -> int:
-        """P, the sum of the counts."""
+        """D, the sum of the counts."""
         return sum(self.counts)
 
     @property
@@ -177,7 +177,7 @@ class Bernoulli:
 
     @property
     def parameter_count(self) -> int:
-        """P."""
+        """D."""
         return self.size
 
     @property
@@ -197,6 +197,9 @@ class Bernoulli:
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
         """log π(a) = Σ_k log σ(±logit_k), [...]; σ is the logistic function."""
+        assert actions.shape[-parameters.ndim :] == parameters.shape, (
+            f"actions {actions.shape} of logits {parameters.shape}"
+        )
         return functional.logsigmoid(torch.where(actions.bool(), parameters, -parameters)).sum(-1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
@@ -229,7 +232,7 @@ class Normal:
 
     @property
     def parameter_count(self) -> int:
-        """P = 2K."""
+        """D = 2K."""
         return 2 * self.size
 
     @property
@@ -276,6 +279,7 @@ class Normal:
 
     def _log_density(self, parameters: Tensor, actions: Tensor) -> Tensor:
         mean, log_std = self._read(parameters)
+        assert actions.shape[-mean.ndim :] == mean.shape, f"actions {actions.shape} of means {mean.shape}"
         return -((actions - mean) * (-log_std).exp()).square() / 2 - log_std - _LOG_2PI / 2  # [..., K]
 
 
@@ -319,7 +323,7 @@ class Composite:
 
     @property
     def parameter_count(self) -> int:
-        """P, the sum of the parts'."""
+        """D, the sum of the parts'."""
         return sum(part.parameter_count for part in self.parts)
 
     @property

@@ -1,5 +1,6 @@
 """Finding the first number that is not one."""
 
+import torch
 from torch import Tensor
 
 from a3c.types import Loss, Rollout
@@ -10,7 +11,8 @@ _GREATEST = 1e150  # beyond, a square is infinite, and with it the moments
 def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | None:
     """Name the first of observation, reward, loss terms and gradient that holds a NaN, an infinity or the like.
 
-    None if all are finite and below 1e150. Rewards count only where they belong to a real transition.
+    None if all are finite and below 1e150, and so is the gradient's norm, which says the same of each of its numbers.
+    Rewards count only where they belong to a real transition.
     """
     observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
     terms = (
@@ -19,7 +21,7 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
         ("policy loss", loss.policy),
         ("value loss", loss.value),
         ("entropy", loss.entropy),
-        ("gradient", gradient),
+        ("gradient", torch.linalg.vector_norm(gradient)),
     )
     for name, tensor in terms:
         if tensor.is_floating_point() and not bool((tensor.abs() < _GREATEST).all()):

@@ -32,7 +32,7 @@ def actor_critic_loss(
     c_v = 0.5 is the half that its authors put on the value gradient.
 
     Args:
-        outputs: policy parameters [T+1, B, P] and values [T+1, B] of the rollout's observations.
+        outputs: policy parameters [T+1, B, D] and values [T+1, B] of the rollout's observations.
         rollout: what happened.
         rewards: what to learn from, [T, B]: the rollout's rewards, or these scaled or clipped.
         distribution: how the policy parameters are read.
@@ -45,13 +45,14 @@ def actor_critic_loss(
     Returns:
         The total and its three terms, each reduced alike; `value` is without c_v, `entropy` without β.
     """
+    assert outputs.values.shape == rollout.episode_start.shape, f"values {outputs.values.shape} of T+1 rows of B"
     values, real = outputs.values, rollout.real.to(outputs.values.device)  # [T+1, B], [T, B]
     discounts = discount * (~rollout.terminated).to(values)  # [T, B]; a terminal state has no future
     lambdas = lambda_ * (~rollout.truncated).to(values)  # [T, B]; a time limit bootstraps
     returns = lambda_returns(rewards.to(values), discounts, values[1:].detach(), lambdas)  # R, [T, B]
     # Selected before any product, for the gradient's sake: 0 times NaN is NaN on the way back, too.
     errors = torch.where(real, returns - values[:-1], 0.0)  # R - V(s_t), [T, B]
-    parameters = torch.where(real.unsqueeze(-1), outputs.policy[:-1], 0.0)  # [T, B, P]
+    parameters = torch.where(real.unsqueeze(-1), outputs.policy[:-1], 0.0)  # [T, B, D]
     policy = -distribution.log_prob(parameters, rollout.actions.to(values.device)) * errors.detach()  # [T, B]
     policy_loss, value_loss, entropy = (
         reduce(term, real, reduction) for term in (policy, errors.square(), distribution.entropy(parameters))
@@ -61,7 +62,9 @@ def actor_critic_loss(
 
 
 def reduce(values: Tensor, real: Tensor, reduction: Reduction) -> Tensor:
-    """Sum or mean of `values` [T, B] where `real` [T, B] holds; what is not real is selected away, so that a
-    NaN there does no harm."""
+    """Sum or mean of `values` [T, B] where `real` [T, B] holds.
+
+    What is not real is selected away, so that a NaN there does no harm.
+    """
     total = torch.where(real, values, 0.0).sum()
     return total / real.sum() if reduction == "mean" else total

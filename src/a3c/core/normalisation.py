@@ -13,7 +13,7 @@ from a3c.core import moments as running
 from a3c.types import Rollout
 
 _WIDEST = 10.0  # standard deviations; what lies further out is clipped
-_LEAST_VARIANCE = 1e-8  # a number that hardly varies is only centred
+_LEAST_VARIANCE = 1e-8  # times the squared mean if that is below 1: what hardly varies is only centred
 
 
 class Normaliser:
@@ -73,8 +73,7 @@ class Normaliser:
         self.moments = moments
         self._affine.clear()
         if self.scale_rewards:
-            variance = float(running.variance(moments[:, -1:]))
-            self.reward_unit = variance**0.5 if variance > _LEAST_VARIANCE else 1.0
+            self.reward_unit = 1 / float(_scale(moments[:, -1:]))
 
     def observations(self, observation: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
         """A flat observation ([..., *O], or a dict of such) with its tracked parts normalised.
@@ -108,8 +107,7 @@ class Normaliser:
             return None
         observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
         columns = [
-            running.of(observations[path][:-1].reshape(-1, size).double())
-            for path, size in self.observation_sizes.items()
+            running.of(observations[path][:-1].reshape(-1, size)) for path, size in self.observation_sizes.items()
         ]
         columns += [_of_image(observations[path][:-1], unit) for path, unit in self.image_units.items()]
         if self.scale_rewards:
@@ -143,9 +141,7 @@ class Normaliser:
         key = (path, device)
         if key not in self._affine:
             own = self.moments[:, self._columns[path]]  # [3, O]
-            variance = running.variance(own)
-            scale = torch.where(variance > _LEAST_VARIANCE, variance, 1.0).rsqrt()
-            self._affine[key] = (running.mean(own).to(device), scale.to(device))
+            self._affine[key] = (running.mean(own).to(device), _scale(own).to(device))
         return self._affine[key]
 
     def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
@@ -167,6 +163,13 @@ class Normaliser:
         flat = part.reshape(*shape[: len(shape) - _own_dims(shape, size)], size)
         # In float64 where the moments are: a mean of 1e6 with a variance of 1 survives.
         return ((flat - mean) * scale).clamp_(-_WIDEST, _WIDEST).to(dtype).reshape(shape)
+
+
+def _scale(moments: Tensor) -> Tensor:
+    """What makes the deviation 1, [M]; 1 where there is hardly one."""
+    variance = running.variance(moments)
+    least = _LEAST_VARIANCE * running.mean(moments).square().clamp(max=1.0)
+    return torch.where(variance > least, variance, 1.0).rsqrt()
 
 
 def _of_image(image: Tensor, unit: float) -> Tensor:

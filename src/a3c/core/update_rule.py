@@ -45,7 +45,7 @@ class UpdateRule:
         env_steps: int,
         episodes: int,
     ) -> Applied:
-        """Change θ and the statistics by one gradient.
+        """Change θ and the statistics by one gradient, unless its norm is not finite.
 
         Args:
             parameters: θ, [P], changed in place.
@@ -55,6 +55,9 @@ class UpdateRule:
             step_count: updates of θ, this one included.
             env_steps: T, this gradient's rollout included.
             episodes: finished episodes, this rollout's included.
+
+        Returns:
+            What was done: nothing if the gradient's norm is not finite.
         """
         learning_rate = self.schedule(self.budget.used(env_steps, episodes))
         gradient, norm = clip_by_global_norm(gradient, self.max_gradient_norm, out=scratch[-1])

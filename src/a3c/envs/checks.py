@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 from a3c.envs.action_mask import check_mask, has_mask
 from a3c.errors import UnsupportedEnvironment
-from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described
+from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described, join_path
 
 Check = Callable[[Any], None]
 
@@ -53,7 +53,7 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
             ) from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
             raise UnsupportedEnvironment(
-                f"reset of {self.name!r} returned {_described(result)}: (observation, info) is wanted, info a dict"
+                f"reset of {self.name!r} returned {_kind(result)}: (observation, info) is wanted, info a dict"
             )
         return result
 
@@ -62,7 +62,7 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
         result = self.env.step(action)
         if not (isinstance(result, tuple) and len(result) == 5):
             raise UnsupportedEnvironment(
-                f"step of {self.name!r} returned {_described(result)}: (observation, reward, terminated, "
+                f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
                 "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
             )
         return result
@@ -120,7 +120,7 @@ class Checked(Interface):
     def _number(self, reward: Any) -> float:
         if np.ndim(reward) == 0 and isinstance(reward, SupportsFloat) and not isinstance(reward, np.complexfloating):
             return float(reward)
-        raise UnsupportedEnvironment(f"the reward of {self.name!r} is {_described(reward)}: a number is wanted")
+        raise UnsupportedEnvironment(f"the reward of {self.name!r} is {_kind(reward)}: a number is wanted")
 
 
 def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
@@ -147,10 +147,10 @@ def observation_check(space: Space, what: str, path: str = "") -> Check:
 
     if isinstance(space, spaces.Dict):
         return _dict_check(
-            {key: observation_check(part, what, _below(path, key)) for key, part in space.items()}, wrong
+            {key: observation_check(part, what, join_path(path, key)) for key, part in space.items()}, wrong
         )
     if isinstance(space, spaces.Tuple):
-        return _tuple_check([observation_check(part, what, _below(path, i)) for i, part in enumerate(space)], wrong)
+        return _tuple_check([observation_check(part, what, join_path(path, i)) for i, part in enumerate(space)], wrong)
     if isinstance(space, spaces.Discrete):
         return _choice_check(int(space.start), int(space.start + space.n), wrong)
     check = _array_check(space, wrong)
@@ -165,7 +165,7 @@ Wrong = Callable[[str], UnsupportedEnvironment]
 def _dict_check(checks: Mapping[Any, Check], wrong: Wrong) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, Mapping):
-            raise wrong(_described(value))
+            raise wrong(_kind(value))
         if value.keys() != checks.keys():
             raise wrong(f"the keys {sorted(map(str, value))}")
         for key, check_part in checks.items():
@@ -177,7 +177,7 @@ def _dict_check(checks: Mapping[Any, Check], wrong: Wrong) -> Check:
 def _tuple_check(checks: list[Check], wrong: Wrong) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, tuple | list) or len(value) != len(checks):
-            raise wrong(_described(value))
+            raise wrong(_kind(value))
         for check_part, part in zip(checks, value, strict=True):
             check_part(part)
 
@@ -188,7 +188,7 @@ def _choice_check(low: int, high: int, wrong: Wrong) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, int | np.integer):
             if np.ndim(value) or np.asarray(value).dtype.kind not in "biu":
-                raise wrong(_described(value))
+                raise wrong(_kind(value))
             value = int(value)
         if not low <= value < high:
             raise wrong(f"the value {value}")
@@ -219,18 +219,14 @@ def _array_check(space: Space, wrong: Wrong) -> Check:
         try:
             array = np.asarray(value)
         except ValueError:  # ragged
-            raise wrong(_described(value)) from None
+            raise wrong(_kind(value)) from None
         if array.shape != shape or not np.can_cast(array.dtype, dtype, "same_kind"):
-            raise wrong(_described(value))
+            raise wrong(_kind(value))
 
     return check
 
 
-def _below(path: str, key: Any) -> str:
-    return f"{path}/{key}" if path else str(key)
-
-
-def _described(value: Any) -> str:
+def _kind(value: Any) -> str:
     """What kind of thing a value is, in a few words."""
     if isinstance(value, np.ndarray | np.generic):
         return f"an array {value.shape} of {value.dtype}"

@@ -24,6 +24,12 @@ _PLUGINS = "gymnasium.envs"
 _EXTRAS = {"ALE": "atari", "MinAtar": "minatar"}
 """Namespaces of ids whose package is an extra of this one."""
 
+_OWN_NORMALISATIONS: dict[type, str] = {
+    gym.wrappers.NormalizeObservation: "--normalise-observations, which is on by default",
+    gym.wrappers.NormalizeReward: "--scale-rewards, which is on by default",
+}
+
+_RANDOM_SKIP_ATARI = re.compile(r"([A-Z][A-Za-z]+)-v[04]")
 _OLD_ATARI = re.compile(r"[A-Z]\w*NoFrameskip-v\d")
 
 
@@ -51,7 +57,10 @@ def find_spec(name: str) -> EnvSpec:
     if env_id not in gym.registry:
         _register_by_name(env_id)
     try:
-        return gym.spec(env_id)
+        spec = gym.spec(env_id)
+        if isinstance(spec.kwargs.get("frameskip"), tuple) and (atari := _RANDOM_SKIP_ATARI.fullmatch(env_id)):
+            raise _random_skip(env_id, f"ALE/{atari[1]}-v5")
+        return spec
     except gym.error.DeprecatedEnv as error:
         raise UnknownEnvironment(f"environment {env_id!r} is out of date: {error}") from None
     except gym.error.NamespaceNotFound as error:
@@ -59,6 +68,8 @@ def find_spec(name: str) -> EnvSpec:
             f"there is no environment {env_id!r}: {error} If a package registers it, name that, too: MODULE:{env_id}"
         ) from None
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
+        if (atari := _RANDOM_SKIP_ATARI.fullmatch(env_id)) and (game := f"ALE/{atari[1]}-v5") in _ale_ids():
+            raise _random_skip(env_id, game) from None
         near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
         if not near:
             lowered = {name.lower(): name for name in gym.registry}
@@ -66,6 +77,19 @@ def find_spec(name: str) -> EnvSpec:
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for those there are"
         detail = f" ({error})" if isinstance(error, ModuleNotFoundError) else ""
         raise UnknownEnvironment(f"there is no environment {env_id!r}{detail}; {hint}") from None
+
+
+def _ale_ids() -> set[str]:
+    with contextlib.suppress(ModuleNotFoundError):
+        importlib.import_module("ale_py")
+    return {env_id for env_id in gym.registry if env_id.startswith("ALE/")}
+
+
+def _random_skip(env_id: str, instead: str) -> UnknownEnvironment:
+    return UnknownEnvironment(
+        f"environment {env_id!r} is an Atari game with a random frame skip, which the Atari preprocessing replaces: "
+        f"take {instead}"
+    )
 
 
 def find_class(path: str) -> Callable[..., Any]:
@@ -76,10 +100,19 @@ def find_class(path: str) -> Callable[..., Any]:
 def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[[gym.Env[Any, Any]], Any]:
     """A callable `env -> env`: `wrapper` itself, "package.module:Wrapper", or a name in gymnasium.wrappers.
 
-    Raises UsageError if the name leads nowhere.
+    Raises UsageError if the name leads nowhere, or to a normalisation that each environment would have for itself.
     """
-    if not isinstance(wrapper, str):
-        return wrapper
+    found = _find_wrapper(wrapper) if isinstance(wrapper, str) else wrapper
+    for kind, instead in _OWN_NORMALISATIONS.items():
+        if isinstance(found, type) and issubclass(found, kind):
+            raise UsageError(
+                f"wrapper {kind.__name__} keeps statistics of its own in each environment, which no other one shares "
+                f"and no checkpoint holds: take {instead}"
+            )
+    return found
+
+
+def _find_wrapper(wrapper: str) -> Callable[[gym.Env[Any, Any]], Any]:
     if ":" in wrapper:
         return find_code(wrapper, f"wrapper {wrapper!r}")
     try:

@@ -81,6 +81,11 @@ class EnvSource:
         """Whether `env` is an id that Gymnasium makes."""
         return isinstance(self.env, str) and not self.pooled and not is_class_path(self.env)
 
+    @property
+    def is_atari(self) -> bool:
+        """Whether it is one of ALE's games, or EnvPool's of them."""
+        return envpool.is_atari(self.name) or (self.registered and atari.is_atari(find_spec(self.name)))
+
     def __getstate__(self) -> dict[str, Any]:
         # A worker's registry is fresh: it knows nothing of what the caller's script has registered.
         # Not so for "module:Env-v0", whose module registers it there as here.
@@ -167,7 +172,7 @@ class EnvSource:
             env.close()
             raise self._not_rendered(render_mode)
         for wrapper in self.wrappers:
-            env = self._an_env(find_wrapper(wrapper)(env), f"wrapper {wrapper!r}")
+            env = self._an_env(_wrap(env, find_wrapper(wrapper), wrapper), f"wrapper {wrapper!r}")
         return env
 
     def _bare(self, render_mode: str | None) -> gym.Env[Any, Any]:
@@ -256,6 +261,9 @@ def examine(source: EnvSource) -> EnvFacts:
     """
     with making(source):
         env = source._wrapped()
+        for space in ("observation_space", "action_space"):
+            if getattr(env, space, None) is None:
+                raise UnsupportedEnvironment(f"environment {source.name!r} has no {space}: set one in its __init__")
     try:
         check_spaces(source.name, env.observation_space, env.action_space)
         if source.action_mask is None:
@@ -272,18 +280,19 @@ def examine(source: EnvSource) -> EnvFacts:
             source,
         )
     finally:
-        env.close()
+        with making(source, "closed"):
+            env.close()
 
 
 @contextlib.contextmanager
-def making(source: EnvSource) -> Iterator[None]:
-    """Turn whatever making an environment raises into an UnsupportedEnvironment that names it."""
+def making(source: EnvSource, what: str = "made here") -> Iterator[None]:
+    """Turn whatever making an environment (or playing it) raises into an UnsupportedEnvironment that names it."""
     try:
         yield
     except A3CError:
         raise
     except Exception as error:
-        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be made here ({reason(error)})") from error
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
 
 
 def reset_seed(envs: AnyVectorEnv, environments: list[int], vector_environment: int) -> int | list[int]:
@@ -305,6 +314,24 @@ def _masks(source: EnvSource, env: gym.Env[Any, Any]) -> bool:
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {source.name!r} cannot be reset ({reason(error)})") from error
     return ACTION_MASK in info
+
+
+def _wrap(env: gym.Env[Any, Any], wrap: Wrap, name: str | Wrap) -> Any:
+    try:
+        required = [
+            parameter.name
+            for parameter in inspect.signature(wrap).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        ]
+    except (TypeError, ValueError):
+        required = []
+    if len(required) > 1:
+        raise UsageError(
+            f"wrapper {name!r} wants {', '.join(required[1:])}, too: name a function of yours that takes an "
+            "environment and wraps it, package.module:function"
+        )
+    return wrap(env)
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:

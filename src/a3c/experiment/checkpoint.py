@@ -24,7 +24,7 @@ _IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files
 
 def save_policy(directory: Path, spec: PolicySpec, model: ActorCritic) -> None:
     """Write a network, the moments that it normalises by, and its description into an existing directory."""
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in _tensors(model).items()}
     assert _MOMENTS not in tensors
     save_file(tensors | {_MOMENTS: model.normaliser.moments.clone().contiguous()}, directory / _MODEL)
     write_json(directory / _SPEC, spec.to_json())
@@ -48,7 +48,7 @@ def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) 
         raise RunDirectoryError(f"{directory / _MODEL} cannot be read ({error}): the weights are damaged") from None
     network = spec.build()
     moments = tensors.pop(_MOMENTS, None)
-    own = network.state_dict()
+    own = _tensors(network)
     outline = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in own.items()}
     fits = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} == outline
     if not fits or moments is None or moments.shape != network.normaliser.moments.shape:
@@ -57,6 +57,12 @@ def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) 
         tensor.copy_(tensors[name])
     network.normaliser.load(moments)
     return spec, network
+
+
+def _tensors(model: ActorCritic) -> dict[str, Tensor]:
+    """What a network's file holds: its parameters and saved buffers, by name, a shared one once."""
+    once = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in once.values()}
 
 
 def save_checkpoint(run_dir: Path, spec: PolicySpec, model: ActorCritic, state: Mapping[str, Any]) -> Path:

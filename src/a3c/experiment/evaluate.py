@@ -33,7 +33,7 @@ class Evaluation:
 
     episodes: int
     return_mean: float
-    return_std: float
+    return_std: float  # of these episodes: the squares' sum is divided by their number
     return_ci95: tuple[float, float]  # bootstrap interval of the mean
     length_mean: float
     greedy: bool
@@ -65,7 +65,8 @@ def evaluate(
     Args:
         policy: a policy, or the directory of a run or of a saved policy.
         env: where to play; by default, for a run's directory, the run's own environment, made and wrapped as in
-            training. Another one stands in place of it, within the run's wrappers and Atari preprocessing.
+            training. Another one stands in place of it, within the run's wrappers and Atari preprocessing. A `Policy`
+            does not know these: to play it as it was trained, name the run's directory.
         episodes: how many.
         seed: of the environments and of sampled actions.
         greedy: take the most probable action, else sample.
@@ -75,25 +76,26 @@ def evaluate(
         trust_code: import the code that the run's files name: an environment's class, wrappers, modules, a network.
 
     Raises:
-        UsageError: nothing says where to play, the environment does not fit the policy, or the run names code and is
-            not trusted.
+        UsageError: nothing says where to play, the environment does not fit the policy or fails, or the run names
+            code and is not trusted.
         RunDirectoryError: the run is missing or damaged.
     """
     check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
     check_at_least(0, seed=seed)
     policy, source = find_player(policy, env, model=model, trust_code=trust_code)
     with making(source):
-        envs = source.make_vector(lanes(episodes))
+        envs = source.make_vector(environment_count(episodes))
     try:
         check_fit(policy, envs.single_observation_space, envs.single_action_space, source.name)
-        return play_episodes(
-            policy, envs, episodes, seed=seed, greedy=greedy, max_steps_per_episode=max_steps_per_episode
-        )
+        with making(source, "played"):
+            return play_episodes(
+                policy, envs, episodes, seed=seed, greedy=greedy, max_steps_per_episode=max_steps_per_episode
+            )
     finally:
         envs.close()
 
 
-def lanes(episodes: int) -> int:
+def environment_count(episodes: int) -> int:
     """How many environments so many episodes are played in."""
     return min(episodes, _MOST_ENVS)
 

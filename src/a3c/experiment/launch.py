@@ -39,7 +39,7 @@ def train(
     Args:
         env: an id that Gymnasium knows, `package.module:Class`, or a callable that makes one environment. It
             may be defined in a script without a `__main__` guard, or in a notebook.
-        on_report: is called with every line of metrics; a true answer stops the run.
+        on_report: is called with every line of metrics, the last one included; a true answer stops the run.
         started_at: seconds since the epoch from which the run's `seconds` count; by default now.
         **settings: any field of `a3c.TrainConfig`. What is not named comes from the environment's preset, else
             from the general defaults.
@@ -60,7 +60,7 @@ def train(
         runtime.prepare()
         from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
 
-        return run_training(source, config, description, runtime, on_report, started_at)
+        return run_training(source, config, settings, description, runtime, on_report, started_at)
 
 
 def _make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:

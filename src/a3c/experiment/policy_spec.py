@@ -137,6 +137,8 @@ class PolicySpec:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, AssertionError) as error:
             raise RunDirectoryError(f"the policy's description is damaged ({type(error).__name__}: {error})") from None
+        if named is None and model is not None:
+            raise UsageError("the policy's network is one of a3c's own: leave model= or --model out")
         if named is not None and model is None:
             raise UsageError(
                 f"the policy's network is {named!r}, somebody's own code, which is not run unasked: pass it as model=, "

@@ -50,6 +50,7 @@ _MUJOCO: dict[str, Any] = _NUMBERS | {
     "rollout_length": 16,
     "discount": 0.99,
     "lambda_": 0.9,
+    "entropy_coef": 0.001,
     "learning_rate": 2e-3,
 }
 
@@ -129,8 +130,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "initial_log_std": -0.7,
     },
     "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
-    "Hopper-v5": _MUJOCO | {"entropy_coef": 0.001},
-    "Walker2d-v5": _MUJOCO | {"entropy_coef": 0.001},
+    "Hopper-v5": _MUJOCO,
+    "Walker2d-v5": _MUJOCO,
 }
 """By environment id; keys are settings."""
 
@@ -159,7 +160,7 @@ _PAPER: dict[str, Any] = _PLAIN | {
     "atari_preprocessing": "paper",
 }
 
-_ATARI: dict[str, Any] = _PLAIN | {
+_ATARI: dict[str, Any] = {
     "workers": 2,
     "envs_per_worker": 8,
     "total_env_steps": 10_000_000,
@@ -173,12 +174,16 @@ _ATARI: dict[str, Any] = _PLAIN | {
     "optimizer_epsilon": 1e-4,
     "clip_rewards": 1.0,
     "normalise_observations": True,  # most of Pong's picture is one grey
+    "scale_rewards": False,
     "activation": "relu",
     "separate_torsos": False,
 }
 
 NAMED_PRESETS: dict[str, dict[str, Any]] = {"paper": _PAPER, "atari": _ATARI}
 """By name: `--preset paper`."""
+
+
+_OF_OUR_NETWORKS = {"torso", "hidden_sizes", "activation", "separate_torsos"}
 
 
 def find(env_name: str, preset: str) -> tuple[dict[str, Any], str]:
@@ -215,7 +220,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     config = replace(TrainConfig(), **values)
     config.validate()
     config.refuse_idle(named)
-    if config.model is not None and (idle := sorted({"torso", "hidden_sizes", "activation"} & set(named))):
+    if config.model is not None and (idle := sorted(_OF_OUR_NETWORKS & set(named))):
         raise UsageError(f"{flag(idle[0])} is of a3c's own networks and changes nothing of --model: leave one out")
     if preset and config.workers > preset["workers"]:
         config, source = _for_more_workers(config, preset, source, named)
@@ -240,7 +245,7 @@ def _for_more_workers(
 
     A3C's gradients are W - 1 updates stale on average, so about W of them step the same way before the first
     of them is seen: with 8 workers and the rate for 2, CartPole is not learned reliably. The rate is multiplied
-    by sqrt(W_preset / W); in the serial runtime nobody is stale.
+    by sqrt(W_preset / W); in the serial runtime nobody is stale but with a delayed store, whose user says how much.
 
     A2C makes W times fewer updates of the same steps: its budget grows by W / W_preset, so that the number of
     updates stays.

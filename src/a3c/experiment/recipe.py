@@ -11,6 +11,7 @@ import torch
 
 from a3c.actor import Actor
 from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
+from a3c.core.flat import is_flattened
 from a3c.core.seeding import model_seed, worker_seeds
 from a3c.envs.make import EnvSource, reset_seed
 from a3c.experiment.policy_spec import PolicySpec
@@ -43,6 +44,7 @@ class ActorLearnerRecipe:
         envs = self.source.make_vector(self.envs_per_worker)
         try:
             model = self.spec.build(seed=model_seed(self.seed), device=self.device)
+            assert is_flattened(model, model.flat), "a pull would miss the network"
             actor = Actor(
                 envs,
                 ActingPolicy(model, seeds.actions, noise_steps=self.noise_steps),

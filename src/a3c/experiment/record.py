@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from a3c.config import OwnCode
 from a3c.core.seeding import evaluation_seeds
 from a3c.envs.make import EnvFactory, making
-from a3c.errors import UnsupportedEnvironment, UsageError
+from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_fit
 from a3c.experiment.policy import Policy
@@ -161,7 +161,7 @@ def _write(frames: Iterator[Frame], out: Path, fps: float, name: str) -> None:
 
     Raises:
         UsageError: the file cannot be written.
-        UnsupportedEnvironment: the environment `name`, whose frames these are, raised an OSError.
+        UnsupportedEnvironment: the environment `name`, whose frames these are, raised.
     """
     frames = map(_enlarged, _played(frames, name))
     try:
@@ -176,10 +176,12 @@ def _write(frames: Iterator[Frame], out: Path, fps: float, name: str) -> None:
 
 
 def _played(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
-    """The frames; an environment's OSError is not one of the file that is written."""
+    """The frames; what an environment raises, even an OSError, is no failure to write the file."""
     try:
         yield from frames
-    except OSError as error:
+    except A3CError:
+        raise
+    except Exception as error:
         raise UnsupportedEnvironment(f"environment {name!r} failed while it was filmed ({reason(error)})") from error
 
 

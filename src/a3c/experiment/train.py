@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +27,7 @@ from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvFacts, EnvSource, examine
 from a3c.errors import SavingFailed, UsageError, WorkerError
 from a3c.experiment import checkpoint, run_directory
+from a3c.experiment.idle_settings import refuse_idle
 from a3c.experiment.live import LiveView, choose_view
 from a3c.experiment.periodic_evaluation import EvaluatorRecipe, PeriodicEvaluation
 from a3c.experiment.policy import Policy
@@ -53,6 +54,7 @@ _LINE_EVERY_S = 0.25
 _GRACE_AFTER_SIGNAL_S = 3.0
 _GRACE_S = 60.0
 _DROP_MESSAGE_EVERY_S = 5.0
+_CUT_SHORT = ("failed", "interrupted", "terminated", "worker_failed")  # reasons of an end that is none of the run's own
 _EVALUATION_PATIENCE_S = 5.0  # for one that is under way when the run ends
 
 
@@ -83,14 +85,19 @@ class Run:
 def run_training(
     source: EnvSource,
     config: TrainConfig,
+    named: Collection[str],
     description: str,
     runtime: AnyRuntime,
     on_report: Callable[[Mapping[str, Any]], object] | None,
     started_at: float,
 ) -> Run:
-    """Train; see `a3c.train`. `description` says in one line where the settings came from."""
+    """Train; see `a3c.train`.
+
+    `named` are the settings that the user named, and `description` says in one line where the others came from.
+    """
     device = resolve_device(config.device)
     facts = examine(source)
+    refuse_idle(named, facts)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
     recipe = make_recipe(facts.source, config, spec, device)
@@ -116,7 +123,7 @@ def run_training(
         ending.callback(loggers.close)
         ending.callback(session.save_weights, spec, model)
         ending.callback(session.save_summary)
-        ending.callback(session.log_line, runtime, view, loggers)
+        ending.callback(session.log_last_line, runtime, view, loggers)
         if config.evaluate_every is not None:
             session.evaluation = PeriodicEvaluation(
                 config.evaluate_every,
@@ -205,6 +212,12 @@ class _Session:
         self._next_line = time.monotonic() + _LINE_EVERY_S
         return line
 
+    def log_last_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> None:
+        """Log and show what has happened since the last line, and tell it to `on_report` if the run went well."""
+        line = self.log_line(runtime, view, loggers)
+        if self.on_report is not None and self.exit_reason not in _CUT_SHORT:
+            self.on_report(line)
+
     def save_summary(self) -> None:
         """Write summary.json. Raises SavingFailed."""
         self.summary = self.progress.summary(self.store.counters(), self.exit_reason)
@@ -215,8 +228,7 @@ class _Session:
     def end_evaluation(self) -> None:
         """Wait a little for an evaluation that is under way, if the run has come to its own end; then drop it."""
         assert self.evaluation is not None
-        cut_short = self.exit_reason in ("failed", "interrupted", "terminated", "worker_failed")
-        self.evaluation.close(0.0 if cut_short else _EVALUATION_PATIENCE_S)
+        self.evaluation.close(0.0 if self.exit_reason in _CUT_SHORT else _EVALUATION_PATIENCE_S)
 
     def save_weights(self, spec: PolicySpec, model: ActorCritic) -> None:
         """Write a checkpoint of the shared state. Raises SavingFailed."""

@@ -40,7 +40,7 @@ class ActingPolicy:
         """Flat actions [B, *K] for flat observations [B, *O], and the next recurrent state."""
         tensors = map_parts(torch.from_numpy, observation)
         starts = torch.from_numpy(episode_start)
-        parameters, features, state = self.model.policy(tensors, state, starts)  # [B, P], [B, F], [B, S]
+        parameters, features, state = self.model.policy(tensors, state, starts)  # [B, D], [B, F], [B, S]
         if self.deterministic:
             action = self.distribution.mode(parameters)
         elif self.model.policy_head.gsde:

@@ -53,7 +53,7 @@ class Network:
 class Acting(NamedTuple):
     """What a model says to one row of observations, for choosing actions."""
 
-    parameters: Tensor  # [B, P] of the distribution over actions
+    parameters: Tensor  # [B, D] of the distribution over actions
     features: Tensor  # [B, F] that they come from
     state: State  # the next recurrent state, [B, S]
 
@@ -134,7 +134,7 @@ class ActorCritic(nn.Module):
         return sum(memory.state_size for memory in memories if memory is not None)
 
     def forward(self, rollout: Rollout) -> PolicyValue:
-        """Policy parameters [T+1, B, P] and values [T+1, B] of all of a rollout's observations."""
+        """Policy parameters [T+1, B, D] and values [T+1, B] of all of a rollout's observations."""
         if self.policy_memory is None:
             return self.policy_value(rollout.observations)
         policy_features, value_features = self._features(rollout.observations)  # [T+1, B, F]
@@ -152,7 +152,7 @@ class ActorCritic(nn.Module):
         return self._heads(policy_features, value_features, rollout.observations)
 
     def policy_value(self, observations: Any) -> PolicyValue:
-        """Policy parameters [..., P] and values [...] of flat observations [..., *O], for a network without memory."""
+        """Policy parameters [..., D] and values [...] of flat observations [..., *O], for a network without memory."""
         assert self.policy_memory is None, "a network with memory needs a state: use step"
         return self._heads(*self._features(observations), observations)
 
@@ -168,7 +168,7 @@ class ActorCritic(nn.Module):
         return Acting(self._masked(self.policy_head(features), observation), features, state)
 
     def step(self, observation: Any, state: State, episode_start: Tensor) -> tuple[PolicyValue, State]:
-        """Policy parameters [B, P] and values [B] of one row of observations [B, *O], and the next state [B, S]."""
+        """Policy parameters [B, D] and values [B] of one row of observations [B, *O], and the next state [B, S]."""
         if self.policy_memory is None:
             return self.policy_value(observation), state
         policy_features, value_features, state = self._remember(observation, state, episode_start)

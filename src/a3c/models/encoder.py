@@ -118,7 +118,7 @@ def image_layout(space: Space) -> ImageLayout | None:
     """What the dimensions of an image are; None for a space that does not look like one.
 
     An image is a Box of numbers or truth values with both sides of 8 pixels or more. It has
-    two dimensions: then it is of bytes, and grey;
+    two dimensions: then it is of bytes, or of numbers with bounds and 36 pixels, and grey;
     three: the sides are the two that are long enough, or, where all three are, the two that are equal, or else the
         two larger ones; the third are the channels, or grey frames. If that leaves a choice, channels are last;
     four: frames stacked before three such dimensions.
@@ -126,7 +126,9 @@ def image_layout(space: Space) -> ImageLayout | None:
     if not isinstance(space, spaces.Box) or not math.prod(space.shape):
         return None
     if len(space.shape) == 2:
-        return "HW" if space.dtype == np.uint8 and min(space.shape) >= _LEAST_SIDE else None
+        if space.dtype == np.uint8:
+            return "HW" if min(space.shape) >= _LEAST_SIDE else None
+        return "HW" if min(space.shape) >= _LEAST_SIDE_STRIDED and space.is_bounded() else None
     if len(space.shape) == 3:
         return _layout_of_three(*space.shape)
     if len(space.shape) == 4:

@@ -61,7 +61,7 @@ class PolicyHead(nn.Module):
                 self.linear.bias[columns] = initial_log_std
 
     def forward(self, features: Tensor) -> Tensor:
-        """Parameters [..., P] for features [..., F]."""
+        """Parameters [..., D] for features [..., F]."""
         outputs: Tensor = self.linear(features)
         if self.log_std is None:
             return outputs

@@ -23,7 +23,7 @@ from a3c.spaces.parts import Space, basic_parts, described, unflatten
 Bounding = Literal["clip", "tanh"]
 """How a Gaussian's actions come within a Box's bounds."""
 
-_WIDEST_SCALED = 1e6  # a wider Box is as good as unbounded: its actions are taken as they are and clipped
+_WIDEST_SCALED = 1e12  # a wider range is as good as unbounded: its actions are taken as they are and clipped
 _EXACT = 2.0**53  # up to here float64 holds every integer
 _MOST_CHOICES = 2**20  # each has a row of weights
 
@@ -32,7 +32,8 @@ class ActionSpace:
     """An action space, the distribution over it, and the way from the one to the other.
 
     A bounded Box is scaled: a distribution's -1 is its lower bound and 1 the upper one, so that a standard Gaussian
-    covers it whatever its units. Where a bound is infinite, actions are taken as they are.
+    covers it whatever its units. Where a bound is infinite or the range is 1e12 and more, actions are taken as they
+    are, from 0 on or, if that is out of bounds, from 1 within the nearer bound.
 
     Args:
         space: the environment's action space, of one environment.
@@ -104,11 +105,15 @@ class _Box:
         with np.errstate(over="ignore"):
             scaled = high - low < _WIDEST_SCALED  # False where a bound is infinite
         if bounding == "tanh" and not scaled.all():
-            raise UnsupportedEnvironment(f"{what} is not bounded, so tanh cannot fill it: take --action-bounding clip")
+            raise UnsupportedEnvironment(
+                f"{what} has an infinite bound or a range of {_WIDEST_SCALED:g} and more, which tanh "
+                "cannot fill: take --action-bounding clip"
+            )
         self.bounding = bounding
         self.distribution: Distribution = TanhNormal(size) if bounding == "tanh" else Normal(size)
         self.low, self.high, self.space = low, high, space
-        low, high = np.where(scaled, low, -1.0), np.where(scaled, high, 1.0)
+        nearest = np.where(low > 0, low + 1, np.where(high < 0, high - 1, 0.0))  # to 0, and 1 within the bounds
+        low, high = np.where(scaled, low, nearest - 1), np.where(scaled, high, nearest + 1)
         self.centre, self.half_width = low / 2 + high / 2, high / 2 - low / 2
 
     def read(self, actions: NDArray[Any]) -> NDArray[Any]:

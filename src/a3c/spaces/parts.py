@@ -87,7 +87,7 @@ def _collect(space: Space, path: str, found: dict[str, Space], what: str) -> Non
         found[path] = space
     elif isinstance(space, spaces.Dict | spaces.Tuple):
         for key, part in _children(space):
-            below = _join(path, key)
+            below = join_path(path, key)
             if not str(key) or below in found:
                 raise UnsupportedEnvironment(f"{what} has the key {key!r}{described(path)} twice, or it is empty")
             _collect(part, below, found, what)
@@ -101,7 +101,7 @@ def _collect(space: Space, path: str, found: dict[str, Space], what: str) -> Non
 def _flatten(space: Space, value: Any, path: str, flat: dict[str, Any]) -> None:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         for key, part in _children(space):
-            _flatten(part, value[key], _join(path, key), flat)
+            _flatten(part, value[key], join_path(path, key), flat)
     else:
         flat[path] = value
 
@@ -113,9 +113,9 @@ def unflatten(space: Space, flat: Mapping[str, Any]) -> Any:
 
 def _unflatten(space: Space, flat: Mapping[str, Any], path: str) -> Any:
     if isinstance(space, spaces.Dict):
-        return {key: _unflatten(part, flat, _join(path, key)) for key, part in _children(space)}
+        return {key: _unflatten(part, flat, join_path(path, key)) for key, part in _children(space)}
     if isinstance(space, spaces.Tuple):
-        return tuple(_unflatten(part, flat, _join(path, key)) for key, part in _children(space))
+        return tuple(_unflatten(part, flat, join_path(path, key)) for key, part in _children(space))
     return flat[path]
 
 
@@ -125,7 +125,8 @@ def _children(space: Any) -> list[tuple[Any, Space]]:
     return list(enumerate(space.spaces))
 
 
-def _join(path: str, key: Any) -> str:
+def join_path(path: str, key: Any) -> str:
+    """The path of a part's part; what separates names is escaped in them, as in a JSON pointer."""
     name = str(key).replace("~", "~0").replace("/", "~1")
     return f"{path}/{name}" if path else name
 

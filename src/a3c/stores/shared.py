@@ -16,7 +16,7 @@ from torch import Tensor
 
 from a3c.core.moments import merge, merge_all
 from a3c.core.update_rule import UpdateRule
-from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
+from a3c.stores.shared_memory import NUMPY_DTYPES, ProcessLock, SharedBlock
 from a3c.stores.state import check_deltas, check_gradient, check_vector, cut, pack_state, restore_vectors, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 

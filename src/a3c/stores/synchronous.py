@@ -18,7 +18,7 @@ from a3c.core.losses import Reduction
 from a3c.core.moments import empty, merge, merge_all
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import RoundCannotFill, StoreError
-from a3c.stores.memory import NUMPY_DTYPES, ProcessLock, SharedBlock
+from a3c.stores.shared_memory import NUMPY_DTYPES, ProcessLock, SharedBlock
 from a3c.stores.state import check_deltas, check_gradient, check_vector, cut, pack_state, restore_vectors, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 

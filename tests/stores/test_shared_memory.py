@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from a3c.stores.memory import ProcessLock, SharedBlock
+from a3c.stores.shared_memory import ProcessLock, SharedBlock
 from builders import fork_server_running
 from leftovers import nothing_left
 
