@@ -1,4 +1,4 @@
-"""The command line: `a3c train | evaluate | record | compare`."""
+"""The command line: `a3c train | evaluate | record | compare | profile`."""
 
 from __future__ import annotations
 
@@ -89,11 +89,27 @@ class Compare:
     """The picture to write: .png, .pdf or .svg."""
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Measure where the time of training goes, and how near it comes to what this machine can do."""
+
+    env: tyro.conf.Positional[str]
+    """Environment, as in train; so are all other settings."""
+    seconds: float = 5.0
+    """Of each of the four measurements."""
+    run: Path | None = None
+    """Directory of a run to begin with: a step's time can depend on how well one plays."""
+    json: bool = False
+    """Print one JSON object."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
     | Annotated[Record, tyro.conf.subcommand("record", prefix_name=False)]
     | Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
+    | Annotated[Profile, tyro.conf.subcommand("profile", prefix_name=False)]
 )
 
 
@@ -116,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _record(command)
             case Compare():
                 _compare(command)
+            case Profile():
+                _profile(command, named_settings(arguments))
     except UsageError as error:
         _exit(f"a3c: {error}", _WRONG_USAGE)
     except A3CError as error:
@@ -191,6 +209,14 @@ def _compare(command: Compare) -> None:
     from a3c.experiment.compare import compare  # noqa: PLC0415
 
     print(compare(command.run_dirs, command.out))
+
+
+def _profile(command: Profile, named: frozenset[str]) -> None:
+    from a3c.experiment.profiling import profile, table  # noqa: PLC0415
+
+    settings = {name: getattr(command.config, name) for name in named}
+    result = profile(command.env, seconds=command.seconds, run=command.run, **settings)
+    print(json.dumps(result.to_json()) if command.json else table(result))
 
 
 def _exit(message: str, code: int) -> None:

@@ -275,6 +275,9 @@ class PolicyDistribution(Protocol):
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π) in nats, [...]."""
 
+    def gradients(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """log π(a) and H(π), [...] each, and their gradients with respect to the parameters, [..., D] each."""
+
 
 class RolloutNormaliser(Protocol):
     """What shared moments do to observations and rewards (`a3c.core.normalisation`)."""

@@ -56,6 +56,31 @@ def leaf(parameters, dtype=float64) -> Tensor:
     return torch.as_tensor(parameters, dtype=dtype).detach().clone().requires_grad_()
 
 
+# Gradients that are written down
+
+
+@every_one
+@leading_dims
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_gradients_are_those_of_autograd(distribution, leading, scale):
+    parameters = (scale * some_parameters(distribution, leading)).requires_grad_()
+    actions = distribution.sample(parameters.detach(), stream(1))
+    log_prob, entropy, of_log_prob, of_entropy = distribution.gradients(parameters.detach(), actions)
+    torch.testing.assert_close(log_prob, distribution.log_prob(parameters, actions).detach())
+    torch.testing.assert_close(entropy, distribution.entropy(parameters).detach())
+    torch.testing.assert_close(of_log_prob, gradient(distribution.log_prob(parameters, actions), parameters))
+    torch.testing.assert_close(of_entropy, gradient(distribution.entropy(parameters), parameters))
+
+
+def test_gradients_at_forbidden_choices_are_none():
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0]])
+    parameters = Categorical(4).masked(some_parameters(Categorical(4), (2,), float32), mask)
+    _, entropy, of_log_prob, of_entropy = Categorical(4).gradients(parameters, torch.tensor([2, 1]))
+    assert bool(entropy.isfinite().all())
+    assert of_log_prob[0, 1] == of_entropy[0, 1] == 0.0
+    assert bool((of_log_prob[1] != 0).all())  # a row that forbids everything forbids nothing
+
+
 # Against torch.distributions
 
 

@@ -55,10 +55,10 @@ def test_one_a2c_worker_is_one_a3c_worker_to_the_bit(rule):
     # The same updates, but a receipt arrives one update later.
     assert [update.receipt for update in updates] == [None] + [update.receipt for update in expected[:-1]]
     for ours, theirs in zip(updates, expected, strict=True):
-        assert (ours.losses, ours.env_steps, ours.total_env_steps) == (
+        assert (ours.losses, ours.rollout_steps, ours.env_steps) == (
             theirs.losses,
+            theirs.rollout_steps,
             theirs.env_steps,
-            theirs.total_env_steps,
         )
 
 

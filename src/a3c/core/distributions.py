@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +24,18 @@ from a3c.core import categorical
 _FORBIDDEN = -1e30
 
 # Beyond these a policy is deterministic, or noise, for all that matters.
-_LEAST_LOG_STD, GREATEST_LOG_STD = -10.0, 2.0
+LEAST_LOG_STD, GREATEST_LOG_STD = -10.0, 2.0
 
 _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
+
+
+class Gradients(NamedTuple):
+    """log π(a) and H(π), and how they change with the parameters."""
+
+    log_prob: Tensor  # [...]
+    entropy: Tensor  # [...]
+    of_log_prob: Tensor  # ∂ log π(a) / ∂ parameters, [..., D]
+    of_entropy: Tensor  # ∂ H(π) / ∂ parameters, [..., D]
 
 
 class Distribution(Protocol):
@@ -53,6 +62,12 @@ class Distribution(Protocol):
 
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π) in nats, [...]."""
+
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """`log_prob` and `entropy` with their gradients, for parameters [..., D] and actions [..., *K].
+
+        In closed form where there is one: it takes a few operations, and no graph is recorded.
+        """
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., *K]."""
@@ -101,6 +116,10 @@ class Categorical:
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π), [...]."""
         return categorical.entropy(parameters)
+
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """See `categorical.gradients`."""
+        return Gradients(*categorical.gradients(parameters, actions))
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [...] int64."""
@@ -151,6 +170,11 @@ class MultiCategorical:
     def entropy(self, parameters: Tensor) -> Tensor:
         """Σ_k H(π_k), [...]."""
         return torch.stack([categorical.entropy(logits) for logits in self._split(parameters)]).sum(0)
+
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """Those of the choices, side by side."""
+        parts = [categorical.gradients(logits, actions[..., k]) for k, logits in enumerate(self._split(parameters))]
+        return _joined([Gradients(*part) for part in parts])
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., K] int64."""
@@ -207,6 +231,14 @@ class Bernoulli:
         size = parameters.abs()
         return (functional.softplus(-size) + size * torch.sigmoid(-size)).sum(-1)
 
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """∂ log π(a) / ∂x = a - σ(x),    ∂H / ∂x = -x σ(x) σ(-x)."""
+        one, zero = torch.sigmoid(parameters), torch.sigmoid(-parameters)
+        of_log_prob = torch.where(actions.bool(), zero, -one)
+        return Gradients(
+            self.log_prob(parameters, actions), self.entropy(parameters), of_log_prob, -parameters * one * zero
+        )
+
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., K] int64."""
         uniform = torch.empty_like(parameters).uniform_(generator=generator)
@@ -259,6 +291,23 @@ class Normal:
         _, log_std = self._read(parameters)
         return (log_std + (1.0 + _LOG_2PI) / 2).sum(-1)
 
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """With z = (a - μ) / σ: ∂ log π(a) / ∂μ = z / σ and / ∂ log σ = z² - 1; ∂H / ∂μ = 0 and / ∂ log σ = 1.
+
+        Where log σ is clipped, the derivatives with respect to it are 0.
+        """
+        mean, log_std = self._read(parameters)
+        free = (parameters[..., self.size :] == log_std).to(log_std)  # [..., K]
+        inverse = (-log_std).exp()
+        z = (actions - mean) * inverse
+        squared = z.square()
+        return Gradients(
+            -(squared / 2 + log_std).sum(-1) - self.size * _LOG_2PI / 2,
+            log_std.sum(-1) + self.size * (1.0 + _LOG_2PI) / 2,
+            torch.cat([z * inverse, (squared - 1) * free], -1),
+            torch.cat([torch.zeros_like(free), free], -1),
+        )
+
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., K]."""
         mean, log_std = self._read(parameters)
@@ -275,7 +324,7 @@ class Normal:
     def _read(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log standard deviations, [..., K] each."""
         mean, log_std = parameters.chunk(2, -1)
-        return mean, log_std.clamp(_LEAST_LOG_STD, GREATEST_LOG_STD)
+        return mean, log_std.clamp(LEAST_LOG_STD, GREATEST_LOG_STD)
 
     def _log_density(self, parameters: Tensor, actions: Tensor) -> Tensor:
         mean, log_std = self._read(parameters)
@@ -310,6 +359,16 @@ class TanhNormal(Normal):
         spread = variances + std.square().unsqueeze(-1)  # [..., K, N]
         corner = (weights * (variances / spread).sqrt() * (-mean.square().unsqueeze(-1) / (2 * spread)).exp()).sum(-1)
         return super().entropy(parameters) + (2 * _LOG_2 - 2 * expected_size - 2 * corner).sum(-1)
+
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """That of log π(a) is the Gaussian's, since log(1 - tanh² u) is fixed; that of H is found by autograd."""
+        plain = super().gradients(parameters, actions)
+        with torch.enable_grad():
+            leaf = parameters.detach().requires_grad_()
+            entropy = self.entropy(leaf)
+            (of_entropy,) = torch.autograd.grad(entropy.sum(), leaf)
+        log_prob = plain.log_prob - _log_slope(actions).sum(-1)
+        return Gradients(log_prob, entropy.detach(), plain.of_log_prob, of_entropy)
 
 
 @dataclass(frozen=True)
@@ -351,6 +410,16 @@ class Composite:
         """Σ H(π_i) over the parts, [...]."""
         return self._sum(lambda _, part, own: part.entropy(own), parameters)
 
+    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+        """Those of the parts, side by side."""
+        columns = torch.split(actions, self._widths, -1)
+        return _joined(
+            [
+                part.gradients(own, _as_action(part, columns[i], own))
+                for i, (part, own) in enumerate(self._pairs(parameters))
+            ]
+        )
+
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., K]."""
         return self._join([part.sample(own, generator) for part, own in self._pairs(parameters)])
@@ -382,6 +451,16 @@ class Composite:
         columns = [action if part.action_shape else action.unsqueeze(-1) for part, action in pairs]
         dtype = torch.float64 if len({column.dtype for column in columns}) > 1 else columns[0].dtype
         return torch.cat([column.to(dtype) for column in columns], -1)
+
+
+def _joined(parts: list[Gradients]) -> Gradients:
+    """Of independent distributions side by side."""
+    return Gradients(
+        torch.stack([part.log_prob for part in parts]).sum(0),
+        torch.stack([part.entropy for part in parts]).sum(0),
+        torch.cat([part.of_log_prob for part in parts], -1),
+        torch.cat([part.of_entropy for part in parts], -1),
+    )
 
 
 def _as_action(part: Distribution, columns: Tensor, parameters: Tensor) -> Tensor:

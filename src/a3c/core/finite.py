@@ -15,13 +15,19 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
     Rewards count only where they belong to a real transition.
     """
     observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
+    rewards = rollout.rewards.where(rollout.real, 0.0)
+    # A norm is finite only if every number is, and so is a sum of numbers: mostly that is all there is to see.
+    norms = [torch.linalg.vector_norm(part) for part in observations.values() if part.is_floating_point()]
+    norms += [torch.linalg.vector_norm(rewards), torch.linalg.vector_norm(gradient)]
+    if abs(float(loss.policy + loss.value + loss.entropy)) + sum(map(float, norms)) < _GREATEST:
+        return None
     terms = (
         *((f"observation {path!r}" if path else "observation", part) for path, part in observations.items()),
-        ("reward", rollout.rewards.where(rollout.real, 0.0)),
+        ("reward", rewards),
         ("policy loss", loss.policy),
         ("value loss", loss.value),
         ("entropy", loss.entropy),
-        ("gradient", torch.linalg.vector_norm(gradient)),
+        ("gradient", norms[-1]),
     )
     for name, tensor in terms:
         if tensor.is_floating_point() and not bool((tensor.abs() < _GREATEST).all()):

@@ -1,9 +1,11 @@
 """Running moments: count, mean and sum of squared deviations of M scalars, merged by Chan's formula.
 
-Moments are one float64 tensor [3, M]. Its rows are n, how many samples; m, their mean; and M2, the sum of their
-squared deviations from m. A column with n = 0 is empty: zeros.
+Moments are one float64 tensor [3, M] on the CPU. Its rows are n, how many samples; m, their mean; and M2, the sum of
+their squared deviations from m. A column with n = 0 is empty: zeros. They are so small that what counts is the number
+of calls, and NumPy's cost a third of torch's: these functions look at the tensors' memory as arrays.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,16 +27,18 @@ def of(samples: Tensor) -> Tensor:
         samples: x, [N, M], of any real dtype; N may be 0.
 
     Returns:
-        The moments, [3, M], on the device of the samples.
+        The moments, [3, M].
     """
     assert samples.ndim == 2, f"samples {samples.shape} must be [N, M]"
-    samples = samples.detach().double()
-    if not len(samples):
-        return samples.new_zeros(3, samples.shape[1])
-    offsets = samples - samples[0]  # [N, M]; zeros, not rounding errors, where the samples are all the same
-    shift = offsets.mean(0)  # [M]
-    count = torch.full_like(shift, len(samples))
-    return torch.stack([count, samples[0] + shift, (offsets - shift).square().sum(0)])
+    values = samples.detach().cpu().double().numpy()
+    moments = np.zeros((3, samples.shape[1]))
+    if len(values):
+        offsets = values - values[0]  # [N, M]; zeros, not rounding errors, where the samples are all the same
+        shift = offsets.mean(0)  # [M]
+        offsets -= shift
+        moments[0], moments[1] = len(values), values[0] + shift
+        moments[2] = np.einsum("nm,nm->m", offsets, offsets)
+    return torch.from_numpy(moments)
 
 
 def of_bytes(samples: Tensor, unit: float) -> Tensor:
@@ -45,12 +49,12 @@ def of_bytes(samples: Tensor, unit: float) -> Tensor:
         unit: what the bytes are divided by.
 
     Returns:
-        The moments, [3, 1], on the device of the samples.
+        The moments, [3, 1].
     """
     assert samples.dtype == torch.uint8, f"{samples.dtype} are not bytes"
-    counts = torch.bincount(samples.reshape(-1), minlength=256).double()  # [256]
+    counts = torch.bincount(samples.detach().cpu().reshape(-1), minlength=256).double()  # [256]
     count = counts.sum()
-    offsets = torch.arange(256, dtype=torch.float64, device=samples.device) / unit
+    offsets = torch.arange(256, dtype=torch.float64) / unit
     mean = counts @ offsets / count.clamp(min=1)
     return torch.stack([count, mean, counts @ (offsets - mean).square()]).unsqueeze(1)
 
@@ -74,12 +78,14 @@ def merge(a: Tensor, b: Tensor) -> Tensor:
     Source: Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
     assert a.shape == b.shape, f"moments {a.shape} and {b.shape} must agree"
-    (count_a, mean_a, deviations_a), (count_b, mean_b, deviations_b) = a, b  # [M] each
-    count = count_a + count_b
+    (count_a, mean_a, deviations_a), (count_b, mean_b, deviations_b) = a.numpy(), b.numpy()  # [M] each
+    merged = np.empty(a.shape)
+    merged[0] = count_a + count_b
     distance = mean_b - mean_a
-    step = distance * (count_b / count.clamp(min=1))  # 0 if b is empty, mean_b if a is
-    deviations = deviations_a + deviations_b + step * count_a * distance
-    return torch.stack([count, mean_a + step, deviations])
+    step = distance * (count_b / np.maximum(merged[0], 1))  # 0 if b is empty, mean_b if a is
+    merged[1] = mean_a + step
+    merged[2] = deviations_a + deviations_b + step * count_a * distance
+    return torch.from_numpy(merged)
 
 
 def merge_all(parts: Tensor) -> Tensor:
@@ -98,12 +104,14 @@ def merge_all(parts: Tensor) -> Tensor:
         New moments, [3, M].
     """
     assert parts.shape[1:-1] == (3,), f"parts {parts.shape} must be [K, 3, M]"
-    counts, means, deviations = parts.unbind(1)  # [K, M] each
-    count = counts.sum(0)  # [M]
-    reference = means.gather(0, counts.argmax(0, keepdim=True))  # [1, M]
-    total_mean = reference[0] + (counts * (means - reference)).sum(0) / count.clamp(min=1)  # [M]
-    offsets = means - total_mean  # [K, M]
-    return torch.stack([count, total_mean, (deviations + counts * offsets * offsets).sum(0)])
+    counts, means, deviations = parts.numpy().transpose(1, 0, 2)  # [K, M] each
+    merged = np.empty(parts.shape[1:])
+    merged[0] = counts.sum(0)
+    reference = np.take_along_axis(means, counts.argmax(0)[None], 0)  # [1, M]
+    merged[1] = reference[0] + (counts * (means - reference)).sum(0) / np.maximum(merged[0], 1)
+    offsets = means - merged[1]  # [K, M]
+    merged[2] = (deviations + counts * offsets * offsets).sum(0)
+    return torch.from_numpy(merged)
 
 
 def mean(moments: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from a3c.core import moments as running
@@ -62,6 +64,7 @@ class Normaliser:
         self.moments = running.empty(self.tracked)  # [3, M]
         self.reward_unit = 1.0  # std(R)
         self._affine: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+        self._arrays: tuple[NDArray[Any], ...] | None = None  # mean and scale of the one part that there is
         self._returns: Tensor | None = None  # R of each environment, [B] float64
 
     def load(self, moments: Tensor | None) -> None:
@@ -72,6 +75,7 @@ class Normaliser:
         assert moments.shape == (3, self.tracked), "moments of another normaliser"
         self.moments = moments
         self._affine.clear()
+        self._arrays = None
         if self.scale_rewards:
             self.reward_unit = 1 / float(_scale(moments[:, -1:]))
 
@@ -88,6 +92,18 @@ class Normaliser:
         if not isinstance(observation, dict):
             return self._part("", observation, dtype, device)
         return {path: self._part(path, part, dtype, device) for path, part in observation.items()}
+
+    def numbers(self, values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+        """`observations` for one array [N, O] of an observation that is nothing else, with NumPy."""
+        if not self.observation_sizes:
+            return values.astype(dtype)
+        if self._arrays is None:
+            self._arrays = tuple(part.numpy() for part in self._mean_and_scale("", torch.device("cpu")))
+        mean, scale = self._arrays
+        normal: NDArray[Any] = values - mean
+        normal *= scale
+        np.minimum(np.maximum(normal, -_WIDEST, out=normal), _WIDEST, out=normal)
+        return normal.astype(dtype)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """The rewards to learn from, [T, B]."""
@@ -120,16 +136,17 @@ class Normaliser:
 
     def _discounted_returns(self, rollout: Rollout) -> Tensor:
         """R at every real transition, [N]."""
-        rewards, starts = rollout.rewards.double(), rollout.episode_start
-        running_returns = torch.zeros(rewards.shape[1], dtype=torch.float64) if self._returns is None else self._returns
-        returns = torch.empty_like(rewards)  # [T, B]
-        for t in range(len(rewards)):
-            running_returns = torch.where(starts[t], 0.0, running_returns)
-            # The step in which the environment merely reset has no reward; its R is not real.
-            running_returns = torch.where(starts[t + 1], 0.0, rewards[t] + self.discount * running_returns)
-            returns[t] = running_returns
+        real = rollout.real  # [T, B]
+        # The step in which the environment merely reset has no reward; its R is 0, and so is R before a first step.
+        rewards = torch.where(real, rollout.rewards.double(), 0.0)
+        weights = self.discount * (real & ~rollout.episode_start[:-1]).double()
+        running_returns = rewards.new_zeros(rewards.shape[1]) if self._returns is None else self._returns  # [B]
+        returns = []
+        for reward, weight in zip(rewards.unbind(), weights.unbind(), strict=True):
+            running_returns = torch.addcmul(reward, weight, running_returns)
+            returns.append(running_returns)
         self._returns = running_returns
-        return returns[rollout.real]
+        return torch.stack(returns)[real]
 
     def _part(self, path: str, part: Tensor, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         if path in self.image_units:

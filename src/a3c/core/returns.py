@@ -40,8 +40,9 @@ def lambda_returns(rewards: Tensor, discounts: Tensor, next_values: Tensor, lamb
         return bootstrapped
     returns = []
     following = next_values[-1]  # [...]
-    for t in reversed(range(len(rewards))):
-        following = bootstrapped[t] + _cut(chain_weights[t], following)
+    rows = zip(bootstrapped.unbind(), chain_weights.unbind(), (chain_weights == 0).unbind(), strict=True)
+    for reward, weight, cut in reversed(list(rows)):
+        following = torch.where(cut, reward, torch.addcmul(reward, weight, following))
         returns.append(following)
     return torch.stack(returns[::-1])
 

@@ -61,11 +61,14 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
         """Observation, reward, terminated, truncated and info."""
         result = self.env.step(action)
         if not (isinstance(result, tuple) and len(result) == 5):
-            raise UnsupportedEnvironment(
-                f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
-                "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
-            )
+            raise self._no_step(result)
         return result
+
+    def _no_step(self, result: Any) -> UnsupportedEnvironment:
+        return UnsupportedEnvironment(
+            f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
+            "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
+        )
 
 
 class Checked(Interface):
@@ -94,7 +97,10 @@ class Checked(Interface):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """The next observation and reward, checked."""
-        observation, reward, terminated, truncated, info = super().step(action)
+        result = self.env.step(action)
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise self._no_step(result)
+        observation, reward, terminated, truncated, info = result
         self._check(observation)
         if not isinstance(reward, _NUMBERS):
             reward = self._number(reward)
@@ -132,6 +138,18 @@ def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
         innermost = innermost.env
     if not isinstance(innermost, Interface):
         innermost.env = Interface(innermost.env, name)
+    return env
+
+
+def unchecked(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment without any Interface or Checked around or within it, as far as Gymnasium's wrappers go."""
+    while isinstance(env, Interface):
+        env = env.env
+    outer = env
+    while isinstance(outer, gym.Wrapper):
+        while isinstance(outer.env, Interface):
+            outer.env = outer.env.env
+        outer = outer.env
     return env
 
 

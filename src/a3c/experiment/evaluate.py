@@ -16,7 +16,7 @@ from a3c.errors import UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.policy import Policy
 from a3c.experiment.run_directory import finite
-from a3c.runtimes.threads import one_torch_thread
+from a3c.runtimes.threads import one_thread
 from a3c.spaces.parts import Space
 
 MOST_STEPS = 108_000
@@ -115,7 +115,7 @@ def play_episodes(
     seeds = evaluation_seeds(seed, count + 2)
     policy = Policy(policy.spec, policy.model, seed=seeds[-1])
     quotas = np.full(count, episodes // count) + (np.arange(count) < episodes % count)  # episodes each, [B]
-    with one_torch_thread():
+    with one_thread():
         first_seed = reset_seed(envs, seeds[:count], seeds[-2])
         returns, lengths, cut = _play(policy, envs, first_seed, quotas, greedy, max_steps_per_episode)
     return Evaluation(

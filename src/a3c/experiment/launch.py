@@ -55,7 +55,7 @@ def train(
     source.check_exists()
     if config.wandb:
         check_installed()
-    runtime = _make_runtime(config)
+    runtime = make_runtime(config)
     with contextlib.closing(runtime):
         runtime.prepare()
         from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
@@ -63,7 +63,8 @@ def train(
         return run_training(source, config, settings, description, runtime, on_report, started_at)
 
 
-def _make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
+def make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
+    """The runtime that the settings name."""
     episodes_at_once = config.stop_at_return is not None
     if config.runtime == "serial":
         # With evaluations every update is reported: which one crosses a multiple must not depend on the clock.

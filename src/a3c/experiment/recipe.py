@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,10 @@ from a3c.actor import Actor
 from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
 from a3c.core.flat import is_flattened
 from a3c.core.seeding import model_seed, worker_seeds
-from a3c.envs.make import EnvSource, reset_seed
+from a3c.envs.make import AnyVectorEnv, EnvSource, reset_seed
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.models.acting import ActingPolicy
+from a3c.models.actor_critic import ActorCritic
+from a3c.models.numpy_acting import acting_policy
 from a3c.types import StoreHandle, Update
 
 
@@ -36,6 +38,17 @@ class ActorLearnerRecipe:
 
     def __call__(self, worker: int, store: StoreHandle) -> Generator[Update, None, None]:
         """The actor-learner; its environments are closed when it ends."""
+        with self.made(worker) as (actor, model):
+            yield from actor_learner(self.settings, actor, model, store)
+
+    def env_seed(self, worker: int, envs: AnyVectorEnv) -> int | list[int]:
+        """What a worker's environments are seeded with."""
+        seeds = worker_seeds(self.seed, worker, self.incarnation, self.envs_per_worker)
+        return reset_seed(envs, seeds.environments, seeds.vector_environment)
+
+    @contextlib.contextmanager
+    def made(self, worker: int) -> Iterator[tuple[Actor, ActorCritic]]:
+        """A worker's actor, with environments that are closed in the end, and its network."""
         seeds = worker_seeds(self.seed, worker, self.incarnation, self.envs_per_worker)
         if self.seed_libraries:
             random.seed(seeds.libraries)
@@ -47,12 +60,12 @@ class ActorLearnerRecipe:
             assert is_flattened(model, model.flat), "a pull would miss the network"
             actor = Actor(
                 envs,
-                ActingPolicy(model, seeds.actions, noise_steps=self.noise_steps),
+                acting_policy(model, seeds.actions, noise_steps=self.noise_steps),
                 self.spec.actions,
-                seed=reset_seed(envs, seeds.environments, seeds.vector_environment),
+                seed=self.env_seed(worker, envs),
                 max_rollout_length=self.settings.rollout_length,
                 end_at_episode_end=self.end_rollout_at_episode_end,
             )
-            yield from actor_learner(self.settings, actor, model, store)
+            yield actor, model
         finally:
             envs.close()

@@ -29,7 +29,7 @@ from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_fit
 from a3c.experiment.policy import Policy
 from a3c.own_code import reason
-from a3c.runtimes.threads import one_torch_thread
+from a3c.runtimes.threads import one_thread
 from a3c.types import Episode
 
 ENDINGS = {".mp4": "imageio_ffmpeg", ".gif": "PIL"}
@@ -108,7 +108,7 @@ def record(
         *seeds, action_seed = evaluation_seeds(seed, episodes + 1)
         policy = Policy(policy.spec, policy.model, seed=action_seed)
         play = _Play(policy, filmed, source.name, greedy, max_steps_per_episode)
-        with one_torch_thread(), contextlib.closing(play.frames(seeds)) as frames:
+        with one_thread(), contextlib.closing(play.frames(seeds)) as frames:
             _write(frames, out, float(fps or filmed.metadata.get("render_fps") or _FPS), source.name)
     return Recording(out, tuple(play.episodes), play.cut_episodes)
 

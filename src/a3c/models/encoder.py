@@ -99,6 +99,11 @@ class Encoder(nn.Module):
         self.joint = mlp_torso(inputs, joined, activation)
         self.features = joined[-1] if joined else inputs
 
+    @property
+    def takes_one_vector(self) -> bool:
+        """Whether an observation is one array of numbers, which go straight into the layers of `joint`."""
+        return self._plain_dims is not None
+
     def forward(self, observation: Any) -> Tensor:
         """Features [..., F] of a flat observation, [..., *O] or a dict of such."""
         like, joint = self._like, cast(Callable[[Tensor], Tensor], self.joint)

@@ -82,10 +82,12 @@ def leave_signals_to_the_parent() -> None:
 
 
 def use_one_thread() -> None:
-    """Keep torch to one thread: W workers with a thread for each core each would fight for the cores."""
+    """Keep torch and NumPy to one thread: W workers with a thread for each core each would fight for the cores."""
     import torch  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def keep_freed_memory() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from a3c.runtimes.reporting import ReportBatch, worker_failed
-from a3c.runtimes.threads import one_torch_thread
+from a3c.runtimes.threads import one_thread
 from a3c.types import ActorLearner, MakeActorLearner, Report
 
 
@@ -40,7 +40,7 @@ class SerialRuntime:
         self.alive = workers
         learners = {worker: make_actor_learner(worker, store.connect(worker)) for worker in range(workers)}
         try:
-            with one_torch_thread():
+            with one_thread():
                 yield from self._take_turns(learners, batch, store)
         finally:
             for learner in learners.values():

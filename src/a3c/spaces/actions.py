@@ -118,10 +118,12 @@ class _Box:
 
     def read(self, actions: NDArray[Any]) -> NDArray[Any]:
         actions = actions.reshape((*actions.shape[:-1], *self.space.shape))
-        actions = np.where(np.isnan(actions), 0.0, actions)  # one NaN is dropped; in a simulator it may stay for good
+        if np.isnan(actions).any():
+            actions = np.where(np.isnan(actions), 0.0, actions)  # one is dropped; in a simulator it may stay for good
         if self.bounding == "tanh":
             actions = np.tanh(actions)
-        actions = np.clip(self.centre + self.half_width * actions, self.low, self.high)
+        actions = self.centre + self.half_width * actions
+        actions = np.minimum(np.maximum(actions, self.low), self.high)
         if self.space.dtype.kind != "f":
             actions = np.rint(np.clip(actions, -_EXACT, _EXACT)).astype(self.space.dtype)
             actions = np.clip(actions, self.space.low, self.space.high)

@@ -1,0 +1,46 @@
+"""Single environments side by side, stepped with few detours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+
+_ROW_BY_ROW = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # whose batches are arrays
+
+
+class Lanes(SyncVectorEnv):
+    """Gymnasium's SyncVectorEnv in NEXT_STEP mode, whose step costs less around the environments' own.
+
+    Observations that are arrays are written straight into the batch, which is this object's own: it holds until the
+    next step. Of everything else it is SyncVectorEnv.
+    """
+
+    def __init__(self, env_fns: Any) -> None:
+        super().__init__(env_fns, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._by_rows = isinstance(self.single_observation_space, _ROW_BY_ROW) and isinstance(
+            self.single_action_space, _ROW_BY_ROW
+        )
+
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Step every environment, but reset those whose episodes have ended."""
+        if not self._by_rows:
+            return super().step(actions)
+        observations, rewards = self._observations, self._rewards
+        terminated, truncated, ended = self._terminations, self._truncations, self._autoreset_envs
+        infos: dict[str, Any] = {}
+        for i, env in enumerate(self.envs):
+            if ended[i]:
+                observations[i], info = env.reset()
+                rewards[i], terminated[i], truncated[i] = 0.0, False, False
+            else:
+                observations[i], rewards[i], terminated[i], truncated[i], info = env.step(actions[i])
+            if info:
+                infos = self._add_info(infos, info, i)
+        np.logical_or(terminated, truncated, out=ended)
+        return observations, rewards.copy(), terminated.copy(), truncated.copy(), infos

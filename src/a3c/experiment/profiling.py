@@ -1,0 +1,347 @@
+"""Where the time of training goes, and how near it comes to what the environment and the network alone would take."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from a3c.actor import Actor
+from a3c.algorithms import actor_critic
+from a3c.config import TrainConfig
+from a3c.core.flat import flat_gradient
+from a3c.core.seeding import model_seed
+from a3c.envs.make import EnvSource, examine
+from a3c.errors import UsageError
+from a3c.experiment import presets
+from a3c.experiment.env_source import env_source
+from a3c.experiment.idle_settings import refuse_idle
+from a3c.experiment.launch import make_runtime
+from a3c.experiment.policy import Policy
+from a3c.experiment.policy_spec import PolicySpec
+from a3c.experiment.recipe import ActorLearnerRecipe
+from a3c.experiment.train import make_recipe, make_spec, make_store, resolve_device
+from a3c.models.actor_critic import ActorCritic
+from a3c.spaces.parts import map_parts
+from a3c.types import ActorLearner, MakeActorLearner, Report, StoreHandle, Update
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+STAGES = {
+    "act": "choosing actions: the network's policy, without gradients, and the draw",
+    "environment": "stepping the vector of environments",
+    "unroll": "the rest of a rollout: buffers, episodes, actions in the environment's form",
+    "forward": "the network on a whole rollout, with gradients",
+    "loss": "returns and loss",
+    "backward": "the gradient",
+    "normalise": "moments of observations and returns",
+    "check": "looking for what is not finite",
+    "pull": "taking θ from the store",
+    "push": "the update of θ",
+    "report": "what is left: counting, sending reports",
+}
+"""Parts of an actor-learner's turn, in their order."""
+
+_WARM_UP_S = 1.0
+_NO_END = 10**15  # steps; who measures says when it is enough
+_REFERENCES: tuple[Literal["environment"], Literal["forward"], Literal["backward"]] = (
+    "environment",
+    "forward",
+    "backward",
+)
+_ROLLOUTS = 50  # whose actions are replayed
+_TURNS, _WARM_UP_TURNS = 50, 20  # of a reference measurement, between two looks at the clock
+
+
+class Stopwatch:
+    """Adds up seconds by name; every moment belongs to the innermost timed function that is running, else to `rest`."""
+
+    def __init__(self, rest: str) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running = [rest]
+        self._since = time.perf_counter()
+
+    def timed(self, name: str, function: Function) -> Function:
+        """The function, with its time counted as `name`."""
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._switch()
+            self._running.append(name)
+            try:
+                return function(*arguments, **options)
+            finally:
+                self._switch()
+                self._running.pop()
+
+        return call  # type: ignore[return-value]
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last call, by name."""
+        self._switch()
+        taken, self.seconds = dict(self.seconds), defaultdict(float)
+        return taken
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A recipe whose actor-learners do what the given one's do, and whose updates tell seconds, by stage, as losses."""
+
+    recipe: ActorLearnerRecipe
+
+    def __call__(self, worker: int, store: StoreHandle) -> ActorLearner:
+        """See `ActorLearnerRecipe`."""
+        watch = Stopwatch("report")
+        with self.recipe.made(worker) as (actor, model), _timed_algorithm(watch):
+            actor.act = watch.timed("act", actor.act)
+            # Whoever assigns to a method hides it behind an attribute of this one object.
+            for thing, method, stage in (
+                (actor, "unroll", "unroll"),
+                (actor.envs, "step", "environment"),
+                (model, "forward", "forward"),
+                (model.normaliser, "deltas", "normalise"),
+                (model.normaliser, "rewards", "normalise"),
+                (model.normaliser, "load", "normalise"),
+            ):
+                setattr(thing, method, watch.timed(stage, getattr(thing, method)))
+            learner = actor_critic.actor_learner(self.recipe.settings, actor, model, _TimedHandle(store, watch))
+            for update in learner:
+                yield replace(update, losses=watch.take() | {"steps": float(update.rollout_steps)})
+
+
+class _TimedHandle:
+    def __init__(self, store: StoreHandle, watch: Stopwatch) -> None:
+        self.pull = watch.timed("pull", store.pull)
+        self.push = watch.timed("push", store.push)
+        self.leave = store.leave
+
+
+@contextlib.contextmanager
+def _timed_algorithm(watch: Stopwatch) -> Iterator[None]:
+    stages = {"actor_critic_loss": "loss", "flat_gradient": "backward", "first_non_finite": "check"}
+    plain = {name: getattr(actor_critic, name) for name in stages}
+    for name, stage in stages.items():
+        setattr(actor_critic, name, watch.timed(stage, plain[name]))
+    try:
+        yield
+    finally:
+        for name, function in plain.items():
+            setattr(actor_critic, name, function)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A recipe for doing one thing alone, over and over, for some seconds; an update is what was done in a while.
+
+    "environment": bare environments (`EnvSource.make_bare`) with the actions that the policy has drawn in rollouts of
+        its own, so with the policy's course of episodes;
+    "forward": the network's policy on B observations, without gradients;
+    "backward": the network on T+1 rows of B, and the gradient of its outputs' sum.
+    """
+
+    recipe: ActorLearnerRecipe
+    what: Literal["environment", "forward", "backward"]
+    seconds: float
+
+    def __call__(self, worker: int, store: StoreHandle) -> ActorLearner:
+        """How many steps (environment) or calls (the others) were done in how many seconds, as losses."""
+        with self.recipe.made(worker) as (actor, model):
+            store.pull(model.flat)
+            turns = getattr(self, f"_{self.what}")(worker, actor, model)
+            for _ in range(_WARM_UP_TURNS):
+                next(turns)
+            now = time.perf_counter()
+            ends = now + self.seconds
+            while now < ends:
+                began, done = now, sum(next(turns) for _ in range(_TURNS))
+                now = time.perf_counter()
+                yield Update({"seconds": now - began, "done": float(done)}, 0, 0, (), None)
+
+    def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
+        rollouts = [actor.unroll(len(actor.rewards)).actions.numpy().copy() for _ in range(_ROLLOUTS)]
+        actions = [self.recipe.spec.actions.to_environment(row) for rollout in rollouts for row in rollout]
+        with contextlib.closing(self.recipe.source.make_bare(actor.envs.num_envs)) as bare:
+            bare.reset(self.recipe.env_seed(worker, actor.envs))
+            while True:
+                for action in actions:
+                    yield bare.step(action)
+
+    def _forward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
+        rollout = actor.unroll(1)
+        row = map_parts(lambda part: part[0], rollout.observations)  # [B, *O]
+        starts = torch.zeros(actor.envs.num_envs, dtype=torch.bool)
+        with torch.inference_mode():
+            while True:
+                model.policy(row, rollout.state, starts)
+                yield 1
+
+    def _backward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
+        rollout = actor.unroll(self.recipe.settings.rollout_length)
+        while True:
+            outputs = model(rollout)
+            flat_gradient(outputs.policy.sum() + outputs.values.sum(), model)
+            yield 1
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a training step costs, measured with W workers at once.
+
+    Attributes:
+        env: the environment's name.
+        workers: W.
+        envs_per_worker: B.
+        rollout_length: T.
+        steps_per_second: of all workers.
+        stage_us: microseconds of a worker's environment step, by stage (`STAGES`).
+        environment_us: of a bare environment, a step.
+        forward_us: of the network's policy alone, a call on B observations.
+        backward_us: of the network and its gradient alone, a call on (T + 1) B observations.
+        ceiling: steps/s of W workers that do these three things and nothing else.
+    """
+
+    env: str
+    workers: int
+    envs_per_worker: int
+    rollout_length: int
+    steps_per_second: float
+    stage_us: dict[str, float]
+    environment_us: float
+    forward_us: float
+    backward_us: float
+
+    @property
+    def environment_only(self) -> float:
+        """Steps/s of W workers' bare environments."""
+        return self.workers * 1e6 / self.environment_us
+
+    @property
+    def ceiling(self) -> float:
+        """Steps/s of W workers that step bare environments and call the network, and do nothing else."""
+        network = self.forward_us / self.envs_per_worker + self.backward_us / (
+            self.envs_per_worker * self.rollout_length
+        )
+        return self.workers * 1e6 / (self.environment_us + network)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with what follows from it."""
+        return asdict(self) | {"environment_only": self.environment_only, "ceiling": self.ceiling}
+
+
+def profile(
+    env: str | Callable[[], Any], *, seconds: float = 5.0, run: str | os.PathLike[str] | None = None, **settings: Any
+) -> Profile:
+    """Measure what a training step costs with these settings, part by part, and its parts alone.
+
+    Args:
+        env: as in `a3c.train`.
+        seconds: of each of the four measurements, apart from what it takes to start.
+        run: directory of a run whose weights are begun with: what an environment's step takes can depend on how it is
+            played.
+        **settings: as in `a3c.train`.
+
+    Raises:
+        UsageError: as in `a3c.train`; or the run is of another network.
+    """
+    config, _ = presets.resolve(EnvSource(env).name, settings)
+    if config.runtime == "serial" and config.workers > 1:
+        raise UsageError("the serial runtime's workers share one process, and their time: add --workers 1")
+    source = env_source(env, config)
+    source.check_exists()
+    facts = examine(source)
+    refuse_idle(settings, facts)
+    spec = make_spec(config, facts)
+    state = _state_of(run, spec)
+    recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
+    timed = _sums(Timed(recipe), config, spec, state, seconds)
+    if not (steps := timed.get("steps")):
+        raise UsageError(f"{facts.name!r} came to no update within {seconds:g} s: take more --seconds")
+    turns = {stage: timed.get(stage, 0.0) for stage in STAGES}
+    alone = {what: _sums(Reference(recipe, what, seconds), config, spec, state) for what in _REFERENCES}
+    return Profile(
+        env=facts.name,
+        workers=config.workers,
+        envs_per_worker=config.envs_per_worker,
+        rollout_length=config.rollout_length,
+        steps_per_second=config.workers * steps / sum(turns.values()),
+        stage_us={stage: spent / steps * 1e6 for stage, spent in turns.items()},
+        **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
+    )
+
+
+def _sums(
+    recipe: MakeActorLearner,
+    config: TrainConfig,
+    spec: PolicySpec,
+    state: dict[str, Any] | None,
+    seconds: float = math.inf,
+) -> dict[str, float]:
+    """What the updates of all workers report as losses, added up: of so many seconds after the first one, or of all."""
+    runtime = make_runtime(config)
+    model = spec.build(seed=model_seed(config.seed))
+    store = make_store(
+        replace(config, total_env_steps=_NO_END, total_episodes=None), model.flat, runtime, model.normaliser.tracked
+    )
+    if state is not None:
+        store.load_state_dict(store.state_dict() | state)
+    total = Report()
+    begins = math.inf
+    with contextlib.closing(runtime):
+        runtime.prepare()
+        for report in runtime.run(recipe, store, config.workers):
+            now = time.monotonic()
+            if seconds == math.inf or begins + _WARM_UP_S < now <= begins + _WARM_UP_S + seconds:
+                total.merge(report)
+            elif report.updates:
+                begins = min(begins, now)
+            if now > begins + _WARM_UP_S + seconds:
+                store.request_stop()
+    return total.sums
+
+
+def _state_of(run: str | os.PathLike[str] | None, spec: PolicySpec) -> dict[str, Any] | None:
+    """The weights and moments of a run, as a store's state has them."""
+    if run is None:
+        return None
+    policy = Policy.load(run, spec.model)
+    ours = spec.build()
+    if policy.model.flat.shape != ours.flat.shape or policy.model.normaliser.tracked != ours.normaliser.tracked:
+        raise UsageError(f"--run {os.fspath(run)} is of another network than these settings make: name its settings")
+    return {"parameters": policy.model.flat, "moments": policy.model.normaliser.moments}
+
+
+def table(profile: Profile) -> str:
+    """The profile as text."""
+    step = sum(profile.stage_us.values())
+    lines = [
+        f"{profile.env}: {profile.workers} workers x {profile.envs_per_worker} environments, "
+        f"{profile.rollout_length} steps a rollout",
+        "",
+        f"{'part of a step':<14}{'us':>9}{'share':>8}",
+    ]
+    lines += [f"{stage:<14}{us:>9.2f}{us / step:>8.1%}  {STAGES[stage]}" for stage, us in profile.stage_us.items()]
+    batch, rows = profile.envs_per_worker, profile.envs_per_worker * (profile.rollout_length + 1)
+    lines += [
+        f"{'together':<14}{step:>9.2f}{1:>8.1%}",
+        "",
+        f"alone, us: a bare environment's step {profile.environment_us:.2f}, the policy on {batch} observations "
+        f"{profile.forward_us:.1f}, the network and its gradient on {rows} observations {profile.backward_us:.1f}",
+        "",
+        f"training          {profile.steps_per_second:>12,.0f} steps/s",
+        f"reference ceiling {profile.ceiling:>12,.0f} steps/s: those three alone; training reaches "
+        f"{profile.steps_per_second / profile.ceiling:.0%}",
+        f"environments only {profile.environment_only:>12,.0f} steps/s; training reaches "
+        f"{profile.steps_per_second / profile.environment_only:.0%}",
+    ]
+    return "\n".join(lines)

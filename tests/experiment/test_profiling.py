@@ -1,0 +1,183 @@
+"""Where the time goes: that all of it is accounted for, and that looking changes nothing of what is done."""
+
+import json
+from itertools import islice
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import VectorEnv
+
+import a3c
+from a3c.cli import main
+from a3c.config import TrainConfig
+from a3c.core.seeding import model_seed
+from a3c.envs.make import EnvSource, examine
+from a3c.errors import UsageError
+from a3c.experiment import profiling
+from a3c.experiment.profiling import STAGES, Profile, Reference, Stopwatch, Timed, profile, table
+from a3c.experiment.train import make_recipe, make_spec, make_store
+from a3c.runtimes.serial import SerialRuntime
+from leftovers import nothing_left
+
+SETTINGS = {"workers": 1, "envs_per_worker": 4, "rollout_length": 4, "runtime": "serial"}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but where it is told to go on."""
+
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: Clock.now)
+    return Clock
+
+
+def test_every_moment_belongs_to_the_innermost_function(clock):
+    watch = Stopwatch("rest")
+
+    def spend(seconds):
+        clock.now += seconds
+        return seconds
+
+    inner = watch.timed("inner", spend)
+
+    def outer_function():
+        spend(1)
+        inner(10)
+        spend(2)
+        return "done"
+
+    outer = watch.timed("outer", outer_function)
+    spend(100)
+    assert outer() == "done"
+    assert inner(20) == 20
+    assert watch.take() == {"rest": 100, "outer": 3, "inner": 30}
+    spend(5)
+    assert watch.take() == {"rest": 5}
+
+
+def test_a_function_that_raises_is_over(clock):
+    watch = Stopwatch("rest")
+
+    def fail():
+        clock.now += 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        watch.timed("failing", fail)()
+    clock.now += 7
+    assert watch.take() == {"failing": 1, "rest": 7}
+
+
+def recipe_and_store(env="CartPole-v1", **settings):
+    config = TrainConfig(**SETTINGS | settings)
+    facts = examine(EnvSource(env))
+    spec = make_spec(config, facts)
+    model = spec.build(seed=model_seed(0))
+    store = make_store(config, model.flat, SerialRuntime(), model.normaliser.tracked)
+    return make_recipe(facts.source, config, spec, "cpu"), store
+
+
+def test_looking_changes_nothing():
+    plain, store = recipe_and_store()
+    timed, other = recipe_and_store()
+    updates = list(islice(plain(0, store.connect(0)), 20))
+    seen = list(islice(Timed(timed)(0, other.connect(0)), 20))
+    assert torch.equal(store.snapshot().parameters, other.snapshot().parameters)
+    assert [update.episodes for update in updates] == [update.episodes for update in seen]
+    assert set().union(*(update.losses for update in seen)) == set(STAGES) | {"steps"}
+    assert all(second >= 0 for update in seen for second in update.losses.values())
+
+
+def test_the_algorithm_is_left_as_it_was():
+    before = vars(profiling.actor_critic).copy()
+    recipe, store = recipe_and_store()
+    learner = Timed(recipe)(0, store.connect(0))
+    next(learner)
+    learner.close()
+    assert vars(profiling.actor_critic) == before
+
+
+@pytest.mark.parametrize("what", ["environment", "forward", "backward"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_one_thing_alone(env, what):
+    recipe, store = recipe_and_store(env)
+    updates = list(Reference(recipe, what, 0.05)(0, store.connect(0)))
+    assert updates
+    assert all(update.losses["seconds"] > 0 for update in updates)
+    assert all(update.losses["done"] > 0 for update in updates)
+    assert store.snapshot().version == 0
+
+
+def test_bare_environments_take_the_course_that_the_policy_took():
+    recipe, _ = recipe_and_store("Pendulum-v1")
+    actions, rewards = [], []
+    with recipe.made(0) as (actor, _):
+        for _ in range(60):  # past an episode's end, at 200
+            rollout = actor.unroll(4)
+            actions += [row.numpy().copy() for row in rollout.actions]
+            rewards += rollout.rewards[rollout.real].tolist()
+        seed = recipe.env_seed(0, actor.envs)
+    seen = []
+
+    class Watched(gym.Wrapper):
+        def step(self, action):
+            result = super().step(action)
+            seen.append(result[1])
+            return result
+
+    bare = EnvSource(lambda: Watched(gym.make("Pendulum-v1"))).make_bare(4)
+    bare.reset(seed)
+    stepped = sum(bare.step(recipe.spec.actions.to_environment(action)) for action in actions)
+    bare.close()
+    assert stepped == len(seen)
+    assert seen == pytest.approx(rewards)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1"])
+def test_bare_environments_have_nothing_of_ours_around_them(env):
+    bare = EnvSource(env).make_bare(8)
+    bare.reset([1] * 8 if env == "FrozenLake-v1" else 1)
+    assert bare.step(np.zeros(8, np.int64)) == 8
+    for one in bare.envs:
+        while isinstance(one, gym.Wrapper):
+            assert not type(one).__module__.startswith("a3c")
+            one = one.env
+        assert isinstance(one, gym.Env | VectorEnv)
+    bare.close()
+
+
+def test_a_profile_of_processes(tmp_path):
+    with nothing_left():
+        result = profile("CartPole-v1", seconds=0.3, workers=2, envs_per_worker=8)
+    assert (result.env, result.workers, result.envs_per_worker) == ("CartPole-v1", 2, 8)
+    assert set(result.stage_us) == set(STAGES)
+    assert result.steps_per_second == pytest.approx(2e6 / sum(result.stage_us.values()))
+    assert min(result.environment_us, result.forward_us, result.backward_us) > 0
+    assert "reference ceiling" in table(result)
+
+
+def test_the_ceiling_by_hand():
+    result = Profile("E", 2, 4, 5, 1e4, {"act": 50.0}, environment_us=10.0, forward_us=40.0, backward_us=200.0)
+    assert result.environment_only == pytest.approx(2e6 / 10)
+    assert result.ceiling == pytest.approx(2e6 / (10 + 40 / 4 + 200 / 20))
+    assert result.to_json()["ceiling"] == result.ceiling
+
+
+def test_a_run_to_begin_with(tmp_path, capsys):
+    run = a3c.train(
+        "CartPole-v1", run_dir=str(tmp_path / "run"), quiet=True, tensorboard=False, total_env_steps=100, **SETTINGS
+    )
+    command = ["profile", "CartPole-v1", "--runtime", "serial", "--workers", "1", "--seconds", "0.05", "--json"]
+    main([*command, "--run", str(run.path)])
+    assert json.loads(capsys.readouterr().out)["workers"] == 1
+    with pytest.raises(UsageError, match=r"--run .* is of another network than these settings make"):
+        profile("CartPole-v1", run=run.path, hidden_sizes=(8,), seconds=0.05, **SETTINGS)
+
+
+def test_workers_that_share_a_process_are_not_measured():
+    with pytest.raises(UsageError, match="add --workers 1"):
+        profile("CartPole-v1", **SETTINGS | {"workers": 2})

@@ -1,0 +1,111 @@
+"""The cheap acting pass beside the plain one."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from scipy import stats
+
+from a3c.core import moments
+from a3c.experiment.policy_spec import Normalisation, PolicySpec
+from a3c.models.acting import ActingPolicy
+from a3c.models.actor_critic import Network
+from a3c.models.numpy_acting import NumpyPolicy, acting_policy
+
+VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
+CHOICE, ARM = spaces.Discrete(4, start=2), spaces.Box(-1, 1, (3,))
+MANY = 20_000
+
+SUITED = {
+    "choices": PolicySpec(VECTOR, CHOICE),
+    "numbers": PolicySpec(VECTOR, ARM),
+    "squashed": PolicySpec(VECTOR, ARM, "tanh"),
+    "spread of the network": PolicySpec(VECTOR, ARM, network=Network(log_std="network")),
+    "relu, separate": PolicySpec(TABLE, CHOICE, network=Network(activation="relu", separate_torsos=True)),
+    "linear": PolicySpec(VECTOR, ARM, network=Network(hidden_sizes=(), initial_log_std=-1.0)),
+    "bits": PolicySpec(spaces.MultiBinary(4), CHOICE),
+    "integers": PolicySpec(spaces.Box(-9, 9, (3,), np.int64), CHOICE),
+    "normalised": PolicySpec(VECTOR, CHOICE, normalisation=Normalisation(True, True)),
+    "normalised, a table": PolicySpec(TABLE, ARM, normalisation=Normalisation(True, True)),
+}
+UNSUITED = {
+    "memory": PolicySpec(VECTOR, CHOICE, network=Network(memory="gru")),
+    "gsde": PolicySpec(VECTOR, ARM, network=Network(log_std="gsde")),
+    "image": PolicySpec(spaces.Box(0, 255, (8, 8, 3), np.uint8), CHOICE),
+    "parts": PolicySpec(spaces.Dict({"a": VECTOR}), CHOICE),
+    "category": PolicySpec(spaces.Discrete(3), CHOICE),
+    "several choices": PolicySpec(VECTOR, spaces.MultiDiscrete([2, 3])),
+    "elu": PolicySpec(VECTOR, CHOICE, network=Network(activation="elu")),
+}
+
+
+def built(spec: PolicySpec, seed: int = 0):
+    """A network with weights and moments that are not those of the beginning."""
+    model = spec.build(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    model.flat.add_(torch.randn(model.flat.shape, generator=generator), alpha=0.1)
+    if model.normaliser.tracked:
+        samples = 3 + 2 * torch.randn(50, model.normaliser.tracked, generator=generator, dtype=torch.float64)
+        model.normaliser.load(moments.of(samples))
+    return model
+
+
+def observations(spec: PolicySpec, rows: int) -> np.ndarray:
+    space = spec.observation_space
+    return (
+        np.random.default_rng(0)
+        .integers(-9 if space.dtype.kind != "u" else 0, 9, (rows, *space.shape))
+        .astype(space.dtype)
+    )
+
+
+@pytest.mark.parametrize("name", SUITED)
+def test_the_policy_is_the_same(name):
+    model = built(SUITED[name])
+    rows = np.repeat(observations(SUITED[name], 2), MANY, 0)  # two observations, many times each
+    acting = acting_policy(model, seed=1)
+    assert isinstance(acting, NumpyPolicy)
+    actions, state = acting(rows, None, np.zeros(len(rows), np.bool_))
+    plain, _ = ActingPolicy(model, seed=1)(rows, None, np.zeros(len(rows), np.bool_))
+    assert state is None
+    assert (actions.dtype, actions.shape) == (plain.dtype, plain.shape)
+    for half in (slice(0, MANY), slice(MANY, None)):
+        parameters = model.policy(torch.from_numpy(rows[half][:1]), None, torch.zeros(1, dtype=torch.bool)).parameters
+        if isinstance(SUITED[name].action_space, spaces.Discrete):
+            expected = MANY * torch.softmax(parameters[0].double(), 0).detach().numpy()
+            seen = np.bincount(actions[half], minlength=4)
+            common = expected > 5
+            assert abs(seen[~common] - expected[~common]).sum() < 30
+            share = expected[common] / expected[common].sum()
+            assert stats.chisquare(seen[common], share * seen[common].sum()).pvalue > 1e-4
+        else:
+            mean, log_std = parameters[0].detach().double().numpy().reshape(2, 3)
+            normal = (actions[half] - mean) / np.exp(np.clip(log_std, -10, 2))
+            assert all(stats.kstest(column, "norm").pvalue > 1e-4 for column in normal.T)
+
+
+@pytest.mark.parametrize("name", UNSUITED)
+def test_what_it_does_not_suit_is_left_to_the_plain_one(name):
+    model = UNSUITED[name].build()
+    assert not NumpyPolicy.suits(model)
+    assert isinstance(acting_policy(model, seed=0), ActingPolicy)
+
+
+def test_it_follows_the_parameters_and_the_moments():
+    spec = SUITED["normalised"]
+    model, other = built(spec), built(spec, seed=7)
+    rows = observations(spec, 200)
+    acting = NumpyPolicy(model, seed=3)
+    acting(rows, None, np.zeros(200, np.bool_))
+    model.flat.copy_(other.flat)  # as a pull does
+    model.normaliser.load(other.normaliser.moments)
+    again = NumpyPolicy(other, seed=3)
+    again.random.bit_generator.state = acting.random.bit_generator.state
+    np.testing.assert_array_equal(*(policy(rows, None, np.zeros(200, np.bool_))[0] for policy in (acting, again)))
+
+
+def test_a_seed_repeats_its_actions():
+    model, rows = built(SUITED["numbers"]), observations(SUITED["numbers"], 8)
+    one, same, other = (NumpyPolicy(model, seed)(rows, None, np.zeros(8, np.bool_))[0] for seed in (1, 1, 2))
+    assert (one == same).all()
+    assert (one != other).any()
