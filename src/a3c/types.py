@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
     from torch.nn import Parameter
+
+    Array = NDArray[Any]
 
 State = Any
 """Recurrent state of an acting policy, [B, S]; None where it has none, or before its first step."""
@@ -43,12 +47,12 @@ class Rollout:
     episode_start: Tensor  # [T+1, B] bool: observations[t] is the first of an episode
     state: State = None  # recurrent state at row 0
 
-    @property
+    @cached_property
     def real(self) -> Tensor:
         """[T, B] bool: True where row t is a transition, False where the environment merely reset."""
         return ~self.episode_start[1:]
 
-    @property
+    @cached_property
     def env_steps(self) -> int:
         """How many real transitions the rollout holds."""
         return int(self.real.sum())
@@ -64,15 +68,14 @@ class PolicyValue(NamedTuple):
 class Loss(NamedTuple):
     """The actor-critic loss and its terms, each reduced over the real transitions."""
 
-    total: Tensor  # []
-    policy: Tensor  # []
-    value: Tensor  # []
-    entropy: Tensor  # []
+    total: Tensor  # [], of which gradients are taken
+    policy: float
+    value: float
+    entropy: float
 
     def terms(self) -> dict[str, float]:
-        """The three terms as Python floats, named as they are logged."""
-        policy, value, entropy = (term.item() for term in (self.policy.detach(), self.value, self.entropy))
-        return {"policy_loss": policy, "value_loss": value, "entropy": entropy}
+        """The three terms, named as they are logged."""
+        return {"policy_loss": self.policy, "value_loss": self.value, "entropy": self.entropy}
 
 
 class Counts(NamedTuple):
@@ -275,7 +278,7 @@ class PolicyDistribution(Protocol):
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π) in nats, [...]."""
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def gradients(self, parameters: Array, actions: Array) -> tuple[Array, Array, Array, Array]:
         """log π(a) and H(π), [...] each, and their gradients with respect to the parameters, [..., D] each."""
 
 

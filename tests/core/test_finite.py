@@ -19,7 +19,7 @@ def clean():
     """A rollout with a row that is not real, its loss, its gradient."""
     rollout = random_rollout(seed=3, length=8)
     assert rollout.env_steps < rollout.real.numel()
-    return rollout, Loss(*torch.tensor([1.0, 2.0, 3.0, 4.0])), torch.zeros(5)
+    return rollout, Loss(torch.tensor(1.0), 2.0, 3.0, 4.0), torch.zeros(5)
 
 
 def test_finite_numbers_are_all_right():
@@ -58,7 +58,7 @@ def test_reward_counts_where_it_belongs_to_a_transition(poison):
 )
 def test_loss_terms(poison, field, name):
     rollout, loss, gradient = clean()
-    assert first_non_finite(rollout, loss._replace(**{field: torch.tensor(poison)}), gradient) == name
+    assert first_non_finite(rollout, loss._replace(**{field: poison}), gradient) == name
 
 
 @pytest.mark.parametrize("poison", POISONS)
@@ -71,7 +71,7 @@ def test_gradient(poison):
 def test_the_first_in_order_of_computation_is_named():
     rollout, loss, gradient = clean()
     rollout.rewards[:] = gradient[:] = math.nan
-    loss = loss._replace(value=torch.tensor(math.nan))
+    loss = loss._replace(value=math.nan)
     assert first_non_finite(rollout, loss, gradient) == "reward"
 
 

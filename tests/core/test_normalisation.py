@@ -446,6 +446,10 @@ def test_acting_and_learning_see_the_same_moments_and_never_their_own_rollout():
             tape.append(("see", float(self.moments[0, 0])))
             return super().observations(observation, dtype, device)
 
+        def numbers(self, values, dtype):
+            tape.append(("see", float(self.moments[0, 0])))
+            return super().numbers(values, dtype)
+
     envs = vectorise(gym.make("CartPole-v1"))
     spec = PolicySpec(envs.single_observation_space, envs.single_action_space, network=Network(hidden_sizes=(8,)))
     model = spec.build()

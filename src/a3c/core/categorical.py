@@ -1,7 +1,15 @@
 """The categorical distribution over A actions, given by unnormalised log-probabilities ("logits")."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
+
+Array = NDArray[Any]
 
 
 def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
@@ -15,19 +23,26 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
-def gradients(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array]:
     """log π(a) and H, [...] each, and their gradients with respect to the logits, [..., A] each.
 
     ∂ log π(a) / ∂l_b = 1[a = b] - π(b),    ∂H / ∂l_b = -π(b) (log π(b) + H)
+
+    logits [..., A] and actions [...] are arrays; so is what comes out.
     """
-    log_probs = logits.log_softmax(-1)  # [..., A]
-    probs = log_probs.exp()
-    chosen = actions.unsqueeze(-1)  # [..., 1]
+    shifted = logits - logits.max(-1, keepdims=True)  # [..., A]
+    probs = np.exp(shifted)
+    total = probs.sum(-1, keepdims=True)  # [..., 1]
+    probs /= total
+    log_probs = shifted - np.log(total)
     weighted = probs * log_probs
-    entropies = -weighted.sum(-1, keepdim=True)  # [..., 1]
-    of_log_prob = (-probs).scatter_add_(-1, chosen, torch.ones_like(probs[..., :1]))
-    of_entropy = torch.addcmul(-weighted, probs, entropies, value=-1.0)
-    return log_probs.gather(-1, chosen).squeeze(-1), entropies.squeeze(-1), of_log_prob, of_entropy
+    entropies = -weighted.sum(-1, keepdims=True)  # [..., 1]
+    count = logits.shape[-1]
+    rows, chosen = np.arange(actions.size), actions.reshape(-1)
+    of_log_prob = -probs
+    of_log_prob.reshape(-1, count)[rows, chosen] += 1
+    log_prob = log_probs.reshape(-1, count)[rows, chosen].reshape(actions.shape)
+    return log_prob, entropies[..., 0], of_log_prob, -weighted - probs * entropies
 
 
 def sample(logits: Tensor, generator: Generator) -> Tensor:

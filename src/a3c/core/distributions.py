@@ -10,14 +10,17 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from a3c.core import categorical
+
+Array = NDArray[Any]
 
 # Finite, unlike -inf, whose product with a probability of 0 is NaN in the entropy and its gradient; so far out that
 # its probability is exactly 0 beside any other logit in float32, too.
@@ -32,10 +35,10 @@ _LOG_2, _LOG_2PI = math.log(2.0), math.log(2.0 * math.pi)
 class Gradients(NamedTuple):
     """log π(a) and H(π), and how they change with the parameters."""
 
-    log_prob: Tensor  # [...]
-    entropy: Tensor  # [...]
-    of_log_prob: Tensor  # ∂ log π(a) / ∂ parameters, [..., D]
-    of_entropy: Tensor  # ∂ H(π) / ∂ parameters, [..., D]
+    log_prob: Array  # [...]
+    entropy: Array  # [...]
+    of_log_prob: Array  # ∂ log π(a) / ∂ parameters, [..., D]
+    of_entropy: Array  # ∂ H(π) / ∂ parameters, [..., D]
 
 
 class Distribution(Protocol):
@@ -63,10 +66,10 @@ class Distribution(Protocol):
     def entropy(self, parameters: Tensor) -> Tensor:
         """H(π) in nats, [...]."""
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """`log_prob` and `entropy` with their gradients, for parameters [..., D] and actions [..., *K].
 
-        In closed form where there is one: it takes a few operations, and no graph is recorded.
+        In closed form, between arrays: a few calls, and no graph is recorded.
         """
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
@@ -117,7 +120,7 @@ class Categorical:
         """H(π), [...]."""
         return categorical.entropy(parameters)
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """See `categorical.gradients`."""
         return Gradients(*categorical.gradients(parameters, actions))
 
@@ -171,10 +174,11 @@ class MultiCategorical:
         """Σ_k H(π_k), [...]."""
         return torch.stack([categorical.entropy(logits) for logits in self._split(parameters)]).sum(0)
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """Those of the choices, side by side."""
-        parts = [categorical.gradients(logits, actions[..., k]) for k, logits in enumerate(self._split(parameters))]
-        return _joined([Gradients(*part) for part in parts])
+        ends = np.cumsum(self.counts)[:-1]
+        logits = np.split(parameters, ends, -1)
+        return _joined([Gradients(*categorical.gradients(own, actions[..., k])) for k, own in enumerate(logits)])
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., K] int64."""
@@ -231,12 +235,20 @@ class Bernoulli:
         size = parameters.abs()
         return (functional.softplus(-size) + size * torch.sigmoid(-size)).sum(-1)
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """∂ log π(a) / ∂x = a - σ(x),    ∂H / ∂x = -x σ(x) σ(-x)."""
-        one, zero = torch.sigmoid(parameters), torch.sigmoid(-parameters)
-        of_log_prob = torch.where(actions.bool(), zero, -one)
+        size = np.abs(parameters)
+        small = np.exp(-size)  # e^-|x|
+        share = small / (1 + small)  # σ(-|x|)
+        softplus = np.log1p(small)
+        one = np.where(parameters > 0, 1 - share, share)  # σ(x)
+        taken = actions.astype(bool)
+        signed = np.where(taken, parameters, -parameters)
         return Gradients(
-            self.log_prob(parameters, actions), self.entropy(parameters), of_log_prob, -parameters * one * zero
+            (np.minimum(signed, 0) - softplus).sum(-1),
+            (softplus + size * share).sum(-1),
+            taken - one,
+            -parameters * one * (1 - one),
         )
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
@@ -291,21 +303,22 @@ class Normal:
         _, log_std = self._read(parameters)
         return (log_std + (1.0 + _LOG_2PI) / 2).sum(-1)
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """With z = (a - μ) / σ: ∂ log π(a) / ∂μ = z / σ and / ∂ log σ = z² - 1; ∂H / ∂μ = 0 and / ∂ log σ = 1.
 
         Where log σ is clipped, the derivatives with respect to it are 0.
         """
-        mean, log_std = self._read(parameters)
-        free = (parameters[..., self.size :] == log_std).to(log_std)  # [..., K]
-        inverse = (-log_std).exp()
+        mean, raw = parameters[..., : self.size], parameters[..., self.size :]  # [..., K] each
+        log_std = np.minimum(np.maximum(raw, LEAST_LOG_STD), GREATEST_LOG_STD)
+        free = (raw == log_std).astype(raw.dtype)
+        inverse = np.exp(-log_std)
         z = (actions - mean) * inverse
-        squared = z.square()
+        squared = z * z
         return Gradients(
             -(squared / 2 + log_std).sum(-1) - self.size * _LOG_2PI / 2,
             log_std.sum(-1) + self.size * (1.0 + _LOG_2PI) / 2,
-            torch.cat([z * inverse, (squared - 1) * free], -1),
-            torch.cat([torch.zeros_like(free), free], -1),
+            np.concatenate([z * inverse, (squared - 1) * free], -1),
+            np.concatenate([np.zeros_like(free), free], -1),
         )
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
@@ -360,15 +373,34 @@ class TanhNormal(Normal):
         corner = (weights * (variances / spread).sqrt() * (-mean.square().unsqueeze(-1) / (2 * spread)).exp()).sum(-1)
         return super().entropy(parameters) + (2 * _LOG_2 - 2 * expected_size - 2 * corner).sum(-1)
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
-        """That of log π(a) is the Gaussian's, since log(1 - tanh² u) is fixed; that of H is found by autograd."""
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
+        """Those of the Gaussian, as log(1 - tanh² u) is fixed for log π(a), and for H with what `entropy` adds.
+
+        ∂ E|u| / ∂μ = erf(μ / σ√2) and / ∂σ = 2 φ(μ / σ), φ the standard normal density. Each Gaussian of the corner,
+        C = w √(s / t) e^(-μ² / 2t) with t = s + σ², changes with μ by -C μ / t, with log σ by C σ² (μ² / t² - 1 / t).
+        """
         plain = super().gradients(parameters, actions)
-        with torch.enable_grad():
-            leaf = parameters.detach().requires_grad_()
-            entropy = self.entropy(leaf)
-            (of_entropy,) = torch.autograd.grad(entropy.sum(), leaf)
-        log_prob = plain.log_prob - _log_slope(actions).sum(-1)
-        return Gradients(log_prob, entropy.detach(), plain.of_log_prob, of_entropy)
+        size = self.size
+        mean, log_std = parameters[..., :size], np.clip(parameters[..., size:], LEAST_LOG_STD, GREATEST_LOG_STD)
+        std = np.exp(log_std)
+        ratio = mean / std
+        sign = torch.erf(torch.from_numpy(ratio / math.sqrt(2))).numpy()
+        density = np.exp(-ratio * ratio / 2) / math.sqrt(2 * math.pi)
+        weights, variances = (constant.numpy().astype(mean.dtype) for constant in _soft_corner())
+        spread = variances + (std * std)[..., None]  # t, [..., K, N]
+        squares = (mean * mean)[..., None]
+        corner = weights * np.sqrt(variances / spread) * np.exp(-squares / (2 * spread))  # C, [..., K, N]
+        of_mean = -2 * sign + 2 * mean * (corner / spread).sum(-1)
+        of_log_std = -4 * std * density - 2 * std * std * (corner * (squares / spread - 1) / spread).sum(-1)
+        free = plain.of_entropy[..., size:]
+        added = 2 * _LOG_2 - 2 * (2 * std * density + mean * sign) - 2 * corner.sum(-1)  # [..., K]
+        slope = 2 * (_LOG_2 - actions - np.logaddexp(0, -2 * actions))  # log(1 - tanh² u)
+        return Gradients(
+            plain.log_prob - slope.sum(-1),
+            plain.entropy + added.sum(-1),
+            plain.of_log_prob,
+            np.concatenate([of_mean, free * (1 + of_log_std)], -1),
+        )
 
 
 @dataclass(frozen=True)
@@ -410,15 +442,12 @@ class Composite:
         """Σ H(π_i) over the parts, [...]."""
         return self._sum(lambda _, part, own: part.entropy(own), parameters)
 
-    def gradients(self, parameters: Tensor, actions: Tensor) -> Gradients:
+    def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """Those of the parts, side by side."""
-        columns = torch.split(actions, self._widths, -1)
-        return _joined(
-            [
-                part.gradients(own, _as_action(part, columns[i], own))
-                for i, (part, own) in enumerate(self._pairs(parameters))
-            ]
-        )
+        columns = np.split(actions, np.cumsum(self._widths)[:-1], -1)
+        own = np.split(parameters, np.cumsum([part.parameter_count for part in self.parts])[:-1], -1)
+        joined = zip(self.parts, own, columns, strict=True)
+        return _joined([part.gradients(numbers, _as_actions(part, some, numbers)) for part, numbers, some in joined])
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:
         """Draw a ~ π, [..., K]."""
@@ -456,11 +485,18 @@ class Composite:
 def _joined(parts: list[Gradients]) -> Gradients:
     """Of independent distributions side by side."""
     return Gradients(
-        torch.stack([part.log_prob for part in parts]).sum(0),
-        torch.stack([part.entropy for part in parts]).sum(0),
-        torch.cat([part.of_log_prob for part in parts], -1),
-        torch.cat([part.of_entropy for part in parts], -1),
+        np.sum([part.log_prob for part in parts], 0),
+        np.sum([part.entropy for part in parts], 0),
+        np.concatenate([part.of_log_prob for part in parts], -1),
+        np.concatenate([part.of_entropy for part in parts], -1),
     )
+
+
+def _as_actions(part: Distribution, columns: Array, parameters: Array) -> Array:
+    """As `_as_action`, of arrays."""
+    actions = columns if part.action_shape else columns[..., 0]
+    dtypes = {torch.int64: np.dtype(np.int64), torch.float32: parameters.dtype}
+    return actions.astype(dtypes.get(part.action_dtype, actions.dtype))
 
 
 def _as_action(part: Distribution, columns: Tensor, parameters: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
     # A norm is finite only if every number is, and so is a sum of numbers: mostly that is all there is to see.
     norms = [torch.linalg.vector_norm(part) for part in observations.values() if part.is_floating_point()]
     norms += [torch.linalg.vector_norm(rewards), torch.linalg.vector_norm(gradient)]
-    if abs(float(loss.policy + loss.value + loss.entropy)) + sum(map(float, norms)) < _GREATEST:
+    if abs(loss.policy + loss.value + loss.entropy) + sum(map(float, norms)) < _GREATEST:
         return None
     terms = (
         *((f"observation {path!r}" if path else "observation", part) for path, part in observations.items()),
@@ -30,6 +30,9 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
         ("gradient", norms[-1]),
     )
     for name, tensor in terms:
-        if tensor.is_floating_point() and not bool((tensor.abs() < _GREATEST).all()):
+        if isinstance(tensor, float):
+            if not abs(tensor) < _GREATEST:
+                return name
+        elif tensor.is_floating_point() and not bool((tensor.abs() < _GREATEST).all()):
             return name
     return None

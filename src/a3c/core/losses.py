@@ -2,12 +2,15 @@
 
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from a3c.core.returns import lambda_returns
 from a3c.types import Loss, PolicyDistribution, PolicyValue, Rollout
 
+Array = NDArray[Any]
 Reduction = Literal["mean", "sum"]
 
 
@@ -43,57 +46,56 @@ def actor_critic_loss(
         reduction: "sum" over the real transitions (the paper's) or their "mean".
 
     Returns:
-        The total and its three terms, each reduced alike; `value` is without c_v, `entropy` without β. A gradient
+        The total, [], and its three terms, each reduced alike; `value` is without c_v, `entropy` without β. A gradient
         flows from the total to the outputs. It is not found by autograd but written down:
 
             ∂L/∂p_t = -(R_t - V(s_t)) ∂ log π(a_t|s_t)/∂p_t - β ∂H/∂p_t,    ∂L/∂V(s_t) = -2 c_v (R_t - V(s_t))
 
-        where p_t are the policy's parameters: some twenty nodes of a graph less.
+        where p_t are the policy's parameters: some forty nodes of a graph less.
     """
-    assert outputs.values.shape == rollout.episode_start.shape, f"values {outputs.values.shape} of T+1 rows of B"
-    values, real = outputs.values.detach(), rollout.real.to(outputs.values.device)  # [T+1, B], [T, B]
-    discounts = discount * (~rollout.terminated).to(values)  # [T, B]; a terminal state has no future
-    lambdas = lambda_ * (~rollout.truncated).to(values)  # [T, B]; a time limit bootstraps
-    returns = lambda_returns(rewards.to(values), discounts, values[1:], lambdas)  # R, [T, B]
-    # What is not real is selected away before it is multiplied by a weight of 0: 0 times NaN is NaN.
-    errors = torch.where(real, returns - values[:-1], 0.0)  # R - V(s_t), [T, B]
-    parameters = torch.where(real.unsqueeze(-1), outputs.policy[:-1].detach(), 0.0)  # [T, B, D]
-    log_prob, entropy, of_log_prob, of_entropy = distribution.gradients(parameters, rollout.actions.to(values.device))
-    weights = real.to(values)  # [T, B]
-    if reduction == "mean":
-        weights /= weights.sum()
-    weighted_errors = weights * errors
-    policy_loss = -_dot(weighted_errors, log_prob)
-    value_loss = _dot(weighted_errors, errors)
-    entropy = _dot(weights, entropy)
+    # All of it is worked out where the rollout lies, in arrays: that is fewer calls, and cheaper ones.
+    policy, values = _on_host(outputs.policy), _on_host(outputs.values)  # [T+1, B, D], [T+1, B]
+    assert values.shape == rollout.episode_start.shape, f"values {values.shape} of T+1 rows of B"
+    number = values.dtype.type
+    real, terminated, truncated = (flag.numpy() for flag in (rollout.real, rollout.terminated, rollout.truncated))
+    discounts = number(discount) * ~terminated  # [T, B]; a terminal state has no future
+    lambdas = number(lambda_) * ~truncated  # [T, B]; a time limit bootstraps
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        returns = lambda_returns(rewards.numpy().astype(values.dtype), discounts, values[1:], lambdas)  # R, [T, B]
+        # What is not real is selected away before it is multiplied by a weight of 0: 0 times NaN is NaN.
+        errors = np.where(real, returns - values[:-1], number(0))  # R - V(s_t), [T, B]
+        parameters = np.where(real[..., None], policy[:-1], number(0))  # [T, B, D]
+        log_prob, entropies, of_log_prob, of_entropy = distribution.gradients(parameters, rollout.actions.numpy())
+        weights = real / number(real.sum() if reduction == "mean" else 1)  # [T, B]
+        weighted_errors = weights * errors
+        policy_loss = -float(np.vdot(weighted_errors, log_prob))
+        value_loss = float(np.vdot(weighted_errors, errors))
+        entropy = float(np.vdot(weights, entropies))
+        of_policy, of_values = np.zeros_like(policy), np.zeros_like(values)  # the last rows stay 0
+        of_policy[:-1] = -weighted_errors[..., None] * of_log_prob - entropy_coef * weights[..., None] * of_entropy
+        of_values[:-1] = -2 * value_coef * weighted_errors
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
-    of_policy, of_values = torch.zeros_like(outputs.policy), torch.zeros_like(values)  # the last rows stay 0
-    of_policy[:-1] = -(weighted_errors.unsqueeze(-1) * of_log_prob).addcmul_(
-        weights.unsqueeze(-1), of_entropy, value=entropy_coef
-    )
-    of_values[:-1] = -2 * value_coef * weighted_errors
     return Loss(_with_gradients(total, outputs, of_policy, of_values), policy_loss, value_loss, entropy)
 
 
-def _dot(weights: Tensor, values: Tensor) -> Tensor:
-    """Σ w x, []."""
-    return torch.dot(weights.reshape(-1), values.reshape(-1))
+def _on_host(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().numpy()
 
 
-def _with_gradients(total: Tensor, outputs: PolicyValue, of_policy: Tensor, of_values: Tensor) -> Tensor:
+def _with_gradients(total: float, outputs: PolicyValue, of_policy: Array, of_values: Array) -> Tensor:
     """The total, [], with these gradients with respect to the outputs."""
-    return cast(Tensor, _Known.apply(outputs.policy, outputs.values, total, of_policy, of_values))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Known.apply(*outputs, total, (of_policy, of_values)))  # type: ignore[no-untyped-call]
 
 
 class _Known(torch.autograd.Function):
     """A number whose gradients are known already."""
 
     @staticmethod
-    def forward(ctx: Any, policy: Tensor, values: Tensor, total: Tensor, *gradients: Tensor) -> Tensor:
-        ctx.save_for_backward(*gradients)
-        return total.clone()
+    def forward(ctx: Any, policy: Tensor, values: Tensor, total: float, gradients: tuple[Array, Array]) -> Tensor:
+        ctx.gradients, ctx.device = gradients, policy.device
+        return values.new_tensor(total)
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        of_policy, of_values = ctx.saved_tensors
-        return outer * of_policy, outer * of_values, None, None, None
+        of_policy, of_values = (torch.from_numpy(gradient).to(ctx.device) for gradient in ctx.gradients)
+        return outer * of_policy, outer * of_values, None, None

@@ -121,4 +121,5 @@ def mean(moments: Tensor) -> Tensor:
 
 def variance(moments: Tensor) -> Tensor:
     """The population variances M2 / n, [M]; 1 where nothing was seen, so that normalising changes nothing there."""
-    return torch.where(moments[0] == 0, 1.0, moments[2] / moments[0].clamp(min=1))
+    count, _, deviations = moments.numpy()
+    return torch.from_numpy(np.where(count == 0, 1.0, deviations / np.maximum(count, 1)))

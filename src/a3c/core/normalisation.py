@@ -14,6 +14,8 @@ from torch import Tensor
 from a3c.core import moments as running
 from a3c.types import Rollout
 
+Array = NDArray[Any]
+
 _WIDEST = 10.0  # standard deviations; what lies further out is clipped
 _LEAST_VARIANCE = 1e-8  # times the squared mean if that is below 1: what hardly varies is only centred
 
@@ -63,9 +65,8 @@ class Normaliser:
         self.tracked = ends[-1] + scale_rewards
         self.moments = running.empty(self.tracked)  # [3, M]
         self.reward_unit = 1.0  # std(R)
-        self._affine: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
-        self._arrays: tuple[NDArray[Any], ...] | None = None  # mean and scale of the one part that there is
-        self._returns: Tensor | None = None  # R of each environment, [B] float64
+        self._affine: dict[str, tuple[Array, Array]] = {}  # mean and scale of each part, [O] each
+        self._returns: Array | None = None  # R of each environment, [B] float64
 
     def load(self, moments: Tensor | None) -> None:
         """Take the moments [3, M] of a pull; None where nothing is tracked."""
@@ -75,9 +76,8 @@ class Normaliser:
         assert moments.shape == (3, self.tracked), "moments of another normaliser"
         self.moments = moments
         self._affine.clear()
-        self._arrays = None
         if self.scale_rewards:
-            self.reward_unit = 1 / float(_scale(moments[:, -1:]))
+            self.reward_unit = 1 / _scale(moments[:, -1:]).item()
 
     def observations(self, observation: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
         """A flat observation ([..., *O], or a dict of such) with its tracked parts normalised.
@@ -93,14 +93,12 @@ class Normaliser:
             return self._part("", observation, dtype, device)
         return {path: self._part(path, part, dtype, device) for path, part in observation.items()}
 
-    def numbers(self, values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    def numbers(self, values: Array, dtype: DTypeLike) -> Array:
         """`observations` for one array [N, O] of an observation that is nothing else, with NumPy."""
         if not self.observation_sizes:
             return values.astype(dtype)
-        if self._arrays is None:
-            self._arrays = tuple(part.numpy() for part in self._mean_and_scale("", torch.device("cpu")))
-        mean, scale = self._arrays
-        normal: NDArray[Any] = values - mean
+        mean, scale = self._mean_and_scale("")
+        normal: Array = values - mean
         normal *= scale
         np.minimum(np.maximum(normal, -_WIDEST, out=normal), _WIDEST, out=normal)
         return normal.astype(dtype)
@@ -136,34 +134,32 @@ class Normaliser:
 
     def _discounted_returns(self, rollout: Rollout) -> Tensor:
         """R at every real transition, [N]."""
-        real = rollout.real  # [T, B]
+        real = rollout.real.numpy()  # [T, B]
         # The step in which the environment merely reset has no reward; its R is 0, and so is R before a first step.
-        rewards = torch.where(real, rollout.rewards.double(), 0.0)
-        weights = self.discount * (real & ~rollout.episode_start[:-1]).double()
-        running_returns = rewards.new_zeros(rewards.shape[1]) if self._returns is None else self._returns  # [B]
-        returns = []
-        for reward, weight in zip(rewards.unbind(), weights.unbind(), strict=True):
-            running_returns = torch.addcmul(reward, weight, running_returns)
-            returns.append(running_returns)
-        self._returns = running_returns
-        return torch.stack(returns)[real]
+        returns = np.where(real, rollout.rewards.numpy(), 0.0).astype(np.float64)  # [T, B]
+        weights = self.discount * (real & ~rollout.episode_start[:-1].numpy())
+        before = np.zeros(returns.shape[1]) if self._returns is None else self._returns  # [B]
+        for t in range(len(returns)):
+            returns[t] += weights[t] * before
+            before = returns[t]
+        self._returns = before
+        return torch.from_numpy(returns[real])
 
     def _part(self, path: str, part: Tensor, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         if path in self.image_units:
             return self._image(path, part if device is None else part.to(device), dtype)
         return self._numbers(path, part, dtype) if path in self.observation_sizes else part
 
-    def _mean_and_scale(self, path: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _mean_and_scale(self, path: str) -> tuple[Array, Array]:
         """Of a part's numbers, float64 [O] each."""
-        key = (path, device)
-        if key not in self._affine:
+        if path not in self._affine:
             own = self.moments[:, self._columns[path]]  # [3, O]
-            self._affine[key] = (running.mean(own).to(device), _scale(own).to(device))
-        return self._affine[key]
+            self._affine[path] = (running.mean(own).numpy(), _scale(own))
+        return self._affine[path]
 
     def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
         unit = self.image_units[path]
-        mean, scale = (float(value) for value in self._mean_and_scale(path, torch.device("cpu")))
+        mean, scale = (number.item() for number in self._mean_and_scale(path))
         if image.dtype == torch.uint8:
             # In one pass over many pixels, and seldom a second one.
             image = torch.add(image.new_tensor(-mean * scale, dtype=dtype), image, alpha=scale / unit)
@@ -174,7 +170,7 @@ class Normaliser:
         return image.sub(mean * unit).mul_(scale / unit).clamp_(-_WIDEST, _WIDEST).to(dtype)
 
     def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
-        mean, scale = self._mean_and_scale(path, part.device)
+        mean, scale = (torch.from_numpy(number).to(part.device) for number in self._mean_and_scale(path))
         size = self.observation_sizes[path]
         shape = part.shape
         flat = part.reshape(*shape[: len(shape) - _own_dims(shape, size)], size)
@@ -182,11 +178,11 @@ class Normaliser:
         return ((flat - mean) * scale).clamp_(-_WIDEST, _WIDEST).to(dtype).reshape(shape)
 
 
-def _scale(moments: Tensor) -> Tensor:
+def _scale(moments: Tensor) -> Array:
     """What makes the deviation 1, [M]; 1 where there is hardly one."""
-    variance = running.variance(moments)
-    least = _LEAST_VARIANCE * running.mean(moments).square().clamp(max=1.0)
-    return torch.where(variance > least, variance, 1.0).rsqrt()
+    mean, variance = running.mean(moments).numpy(), running.variance(moments).numpy()
+    least = _LEAST_VARIANCE * np.minimum(mean * mean, 1.0)
+    return 1 / np.sqrt(np.where(variance > least, variance, 1.0))
 
 
 def _of_image(image: Tensor, unit: float) -> Tensor:

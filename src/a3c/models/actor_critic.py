@@ -16,6 +16,7 @@ from a3c.models.custom import CustomTorso
 from a3c.models.encoder import Encoder
 from a3c.models.heads import LogStd, PolicyHead
 from a3c.models.memory import Memory
+from a3c.models.perceptrons import Perceptrons
 from a3c.models.torsos import orthogonal
 from a3c.spaces.parts import ACTION_MASK, Space, parts
 from a3c.types import PolicyValue, Rollout, State
@@ -126,6 +127,8 @@ class ActorCritic(nn.Module):
         self.value_head = orthogonal(nn.Linear(widths[1], 1), _VALUE_GAIN)
         self.to(self.device, dtype)
         self.flat = flatten_parameters(self)  # θ', [P]
+        # Last: it looks at the parameters where they now lie.
+        self._perceptrons = Perceptrons(self) if Perceptrons.suits(self) else None
 
     @property
     def state_size(self) -> int:
@@ -154,6 +157,8 @@ class ActorCritic(nn.Module):
     def policy_value(self, observations: Any) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of flat observations [..., *O], for a network without memory."""
         assert self.policy_memory is None, "a network with memory needs a state: use step"
+        if self._perceptrons is not None and self._perceptrons.are_of(self):
+            return self._perceptrons(observations, self.normaliser)
         return self._heads(*self._features(observations), observations)
 
     def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:

@@ -104,6 +104,12 @@ class Encoder(nn.Module):
         """Whether an observation is one array of numbers, which go straight into the layers of `joint`."""
         return self._plain_dims is not None
 
+    @property
+    def vector_dims(self) -> int:
+        """How many dimensions that array has."""
+        assert self._plain_dims is not None
+        return self._plain_dims
+
     def forward(self, observation: Any) -> Tensor:
         """Features [..., F] of a flat observation, [..., *O] or a dict of such."""
         like, joint = self._like, cast(Callable[[Tensor], Tensor], self.joint)

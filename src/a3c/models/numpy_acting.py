@@ -6,25 +6,18 @@ the calls, and the layers between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from a3c.core.distributions import GREATEST_LOG_STD, LEAST_LOG_STD, Categorical, Normal
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic
-from a3c.models.encoder import Encoder
+from a3c.models.perceptrons import Perceptrons
 from a3c.types import State
 
 Array = NDArray[Any]
-
-_IN_PLACE: dict[type[nn.Module], Callable[[Array], Array]] = {
-    nn.Tanh: lambda values: np.tanh(values, out=values),
-    nn.ReLU: lambda values: np.maximum(values, 0.0, out=values),
-}
 
 
 def acting_policy(model: ActorCritic, seed: int, *, noise_steps: int = 1) -> ActingPolicy | NumpyPolicy:
@@ -45,46 +38,26 @@ class NumpyPolicy:
 
     def __init__(self, model: ActorCritic, seed: int) -> None:
         assert self.suits(model)
-        assert isinstance(model.policy_torso, Encoder)
-        self.normaliser = model.normaliser
+        self.model = model
         self.random = np.random.Generator(np.random.SFC64(seed))
-        layers = list(model.policy_torso.joint.children())
-        self._layers = [
-            (*_arrays(linear), _IN_PLACE[type(activation)])
-            for linear, activation in zip(layers[::2], layers[1::2], strict=True)
-        ]
-        self._head_weight, self._head_bias = _arrays(model.policy_head.linear)
-        self._dtype = self._head_bias.dtype
-        log_std = model.policy_head.log_std
-        self._log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]
+        network = Perceptrons(model)
+        self._layers, self._head, self._log_std = network.torsos[0], network.policy_head, network.log_std
+        self._dtype = network.dtype
         self._draw = self._choice if isinstance(model.distribution, Categorical) else self._numbers
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
         """Whether this can act for such a model."""
-        torso = model.policy_torso
-        return (
-            model.device.type == "cpu"
-            and model.policy_memory is None
-            and isinstance(torso, Encoder)
-            and torso.takes_one_vector
-            and all(isinstance(layer, nn.Linear | nn.Tanh | nn.ReLU) for layer in torso.joint.children())
-            and isinstance(model.distribution, Categorical | Normal)  # a squashed one is drawn like a plain one
-            and not model.policy_head.gsde
-            and model.policy_head.order is None
-        )
+        # A squashed Gaussian is drawn like a plain one.
+        return Perceptrons.suits(model) and isinstance(model.distribution, Categorical | Normal)
 
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""
         del state, episode_start
-        features = self.normaliser.numbers(observation.reshape(len(observation), -1), self._dtype)  # [B, I]
-        for weight, bias, activate in self._layers:
-            features = features @ weight
-            features += bias
-            activate(features)
-        outputs = features @ self._head_weight
-        outputs += self._head_bias
-        return self._draw(outputs), None
+        features = self.model.normaliser.numbers(observation.reshape(len(observation), -1), self._dtype)  # [B, I]
+        for layer in self._layers:
+            features = layer(features)
+        return self._draw(self._head(features)), None
 
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
@@ -106,9 +79,3 @@ class NumpyPolicy:
         noise *= std
         noise += mean
         return noise.astype(np.float32, copy=False)
-
-
-def _arrays(linear: nn.Module) -> tuple[Array, Array]:
-    """Weight [I, F] and bias [F], sharing the layer's memory."""
-    assert isinstance(linear, nn.Linear)
-    return linear.weight.detach().numpy().T, linear.bias.detach().numpy()

@@ -1,0 +1,185 @@
+"""Fully connected networks in NumPy: the whole network is one node of the graph, its two passes a few calls each.
+
+With a few hundred rows and 64 units a layer, most of what torch takes for a pass is the price of its calls and of the
+nodes that it records. NumPy's calls cost a third of that, and there is nothing to record: the chain rule for a
+perceptron is written down here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from a3c.core.normalisation import Normaliser
+from a3c.models.encoder import Encoder
+from a3c.types import PolicyValue
+
+if TYPE_CHECKING:
+    from a3c.models.actor_critic import ActorCritic
+
+Array = NDArray[Any]
+
+
+class Activation(NamedTuple):
+    """A function of one number, worked out in place, and how it changes, as told by what it gave."""
+
+    apply: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Tanh: Activation(lambda x: np.tanh(x, out=x), lambda y: 1 - y * y),
+    nn.ReLU: Activation(lambda x: np.maximum(x, 0, out=x), lambda y: (y > 0).astype(y.dtype)),
+}
+
+
+class Layer(NamedTuple):
+    """A linear layer, sharing its memory, and what follows it."""
+
+    weight: Array  # [O, I]
+    bias: Array  # [O]
+    activation: Activation | None
+    places: tuple[int, int]  # of weight and bias among the model's parameters
+
+    @classmethod
+    def of(cls, linear: nn.Module, places: Mapping[int, int], activation: nn.Module | None = None) -> Layer:
+        """That of a module and the one behind it; `places` by where a parameter lies."""
+        assert isinstance(linear, nn.Linear)
+        following = None if activation is None else ACTIVATIONS[type(activation)]
+        own = places[linear.weight.data_ptr()], places[linear.bias.data_ptr()]
+        return cls(linear.weight.detach().numpy(), linear.bias.detach().numpy(), following, own)
+
+    def __call__(self, inputs: Array) -> Array:
+        """[N, O] for [N, I]."""
+        outputs: Array = inputs @ self.weight.T
+        outputs += self.bias
+        return outputs if self.activation is None else self.activation.apply(outputs)
+
+
+def is_perceptron(torso: nn.Module) -> bool:
+    """Whether a torso is fully connected, on one array of numbers, with activations that are known here."""
+    return (
+        isinstance(torso, Encoder)
+        and torso.takes_one_vector
+        and all(isinstance(layer, nn.Linear) or type(layer) in ACTIVATIONS for layer in torso.joint.children())
+    )
+
+
+def _layers_of(torso: nn.Module, places: Mapping[int, int]) -> list[Layer]:
+    """The layers of such a torso."""
+    assert isinstance(torso, Encoder)
+    modules = list(torso.joint.children())
+    return [Layer.of(*pair) for pair in zip(modules[::2], itertools.repeat(places), modules[1::2], strict=False)]
+
+
+class Perceptrons:
+    """An actor-critic's forward and backward pass.
+
+    Args:
+        model: one that this `suits`; its parameters' memory is read as it is at each call.
+    """
+
+    def __init__(self, model: ActorCritic) -> None:
+        assert self.suits(model)
+        self.parameters = list(model.parameters())
+        places = {parameter.data_ptr(): i for i, parameter in enumerate(self.parameters)}
+        self.torsos = [_layers_of(model.policy_torso, places)]
+        if model.value_torso is not model.policy_torso:
+            self.torsos.append(_layers_of(model.value_torso, places))
+        self.policy_head, self.value_head = (
+            Layer.of(linear, places) for linear in (model.policy_head.linear, model.value_head)
+        )
+        log_std = model.policy_head.log_std
+        self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]
+        self._log_std_place = -1 if log_std is None else places[log_std.data_ptr()]
+        self.dtype = self.value_head.bias.dtype
+        self._address = model.value_head.bias.data_ptr()
+        assert isinstance(model.policy_torso, Encoder)
+        self._own_dims = model.policy_torso.vector_dims
+
+    @staticmethod
+    def suits(model: ActorCritic) -> bool:
+        """Whether a model is made of perceptrons, without memory, on the CPU."""
+        head = model.policy_head
+        return (
+            model.device.type == "cpu"
+            and model.policy_memory is None
+            and is_perceptron(model.policy_torso)
+            and is_perceptron(model.value_torso)
+            and not head.gsde
+            and head.order is None
+        )
+
+    def are_of(self, model: ActorCritic) -> bool:
+        """Whether these arrays are still the memory of the model's parameters: not of a copy, or one that has moved."""
+        return self._address == model.value_head.bias.data_ptr()
+
+    def __call__(self, observations: Tensor, normaliser: Normaliser) -> PolicyValue:
+        """Policy parameters [..., D] and values [...] of observations [..., *O], which are to be normalised."""
+        lead = observations.shape[: observations.ndim - self._own_dims]
+        rows = observations.numpy().reshape(int(np.prod(lead)), -1)
+        inputs = normaliser.numbers(rows, self.dtype)  # [N, I]
+        policy, values = _Pass.apply(self, inputs, *self.parameters)  # type: ignore[no-untyped-call]
+        return PolicyValue(policy.reshape(*lead, -1), values.reshape(lead))
+
+    def forward(self, inputs: Array) -> tuple[Array, Array, list[list[Array]]]:
+        """Policy parameters [N, D], values [N], and what each torso's layers took in and gave out."""
+        tapes = []
+        for torso in self.torsos:
+            tape = [inputs]
+            for layer in torso:
+                tape.append(layer(tape[-1]))
+            tapes.append(tape)
+        policy, values = self.policy_head(tapes[0][-1]), self.value_head(tapes[-1][-1])[:, 0]
+        if self.log_std is not None:
+            policy = np.concatenate([policy, np.broadcast_to(self.log_std, (len(policy), len(self.log_std)))], 1)
+        return policy, values, tapes
+
+    def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> list[Array]:
+        """The gradients with respect to the parameters, in their order, for those with respect to the outputs."""
+        gradients: list[Any] = [None] * len(self.parameters)
+
+        def step_back(layer: Layer, inputs: Array, of_sums: Array) -> None:
+            gradients[layer.places[0]] = of_sums.T @ inputs
+            gradients[layer.places[1]] = np.add.reduce(of_sums, 0)
+
+        if self.log_std is not None:
+            size = len(self.log_std)
+            gradients[self._log_std_place] = np.add.reduce(of_policy[:, -size:], 0)
+            of_policy = of_policy[:, :-size]
+        heads = [(self.policy_head, tapes[0], of_policy), (self.value_head, tapes[-1], of_values[:, None])]
+        for head, tape, of_outputs in heads:
+            step_back(head, tape[-1], of_outputs)
+        of_features = [of_outputs @ head.weight for head, _, of_outputs in heads]
+        if len(self.torsos) == 1:
+            of_features = [of_features[0] + of_features[1]]
+        for torso, tape, of_outputs in zip(self.torsos, tapes, of_features, strict=True):
+            for i in range(len(torso) - 1, -1, -1):
+                layer = torso[i]
+                assert layer.activation is not None
+                of_sums = of_outputs * layer.activation.derivative(tape[i + 1])
+                step_back(layer, tape[i], of_sums)
+                if i:
+                    of_outputs = of_sums @ layer.weight
+        return gradients
+
+
+class _Pass(torch.autograd.Function):
+    """The network's pass as one node."""
+
+    @staticmethod
+    def forward(ctx: Any, network: Perceptrons, inputs: Array, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        policy, values, ctx.tapes = network.forward(inputs)
+        ctx.network = network
+        return torch.from_numpy(policy), torch.from_numpy(values)
+
+    @staticmethod
+    def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.network.backward(ctx.tapes, of_policy.numpy(), of_values.numpy())
+        return None, None, *map(torch.from_numpy, gradients)

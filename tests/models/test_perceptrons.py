@@ -1,0 +1,97 @@
+"""The network's passes in NumPy beside torch's."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from test_numpy_acting import UNSUITED
+
+from a3c.core import moments
+from a3c.core.distributions import Categorical, Normal, TanhNormal
+from a3c.core.flat import flat_gradient
+from a3c.core.normalisation import Normaliser
+from a3c.models.actor_critic import ActorCritic, Network
+from a3c.models.perceptrons import Perceptrons
+
+VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
+NETWORKS = {
+    "shared": Network(separate_torsos=False),
+    "separate": Network(separate_torsos=True),
+    "relu": Network(activation="relu", separate_torsos=True, hidden_sizes=(7, 6, 5)),
+    "linear": Network(hidden_sizes=()),
+    "spread of the network": Network(log_std="network"),
+    "one layer": Network(hidden_sizes=(4,), initial_log_std=-1.0),
+}
+
+
+def built(network: Network, space=VECTOR, distribution=None, normalise=False, dtype=torch.float64) -> ActorCritic:
+    size = int(np.prod(space.shape))
+    normaliser = Normaliser({"": size} if normalise else None)
+    torch.manual_seed(0)
+    model = ActorCritic(space, distribution or Normal(2), network, normaliser=normaliser, dtype=dtype)
+    model.flat.add_(torch.randn(model.flat.shape, dtype=dtype), alpha=0.2)
+    if normalise:
+        normaliser.load(moments.of(3 + 2 * torch.randn(50, size, dtype=torch.float64)))
+    return model
+
+
+def passed(model: ActorCritic, observations: torch.Tensor, fast: bool):
+    """Outputs and the gradient of a number made of them, by either way."""
+    if not fast:
+        model = copy.deepcopy(model)  # whose memory is another
+        assert not model._perceptrons.are_of(model)
+    policy, values = model.policy_value(observations)
+    weights = torch.linspace(-1, 2, policy.numel(), dtype=policy.dtype).reshape(policy.shape)
+    number = (weights * policy).sum() + (values**2).sum()
+    return policy.detach(), values.detach(), flat_gradient(number, model)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("distribution", [Normal(2), TanhNormal(3), Categorical(4)], ids=repr)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_both_passes_equal_torchs(name, distribution, normalise):
+    model = built(NETWORKS[name], distribution=distribution, normalise=normalise)
+    observations = torch.randn(4, 3, 5, dtype=torch.float64)
+    for ours, torchs in zip(*(passed(model, observations, fast) for fast in (True, False)), strict=True):
+        assert ours.shape == torchs.shape
+        torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("lead", [(), (6,), (3, 2)])
+def test_any_leading_dimensions_and_a_table(lead):
+    model = built(NETWORKS["shared"], TABLE, dtype=torch.float32)
+    observations = torch.randn(*lead, 2, 3)
+    for ours, torchs in zip(*(passed(model, observations, fast) for fast in (True, False)), strict=True):
+        assert ours.shape == torchs.shape
+        torch.testing.assert_close(ours, torchs)
+
+
+def test_an_output_that_is_not_used_has_no_gradient():
+    model = built(NETWORKS["separate"])
+    policy, values = model.policy_value(torch.randn(6, 5, dtype=torch.float64))
+    of_policy = flat_gradient(policy.sum(), model)
+    value_part = torch.cat([torch.full((p.numel(),), "value" in name) for name, p in model.named_parameters()])
+    assert bool((of_policy[value_part] == 0).all())
+    assert bool((of_policy[~value_part] != 0).any())
+    assert bool((flat_gradient(values.sum(), model)[~value_part] == 0).all())
+
+
+def test_they_follow_the_parameters():
+    model, other = built(NETWORKS["shared"]), built(NETWORKS["shared"])
+    other.flat.mul_(0.5)
+    model.flat.copy_(other.flat)  # as a pull does
+    observations = torch.randn(6, 5, dtype=torch.float64)
+    assert torch.equal(model.policy_value(observations).policy, other.policy_value(observations).policy)
+
+
+def test_a_network_that_has_moved_is_passed_through_by_torch():
+    model = built(NETWORKS["shared"], dtype=torch.float32)
+    model.double()
+    assert model.policy_value(torch.randn(6, 5, dtype=torch.float64)).values.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", set(UNSUITED) - {"several choices"})
+def test_what_they_do_not_suit(name):
+    assert not Perceptrons.suits(UNSUITED[name].build())
