@@ -66,7 +66,7 @@ def steps_per_second(workers: int, envs: int, seed: int) -> float:
             quiet=True,
             on_report=lambda line: lines.append((line["seconds"], line["env_steps"])),
         )
-    (first_time, first_steps), (last_time, last_steps) = lines[2], lines[-1]
+    (first_time, first_steps), (last_time, last_steps) = lines[2], lines[-2]
     return (last_steps - first_steps) / (last_time - first_time)
 
 

@@ -29,6 +29,7 @@ from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.recipe import ActorLearnerRecipe
 from a3c.experiment.train import make_recipe, make_spec, make_store, resolve_device
 from a3c.models.actor_critic import ActorCritic
+from a3c.models.numpy_acting import NumpyPolicy
 from a3c.spaces.parts import map_parts
 from a3c.types import ActorLearner, MakeActorLearner, Report, StoreHandle, Update
 
@@ -146,7 +147,7 @@ class Reference:
 
     "environment": bare environments (`EnvSource.make_bare`) with the actions that the policy has drawn in rollouts of
         its own, so with the policy's course of episodes;
-    "forward": the network's policy on B observations, without gradients;
+    "forward": the network's policy on B observations, without gradients and without drawing, as acting does it;
     "backward": the network on T+1 rows of B, and the gradient of its outputs' sum.
     """
 
@@ -179,6 +180,11 @@ class Reference:
 
     def _forward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         rollout = actor.unroll(1)
+        if isinstance(actor.act, NumpyPolicy):
+            numbers = rollout.observations[0].numpy()
+            while True:
+                actor.act.outputs(numbers)
+                yield 1
         row = map_parts(lambda part: part[0], rollout.observations)  # [B, *O]
         starts = torch.zeros(actor.envs.num_envs, dtype=torch.bool)
         with torch.inference_mode():

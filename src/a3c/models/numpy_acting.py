@@ -54,10 +54,14 @@ class NumpyPolicy:
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""
         del state, episode_start
+        return self._draw(self.outputs(observation)), None
+
+    def outputs(self, observation: Array) -> Array:
+        """The policy head's numbers [B, D or fewer], before anything is drawn."""
         features = self.model.normaliser.numbers(observation.reshape(len(observation), -1), self._dtype)  # [B, I]
         for layer in self._layers:
             features = layer(features)
-        return self._draw(self._head(features)), None
+        return self._head(features)
 
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
