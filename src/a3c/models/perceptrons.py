@@ -27,15 +27,23 @@ Array = NDArray[Any]
 
 
 class Activation(NamedTuple):
-    """A function of one number, worked out in place, and how it changes, as told by what it gave."""
+    """A function of each number, worked out in place, and its chain rule, in terms of what it gave."""
 
     apply: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]
+    pull_back: Callable[[Array, Array], Array]  # outputs y, ∂L/∂y -> ∂L/∂x
+
+
+def _pull_back_tanh(outputs: Array, of_outputs: Array) -> Array:
+    """∂L/∂x = (1 - y²) ∂L/∂y."""
+    of_inputs: Array = outputs * outputs
+    np.subtract(1, of_inputs, out=of_inputs)
+    of_inputs *= of_outputs
+    return of_inputs
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: Activation(lambda x: np.tanh(x, out=x), lambda y: 1 - y * y),
-    nn.ReLU: Activation(lambda x: np.maximum(x, 0, out=x), lambda y: (y > 0).astype(y.dtype)),
+    nn.Tanh: Activation(lambda x: np.tanh(x, out=x), _pull_back_tanh),
+    nn.ReLU: Activation(lambda x: np.maximum(x, 0, out=x), lambda y, of_y: of_y * (y > 0)),
 }
 
 
@@ -163,7 +171,7 @@ class Perceptrons:
             for i in range(len(torso) - 1, -1, -1):
                 layer = torso[i]
                 assert layer.activation is not None
-                of_sums = of_outputs * layer.activation.derivative(tape[i + 1])
+                of_sums = layer.activation.pull_back(tape[i + 1], of_outputs)
                 step_back(layer, tape[i], of_sums)
                 if i:
                     of_outputs = of_sums @ layer.weight
