@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
 from a3c.errors import UsageError
-from a3c.experiment import presets
+from a3c.experiment import presets, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.loggers.wandb import check_installed
 from a3c.runtimes.processes import ProcessRuntime
@@ -58,6 +58,7 @@ def train(
     runtime = make_runtime(config)
     with contextlib.closing(runtime):
         runtime.prepare()
+        config, description = shape.fit(config, description, source, settings)
         from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
 
         return run_training(source, config, settings, description, runtime, on_report, started_at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -256,12 +256,17 @@ def _for_more_workers(
         steps = config.total_env_steps * config.workers // preset["workers"]
         return replace(config, total_env_steps=steps), f"{source}, steps x {ratio} for as many updates"
     if config.algorithm == "a3c" and "learning_rate" not in named and config.runtime == "processes":
-        rate = float(f"{config.learning_rate * math.sqrt(preset['workers'] / config.workers):.2g}")
+        rate = rate_for(config.workers, preset["workers"], config.learning_rate)
         return replace(config, learning_rate=rate), f"{source}, rate / sqrt({ratio}) for staleness"
     return config, source
 
 
-def describe(config: TrainConfig, source: str, named: Mapping[str, Any]) -> str:
+def rate_for(workers: int, measured_workers: int, learning_rate: float) -> float:
+    """The rate for so many workers, where `learning_rate` was chosen with fewer; two digits."""
+    return float(f"{learning_rate * math.sqrt(measured_workers / workers):.2g}")
+
+
+def describe(config: TrainConfig, source: str, named: Collection[str]) -> str:
     """What was chosen, and why, in one line."""
     rate = f"{config.optimizer} {config.learning_rate:g} {config.learning_rate_schedule}"
     own = f"; yours: {', '.join(sorted(named))}" if named else ""

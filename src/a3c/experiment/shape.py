@@ -1,0 +1,107 @@
+"""How many workers, and how many environments each, where no preset and no user says so: by a short measurement."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from a3c.config import TrainConfig
+from a3c.envs.make import EnvSource
+from a3c.experiment import presets
+from a3c.spaces.parts import ACTION_MASK
+
+_LEAST_S, _MOST_S = 0.15, 1.0  # of stepping; until then at least so many steps:
+_LEAST_STEPS = 20
+_ACTIONS = 64
+_MOSTLY_WAITING = 0.5  # of a step's time on the processor, at most
+_MOST_WORKERS = 32
+# From so many seconds a step on, so many environments a worker: what a step of the worker itself takes is then small
+# beside them, and they are no more than that, since more mean fewer updates.
+_ENVS = ((2e-3, 1), (2e-4, 4), (1e-5, 8), (0.0, 16))
+
+
+class StepTime(NamedTuple):
+    """What a step of one environment takes."""
+
+    seconds: float
+    busy: float  # the share of it that is spent on the processor, up to 1
+
+
+def choose(step: StepTime, cores: int) -> tuple[int, int, str]:
+    """Workers, environments for each, and why."""
+    envs = next(count for least, count in _ENVS if step.seconds >= least)
+    workers = cores
+    why = f"a step takes {_duration(step.seconds)}"
+    if envs == 1 and step.busy < _MOSTLY_WAITING:
+        # While they wait others compute: as many as the cores can serve.
+        workers = min(_MOST_WORKERS, round(cores / max(step.busy, cores / _MOST_WORKERS)))
+        why += ", mostly of waiting"
+    return workers, envs, f"{why} on {cores} cores"
+
+
+def fit(config: TrainConfig, description: str, source: EnvSource, named: Collection[str]) -> tuple[TrainConfig, str]:
+    """The settings with workers and environments chosen, and their description; as they were where somebody chose."""
+    chosen = {"workers", "envs_per_worker"} & set(named) or presets.find(source.name, config.preset)[0]
+    if chosen or config.runtime != "processes" or config.end_rollout_at_episode_end:
+        return config, description
+    step = measure(source)
+    if step is None:
+        return config, description
+    workers, envs, why = choose(step, cores())
+    fitted, rate = replace(config, workers=workers, envs_per_worker=envs), ""
+    if workers > config.workers and config.algorithm == "a3c" and "learning_rate" not in named:
+        fitted = replace(fitted, learning_rate=presets.rate_for(workers, config.workers, config.learning_rate))
+        rate = f" --learning-rate {fitted.learning_rate:g}"
+    origin = f"general defaults; {why}: --workers {workers} --envs-per-worker {envs}{rate}"
+    return fitted, presets.describe(fitted, origin, named)
+
+
+def measure(source: EnvSource) -> StepTime | None:
+    """Step one environment with random actions for a moment; None if that cannot be done, whatever the reason.
+
+    Training makes the same environments and says what is wrong with them.
+    """
+    try:
+        env = source.make()
+    except Exception:
+        return None
+    try:
+        observation, info = env.reset(seed=0)
+        if ACTION_MASK in info or (isinstance(observation, dict) and ACTION_MASK in observation):
+            return None  # a random action may be a forbidden one
+        actions = [env.action_space.sample() for _ in range(_ACTIONS)]
+        steps, ended = 0, False
+        began, busy = time.perf_counter(), time.thread_time()
+        for action in itertools.cycle(actions):
+            if ended:
+                env.reset()
+            _, _, terminated, truncated, _ = env.step(action)
+            ended = bool(terminated or truncated)
+            steps += 1
+            passed = time.perf_counter() - began
+            if passed > _MOST_S or (passed > _LEAST_S and steps >= _LEAST_STEPS):
+                break
+        return StepTime(passed / steps, min((time.thread_time() - busy) / passed, 1.0))
+    except Exception:
+        return None
+    finally:
+        env.close()
+
+
+def cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many cores this process may use: those that it is bound to, or a container's quota if that is less."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(bound, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or "max"
+        return bound
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
