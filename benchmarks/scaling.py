@@ -1,0 +1,216 @@
+"""How training scales with the number of workers, and what the store alone can take.
+
+    python benchmarks/scaling.py                                # 1, 2, 4, 8 and 16 workers
+    python benchmarks/scaling.py --workers 1 2 --runs 5
+    python benchmarks/scaling.py --part store
+
+Training: `a3c profile ENV --workers W --json` gives the steps/s of training and of as many workers' bare environments,
+in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
+from start to exit, less what a run of no steps takes. The store alone: W processes pull and push as fast as they can for
+some seconds. Its rule adds 1 to every parameter, so that what two writers at once have lost is seen in the parameters.
+Results go to benchmarks/results/scaling.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from a3c.core.schedules import Budget, constant
+from a3c.core.update_rule import UpdateRule
+from a3c.runtimes.processes import ProcessRuntime
+from a3c.stores.shared import SharedStore
+from a3c.types import Counts, Report, StoreHandle, Update
+from cartpole import commit, timed
+
+RESULTS = Path(__file__).parent / "results"
+PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
+ENVS = ("CartPole-v1", "LunarLander-v3", "ALE/Pong-v5")
+SIZES = (5_000, 700_000, 5_000_000)
+PUSHES_AT_ONCE = 10
+STORE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Adding:
+    """θ <- θ + η: no gradient, no statistics, so that what is lost can be counted."""
+
+    statistic_names: ClassVar[tuple[str, ...]] = ()
+
+    def step(self, parameters, gradient, statistics, scratch, *, learning_rate, step_count) -> None:
+        """Read, add, write back, as an optimiser does."""
+        torch.add(parameters, gradient, alpha=learning_rate, out=scratch[0])
+        parameters.copy_(scratch[0])
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """A worker that pulls and pushes for some seconds and does nothing else."""
+
+    size: int
+    seconds: float
+
+    def __call__(self, worker: int, store: StoreHandle) -> Iterator[Update]:
+        """Each update is of some pushes; its losses are their staleness, added up."""
+        own, gradient = torch.empty(self.size), torch.ones(self.size)
+        ends = time.perf_counter() + self.seconds
+        while time.perf_counter() < ends:
+            stale = 0
+            for _ in range(PUSHES_AT_ONCE):
+                snapshot = store.pull(own)
+                receipt = store.push(gradient, Counts(1, 0), snapshot.version)
+                stale += receipt.staleness
+            yield Update({"stale": float(stale)}, PUSHES_AT_ONCE, 0, (), None)
+
+
+def store_alone(workers: int, size: int, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
+    """Pushes a second of all workers, how stale they were, and what share of the additions was lost."""
+    runtime = ProcessRuntime(preload=["a3c.stores.shared"])
+    rule = UpdateRule(Adding(), constant(1.0), Budget(None, None))
+    with contextlib.closing(runtime):
+        store = SharedStore(torch.zeros(size), rule, workers, locking, runtime.context)
+        total = Report()
+        for report in runtime.run(Pushing(size, STORE_S), store, workers):
+            total.merge(report)
+        pushes = store.counters().version
+        lost = 1 - float(store.parameters.double().mean()) / pushes
+    return {
+        "workers": workers,
+        "size": size,
+        "store": locking,
+        "pushes_per_second": pushes / STORE_S,
+        "staleness_mean": total.sums["stale"] / pushes,
+        "lost": lost,
+    }
+
+
+def profiled(env: str, workers: int, seconds: float) -> dict[str, Any]:
+    """Training and bare environments with so many workers."""
+    command = [*PYTHON, "profile", env, "--workers", str(workers), "--seconds", str(seconds), "--json"]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def time_to_score(workers: int, seed: int) -> dict[str, float]:
+    """Seconds of a whole run until it is solved, less those of a run that stops at its first update."""
+    with tempfile.TemporaryDirectory() as folder:
+        train = [*PYTHON, "train", "CartPole-v1", "--workers", str(workers), "--seed", str(seed), "--quiet"]
+        empty = timed([*train, "--total-env-steps", "1", "--run-dir", f"{folder}/empty"])
+        whole = timed([*train, "--stop-at-return", "475", "--run-dir", f"{folder}/whole"])
+        summary = json.loads(Path(folder, "whole", "summary.json").read_text())
+    return {"seconds": whole - empty, "env_steps": summary["env_steps"], "solved": summary["solved_at"] is not None}
+
+
+def training_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Steps/s and efficiency, beside those of the environments alone."""
+    lines = ["| environment | workers | steps/s | efficiency | environments alone | efficiency | of theirs |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for env in dict.fromkeys(row["env"] for row in rows):
+        one: tuple[float, float] | None = None
+        for workers in sorted({row["workers"] for row in rows if row["env"] == env}):
+            some = [row for row in rows if row["env"] == env and row["workers"] == workers]
+            rates = [row["steps_per_second"] for row in some]
+            rate, alone = statistics.median(rates), statistics.median(row["environment_only"] for row in some)
+            one = one or (rate / workers, alone / workers)
+            efficiencies = rate / workers / one[0], alone / workers / one[1]
+            lines.append(
+                f"| {env} | {workers} | {rate:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | {efficiencies[0]:.0%} "
+                f"| {alone:,.0f} | {efficiencies[1]:.0%} | {efficiencies[0] / efficiencies[1]:.0%} |"
+            )
+    return lines
+
+
+def score_table(rows: dict[int, list[dict[str, float]]]) -> list[str]:
+    """Seconds to the score, and how much sooner than one worker."""
+    lines = ["| workers | solved | seconds, median (spread) | sooner than one worker | steps, median |"]
+    lines.append("|---|---|---|---|---|")
+    first: float | None = None
+    for workers, some in rows.items():
+        seconds = [row["seconds"] for row in some]
+        median = statistics.median(seconds)
+        first = first or median
+        lines.append(
+            f"| {workers} | {sum(row['solved'] for row in some):.0f} of {len(some)} "
+            f"| {median:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {first / median:.1f} "
+            f"| {statistics.median(row['env_steps'] for row in some):,.0f} |"
+        )
+    return lines
+
+
+def store_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Medians of what the store takes."""
+    lines = [
+        "| parameters | store | workers | pushes/s (spread) | staleness, mean | lost |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key in dict.fromkeys((row["size"], row["store"], row["workers"]) for row in rows):
+        some = [row for row in rows if (row["size"], row["store"], row["workers"]) == key]
+        rates = [row["pushes_per_second"] for row in some]
+        stale, lost = (statistics.median(row[name] for row in some) for name in ("staleness_mean", "lost"))
+        lines.append(
+            f"| {key[0]:,} | {key[1]} | {key[2]} | {statistics.median(rates):,.0f} ({min(rates):,.0f} to "
+            f"{max(rates):,.0f}) | {stale:.2f} | {lost:.2%} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a profile")
+    parser.add_argument("--part", choices=["training", "score", "store"], nargs="+")
+    arguments = parser.parse_args()
+    parts = arguments.part or ["training", "score", "store"]
+    sections, data = [], {}
+    if "training" in parts:
+        rows = [
+            profiled(env, workers, arguments.seconds)
+            for _ in range(arguments.runs)
+            for env in ENVS
+            for workers in arguments.workers
+        ]
+        data["training"] = rows
+        sections += ["## Steps a second", "", *training_table(rows), ""]
+    if "score" in parts:
+        scores = {w: [time_to_score(w, seed) for seed in range(arguments.runs)] for w in arguments.workers}
+        data["score"] = scores
+        sections += ["## CartPole-v1, time to a mean return of 475, start-up apart", "", *score_table(scores), ""]
+    if "store" in parts:
+        stores = [
+            store_alone(workers, size, locking)
+            for _ in range(arguments.runs)
+            for size in SIZES
+            for locking in ("hogwild", "locked")
+            for workers in arguments.workers
+        ]
+        data["store"] = stores
+        sections += ["## The store alone", "", *store_table(stores), ""]
+    title = [
+        "# Scaling",
+        "",
+        f"`python benchmarks/scaling.py {' '.join(sys.argv[1:])}`, commit {commit()}, medians of {arguments.runs} runs; "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.",
+        "",
+    ]
+    (RESULTS / "scaling.json").write_text(json.dumps(data, indent=1) + "\n")
+    (RESULTS / "scaling.md").write_text("\n".join([*title, *sections]))
+    print("\n".join(sections))
+
+
+if __name__ == "__main__":
+    main()
