@@ -7,7 +7,7 @@
 Training: `a3c profile ENV --workers W --json` gives the steps/s of training and of as many workers' bare environments,
 in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
 from start to exit, less what a run of no steps takes. The store alone: W processes pull and push as fast as they can
-for some seconds. Its rule adds 1 to every parameter, so that what two writers at once have lost is seen in the parameters.
+for some seconds. Its rule adds 1 to every parameter, so that what two writers at once have lost is seen there.
 Results go to benchmarks/results/scaling.md and .json.
 """
 

@@ -133,8 +133,7 @@ class Perceptrons:
         lead = observations.shape[: observations.ndim - self._own_dims]
         rows = observations.numpy().reshape(int(np.prod(lead)), -1)
         inputs = normaliser.numbers(rows, self.dtype)  # [N, I]
-        policy, values = _Pass.apply(self, inputs, *self.parameters)  # type: ignore[no-untyped-call]
-        return PolicyValue(policy.reshape(*lead, -1), values.reshape(lead))
+        return PolicyValue(*_Pass.apply(self, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: Array) -> tuple[Array, Array, list[list[Array]]]:
         """Policy parameters [N, D], values [N], and what each torso's layers took in and gave out."""
@@ -182,12 +181,17 @@ class _Pass(torch.autograd.Function):
     """The network's pass as one node."""
 
     @staticmethod
-    def forward(ctx: Any, network: Perceptrons, inputs: Array, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, network: Perceptrons, inputs: Array, lead: tuple[int, ...], *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         policy, values, ctx.tapes = network.forward(inputs)
         ctx.network = network
-        return torch.from_numpy(policy), torch.from_numpy(values)
+        return torch.from_numpy(policy.reshape(*lead, -1)), torch.from_numpy(values.reshape(lead))
 
     @staticmethod
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.network.backward(ctx.tapes, of_policy.numpy(), of_values.numpy())
-        return None, None, *map(torch.from_numpy, gradients)
+        rows = of_values.numel()
+        gradients = ctx.network.backward(
+            ctx.tapes, of_policy.numpy().reshape(rows, -1), of_values.numpy().reshape(rows)
+        )
+        return None, None, None, *map(torch.from_numpy, gradients)
