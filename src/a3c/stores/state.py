@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,15 +42,16 @@ def check_moments(moments: Tensor, tracked: int, what: str) -> Tensor:
             f"{what} are {list(moments.shape)} {moments.dtype}, a store with tracked={tracked} keeps "
             f"[3, {tracked}] {torch.float64}: one column for each tracked scalar is wanted"
         )
-    finite = moments.isfinite()
-    if not bool(finite.all()):
-        row, column = (~finite).nonzero()[0].tolist()
+    moments = moments.detach().cpu()
+    finite = np.isfinite(moments.numpy())
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0].tolist()
         name = ("count", "mean", "sum of squared deviations")[row]
         raise StoreError(
             f"{what} hold a {name} of {float(moments[row, column])} (column {column}): leave out samples that are not "
             "finite, or the whole rollout"
         )
-    return moments.detach().cpu()
+    return moments
 
 
 def cut(parameters: Tensor, statistics: tuple[Tensor, ...], counters: Snapshot, moments: Tensor) -> StoreState:
