@@ -65,7 +65,7 @@ def measured(case: Case, seconds: float) -> dict[str, Any]:
         flags += ["--run", str(run_dir)]
     command = [*PYTHON, "profile", case.env, "--seconds", str(seconds), "--json", *flags]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {"name": case.name, "command": " ".join(["a3c", *command[4:]]), **json.loads(output.splitlines()[-1])}
+    return {"name": case.name, "command": " ".join(["a3c", *command[5:]]), **json.loads(output.splitlines()[-1])}
 
 
 def median(rows: list[dict[str, Any]], key: str) -> float:

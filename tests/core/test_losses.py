@@ -269,6 +269,16 @@ def test_a_row_that_is_not_real_has_no_influence(end, poison):
         assert torch.equal(ours, expected)
 
 
+def test_an_action_of_a_row_that_is_not_real_has_no_influence():
+    rollout = replace(two_episodes("terminated"), actions=torch.ones(5, 1, 2))
+    values = torch.zeros(6, 1, requires_grad=True)
+    outputs = PolicyValue(torch.zeros(6, 1, 4, requires_grad=True), values)
+    rollout.actions[2] = math.nan
+    loss = actor_critic_loss(outputs, rollout, rollout.rewards, Normal(2), **COEFFICIENTS, reduction="mean")
+    assert all(map(math.isfinite, numbers_of(loss)))
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients(loss.total, outputs))
+
+
 def test_a_time_limit_bootstraps_and_a_terminal_state_does_not():
     values = torch.tensor([[0.0], [0.0], [10.0], [0.0], [0.0], [0.0]], dtype=torch.float64)
     outputs = PolicyValue(torch.zeros(6, 1, 2, dtype=torch.float64), values)

@@ -65,7 +65,9 @@ def actor_critic_loss(
         # What is not real is selected away before it is multiplied by a weight of 0: 0 times NaN is NaN.
         errors = np.where(real, returns - values[:-1], number(0))  # R - V(s_t), [T, B]
         parameters = np.where(real[..., None], policy[:-1], number(0))  # [T, B, D]
-        log_prob, entropies, of_log_prob, of_entropy = distribution.gradients(parameters, rollout.actions.numpy())
+        actions = rollout.actions.numpy()  # [T, B, *K]
+        actions = np.where(real if actions.ndim == 2 else real[..., None], actions, actions.dtype.type(0))
+        log_prob, entropies, of_log_prob, of_entropy = distribution.gradients(parameters, actions)
         weights = real / number(real.sum() if reduction == "mean" else 1)  # [T, B]
         weighted_errors = weights * errors
         policy_loss = -float(np.vdot(weighted_errors, log_prob))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -35,7 +36,7 @@ class StepTime(NamedTuple):
 def choose(step: StepTime, cores: int) -> tuple[int, int, str]:
     """Workers, environments for each, and why."""
     envs = next(count for least, count in _ENVS if step.seconds >= least)
-    workers = cores
+    workers = min(cores, _MOST_WORKERS)
     why = f"a step takes {_duration(step.seconds)}"
     if envs == 1 and step.busy < _MOSTLY_WAITING:
         # While they wait others compute: as many as the cores can serve.
@@ -47,7 +48,9 @@ def choose(step: StepTime, cores: int) -> tuple[int, int, str]:
 def fit(config: TrainConfig, description: str, source: EnvSource, named: Collection[str]) -> tuple[TrainConfig, str]:
     """The settings with workers and environments chosen, and their description; as they were where somebody chose."""
     chosen = {"workers", "envs_per_worker"} & set(named) or presets.find(source.name, config.preset)[0]
-    if chosen or config.runtime != "processes" or config.end_rollout_at_episode_end:
+    if chosen or config.preset == "none" or config.end_rollout_at_episode_end:
+        return config, description
+    if config.algorithm == "a2c" or config.runtime != "processes":  # promised to repeat to the bit
         return config, description
     step = measure(source)
     if step is None:
@@ -90,7 +93,8 @@ def measure(source: EnvSource) -> StepTime | None:
     except Exception:
         return None
     finally:
-        env.close()
+        with contextlib.suppress(Exception):
+            env.close()
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

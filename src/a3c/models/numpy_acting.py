@@ -56,6 +56,7 @@ class NumpyPolicy:
         del state, episode_start
         return self._draw(self.outputs(observation)), None
 
+    @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
     def outputs(self, observation: Array) -> Array:
         """The policy head's numbers [B, D or fewer], before anything is drawn."""
         features = self.model.normaliser.numbers(observation.reshape(len(observation), -1), self._dtype)  # [B, I]
@@ -66,6 +67,7 @@ class NumpyPolicy:
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
         noise = self.random.standard_exponential(logits.shape, self._dtype)
+        np.maximum(noise, np.finfo(noise.dtype).tiny, out=noise)  # one in ten million is 0
         np.log(noise, out=noise)
         logits -= noise
         choice: Array = np.argmax(logits, -1)

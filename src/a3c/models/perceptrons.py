@@ -128,6 +128,7 @@ class Perceptrons:
         """Whether these arrays are still the memory of the model's parameters: not of a copy, or one that has moved."""
         return self._address == model.value_head.bias.data_ptr()
 
+    @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
     def __call__(self, observations: Tensor, normaliser: Normaliser) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of observations [..., *O], which are to be normalised."""
         lead = observations.shape[: observations.ndim - self._own_dims]
@@ -148,6 +149,7 @@ class Perceptrons:
             policy = np.concatenate([policy, np.broadcast_to(self.log_std, (len(policy), len(self.log_std)))], 1)
         return policy, values, tapes
 
+    @np.errstate(invalid="ignore", over="ignore")
     def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> list[Array]:
         """The gradients with respect to the parameters, in their order, for those with respect to the outputs."""
         gradients: list[Any] = [None] * len(self.parameters)
