@@ -92,6 +92,6 @@ def test_a_network_that_has_moved_is_passed_through_by_torch():
     assert model.policy_value(torch.randn(6, 5, dtype=torch.float64)).values.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", set(UNSUITED) - {"several choices"})
+@pytest.mark.parametrize("name", sorted(set(UNSUITED) - {"several choices"}))
 def test_what_they_do_not_suit(name):
     assert not Perceptrons.suits(UNSUITED[name].build())
