@@ -8,7 +8,8 @@ Training: `a3c profile ENV --workers W --json` gives the steps/s of training and
 in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
 from start to exit, less what a run of no steps takes. The store alone: W processes pull and push as fast as they can
 for some seconds. Its rule adds 1 to every parameter, so that what two writers at once have lost is seen there.
-Results go to benchmarks/results/scaling.md and .json.
+Results go to benchmarks/results/scaling.md and .json; those of
+a --part alone are only printed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -35,6 +36,7 @@ from a3c.core.update_rule import UpdateRule
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.stores.shared import SharedStore
 from a3c.types import Counts, Report, StoreHandle, Update
+from adding import Adding
 from cartpole import commit, timed
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,27 +48,19 @@ STORE_S = 3.0
 
 
 @dataclass(frozen=True)
-class Adding:
-    """θ <- θ + η: no gradient, no statistics, so that what is lost can be counted."""
-
-    statistic_names: ClassVar[tuple[str, ...]] = ()
-
-    def step(self, parameters, gradient, statistics, scratch, *, learning_rate, step_count) -> None:
-        """Read, add, write back, as an optimiser does."""
-        torch.add(parameters, gradient, alpha=learning_rate, out=scratch[0])
-        parameters.copy_(scratch[0])
-
-
-@dataclass(frozen=True)
 class Pushing:
     """A worker that pulls and pushes for some seconds and does nothing else."""
 
     size: int
+    workers: int  # that begin together
     seconds: float
 
     def __call__(self, worker: int, store: StoreHandle) -> Iterator[Update]:
         """Each update is of some pushes; its losses are their staleness, added up."""
         own, gradient = torch.empty(self.size), torch.ones(self.size)
+        store.push(None, Counts(0, 1), 0)  # here; an episode stands for a worker
+        while store.pull(own).episodes < self.workers:
+            time.sleep(0.001)
         ends = time.perf_counter() + self.seconds
         while time.perf_counter() < ends:
             stale = 0
@@ -84,7 +78,7 @@ def store_alone(workers: int, size: int, locking: Literal["hogwild", "locked"]) 
     with contextlib.closing(runtime):
         store = SharedStore(torch.zeros(size), rule, workers, locking, runtime.context)
         total = Report()
-        for report in runtime.run(Pushing(size, STORE_S), store, workers):
+        for report in runtime.run(Pushing(size, workers, STORE_S), store, workers):
             total.merge(report)
         pushes = store.counters().version
         lost = 1 - float(store.parameters.double().mean()) / pushes
@@ -175,6 +169,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a profile")
     parser.add_argument("--part", choices=["training", "score", "store"], nargs="+")
     arguments = parser.parse_args()
+    if arguments.workers[0] != 1:
+        parser.error("efficiency is beside one worker: begin --workers with 1")
     parts = arguments.part or ["training", "score", "store"]
     sections, data = [], {}
     if "training" in parts:
@@ -207,9 +203,10 @@ def main() -> None:
         f"runs; {platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.",
         "",
     ]
-    (RESULTS / "scaling.json").write_text(json.dumps(data, indent=1) + "\n")
-    (RESULTS / "scaling.md").write_text("\n".join([*title, *sections]))
-    print("\n".join(sections))
+    if arguments.part is None:  # a part alone would take the others' place
+        (RESULTS / "scaling.json").write_text(json.dumps(data, indent=1) + "\n")
+        (RESULTS / "scaling.md").write_text("\n".join([*title, *sections]))
+    print("\n".join([*title, *sections]))
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ class TrainConfig:
     algorithm: Algorithm = "a3c"
     """a3c applies every worker's gradient as it comes; a2c waits for all workers and applies their mean."""
     workers: int = 2
-    """Actor-learners (W), each in a process of its own (unless the runtime is serial)."""
+    """Actor-learners (W), in processes (but for the serial runtime); without a preset, by a step's measured time."""
     envs_per_worker: int = 8
-    """Environments (B) that each worker steps at once."""
+    """Environments (B) that each worker steps at once; without a preset, by a step's measured time."""
     seed: int = 0
     """Seed of every random stream of the run."""
 

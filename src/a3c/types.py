@@ -272,14 +272,11 @@ class Actor(Protocol):
 class PolicyDistribution(Protocol):
     """How a network's outputs are read as a distribution over actions (`a3c.core.distributions`)."""
 
-    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        """log π(a), [...], for parameters [..., D] and actions [..., *K]."""
-
-    def entropy(self, parameters: Tensor) -> Tensor:
-        """H(π) in nats, [...]."""
-
     def gradients(self, parameters: Array, actions: Array) -> tuple[Array, Array, Array, Array]:
-        """log π(a) and H(π), [...] each, and their gradients with respect to the parameters, [..., D] each."""
+        """log π(a) and H(π), [...] each, and their gradients with respect to the parameters, [..., D] each.
+
+        For parameters [..., D] and actions [..., *K].
+        """
 
 
 class RolloutNormaliser(Protocol):

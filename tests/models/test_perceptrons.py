@@ -95,3 +95,17 @@ def test_a_network_that_has_moved_is_passed_through_by_torch():
 @pytest.mark.parametrize("name", sorted(set(UNSUITED) - {"several choices"}))
 def test_what_they_do_not_suit(name):
     assert not Perceptrons.suits(UNSUITED[name].build())
+
+
+def test_no_rows_are_no_mistake():
+    policy, values = built(NETWORKS["shared"]).policy_value(torch.zeros(0, 5, dtype=torch.float64))
+    assert policy.shape == (0, 4)
+    assert values.shape == (0,)
+
+
+def test_a_second_derivative_is_refused_not_wrong():
+    model = built(NETWORKS["shared"])
+    values = model.policy_value(torch.randn(3, 5, dtype=torch.float64)).values
+    (gradient,) = torch.autograd.grad(values.sum(), [model.value_head.bias], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -30,6 +30,7 @@ def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array
 
     logits [..., A] and actions [...] are arrays; so is what comes out.
     """
+    assert actions.shape == logits.shape[:-1], f"actions {actions.shape} of logits {logits.shape}"
     shifted = logits - logits.max(-1, keepdims=True)  # [..., A]
     probs = np.exp(shifted)
     total = probs.sum(-1, keepdims=True)  # [..., 1]

@@ -237,6 +237,7 @@ class Bernoulli:
 
     def gradients(self, parameters: Array, actions: Array) -> Gradients:
         """∂ log π(a) / ∂x = a - σ(x),    ∂H / ∂x = -x σ(x) σ(-x)."""
+        assert actions.shape == parameters.shape, f"actions {actions.shape} of logits {parameters.shape}"
         size = np.abs(parameters)
         small = np.exp(-size)  # e^-|x|
         share = small / (1 + small)  # σ(-|x|)
@@ -309,6 +310,7 @@ class Normal:
         Where log σ is clipped, the derivatives with respect to it are 0.
         """
         mean, raw = parameters[..., : self.size], parameters[..., self.size :]  # [..., K] each
+        assert actions.shape == mean.shape, f"actions {actions.shape} of means {mean.shape}"
         log_std = np.minimum(np.maximum(raw, LEAST_LOG_STD), GREATEST_LOG_STD)
         free = (raw == log_std).astype(raw.dtype)
         inverse = np.exp(-log_std)

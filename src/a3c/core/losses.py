@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from a3c.core.returns import lambda_returns
 from a3c.types import Loss, PolicyDistribution, PolicyValue, Rollout
@@ -61,6 +62,7 @@ def actor_critic_loss(
     discounts = number(discount) * ~terminated  # [T, B]; a terminal state has no future
     lambdas = number(lambda_) * ~truncated  # [T, B]; a time limit bootstraps
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        # R, advantages, and log π and H with their derivatives.
         returns = lambda_returns(rewards.numpy().astype(values.dtype), discounts, values[1:], lambdas)  # R, [T, B]
         # What is not real is selected away before it is multiplied by a weight of 0: 0 times NaN is NaN.
         errors = np.where(real, returns - values[:-1], number(0))  # R - V(s_t), [T, B]
@@ -68,11 +70,13 @@ def actor_critic_loss(
         actions = rollout.actions.numpy()  # [T, B, *K]
         actions = np.where(real if actions.ndim == 2 else real[..., None], actions, actions.dtype.type(0))
         log_prob, entropies, of_log_prob, of_entropy = distribution.gradients(parameters, actions)
+        # L and its terms.
         weights = real / number(real.sum() if reduction == "mean" else 1)  # [T, B]
         weighted_errors = weights * errors
         policy_loss = -float(np.vdot(weighted_errors, log_prob))
         value_loss = float(np.vdot(weighted_errors, errors))
         entropy = float(np.vdot(weights, entropies))
+        # ∂L/∂p and ∂L/∂V.
         of_policy, of_values = np.zeros_like(policy), np.zeros_like(values)  # the last rows stay 0
         of_policy[:-1] = -weighted_errors[..., None] * of_log_prob - entropy_coef * weights[..., None] * of_entropy
         of_values[:-1] = -2 * value_coef * weighted_errors
@@ -98,6 +102,7 @@ class _Known(torch.autograd.Function):
         return values.new_tensor(total)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         of_policy, of_values = (torch.from_numpy(gradient).to(ctx.device) for gradient in ctx.gradients)
         return outer * of_policy, outer * of_values, None, None

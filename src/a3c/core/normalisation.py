@@ -93,12 +93,12 @@ class Normaliser:
             return self._part("", observation, dtype, device)
         return {path: self._part(path, part, dtype, device) for path, part in observation.items()}
 
-    def numbers(self, values: Array, dtype: DTypeLike) -> Array:
-        """`observations` for one array [N, O] of an observation that is nothing else, with NumPy."""
-        if not self.observation_sizes:
+    def numbers(self, values: Array, dtype: DTypeLike, path: str = "") -> Array:
+        """Numbers [N, O] of the part at `path`, normalised if it is tracked: the same with NumPy."""
+        if path not in self.observation_sizes:
             return values.astype(dtype)
-        mean, scale = self._mean_and_scale("")
-        normal: Array = values - mean
+        mean, scale = self._mean_and_scale(path)
+        normal: Array = values - mean  # in float64, as the moments are: a mean of 1e6 with a variance of 1 survives
         normal *= scale
         np.minimum(np.maximum(normal, -_WIDEST, out=normal), _WIDEST, out=normal)
         return normal.astype(dtype)
@@ -170,12 +170,8 @@ class Normaliser:
         return image.sub(mean * unit).mul_(scale / unit).clamp_(-_WIDEST, _WIDEST).to(dtype)
 
     def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
-        mean, scale = (torch.from_numpy(number).to(part.device) for number in self._mean_and_scale(path))
-        size = self.observation_sizes[path]
-        shape = part.shape
-        flat = part.reshape(*shape[: len(shape) - _own_dims(shape, size)], size)
-        # In float64 where the moments are: a mean of 1e6 with a variance of 1 survives.
-        return ((flat - mean) * scale).clamp_(-_WIDEST, _WIDEST).to(dtype).reshape(shape)
+        rows = part.detach().cpu().numpy().reshape(-1, self.observation_sizes[path])
+        return torch.from_numpy(self.numbers(rows, np.float64, path)).reshape(part.shape).to(part.device, dtype)
 
 
 def _scale(moments: Tensor) -> Array:
@@ -190,13 +186,3 @@ def _of_image(image: Tensor, unit: float) -> Tensor:
     if image.dtype == torch.uint8:
         return running.of_bytes(image, unit)
     return running.of(image.reshape(-1, 1).double() / unit)
-
-
-def _own_dims(shape: torch.Size, size: int) -> int:
-    """How many trailing dimensions of `shape` make up a part of `size` numbers."""
-    dims, product = 0, 1
-    while product < size:
-        dims += 1
-        product *= shape[-dims]
-    assert product == size, f"a part of {size} numbers in {tuple(shape)}"
-    return dims

@@ -61,14 +61,11 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
         """Observation, reward, terminated, truncated and info."""
         result = self.env.step(action)
         if not (isinstance(result, tuple) and len(result) == 5):
-            raise self._no_step(result)
+            raise UnsupportedEnvironment(
+                f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
+                "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
+            )
         return result
-
-    def _no_step(self, result: Any) -> UnsupportedEnvironment:
-        return UnsupportedEnvironment(
-            f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
-            "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
-        )
 
 
 class Checked(Interface):
@@ -97,10 +94,7 @@ class Checked(Interface):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """The next observation and reward, checked."""
-        result = self.env.step(action)
-        if not (isinstance(result, tuple) and len(result) == 5):
-            raise self._no_step(result)
-        observation, reward, terminated, truncated, info = result
+        observation, reward, terminated, truncated, info = super().step(action)
         self._check(observation)
         if not isinstance(reward, _NUMBERS):
             reward = self._number(reward)

@@ -7,16 +7,15 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import batch_space, iterate
 
 from a3c.envs import atari, envpool
 from a3c.envs.action_mask import ActionMask, has_mask
 from a3c.envs.atari import AtariOptions
+from a3c.envs.bare import BareLanes, BareVector
 from a3c.envs.checks import Checked, check_spaces, unchecked, with_interface
 from a3c.envs.lanes import Lanes
 from a3c.envs.lookup import (
@@ -135,12 +134,11 @@ class EnvSource:
         """`count` environments in one, in NEXT_STEP mode: native if there is such and it is the faster."""
         return self._native(count) or Lanes([self._decided()._make_lane] * count)
 
-    def make_bare(self, count: int) -> BareEnvs:
+    def make_bare(self, count: int) -> BareVector | BareLanes:
         """`count` environments with as little around them as there can be: what a measurement compares with."""
-        native = self._native(count)
-        if native is not None:
-            return BareEnvs(native)
-        return BareEnvs([unchecked(self._decided()._masked()) for _ in range(count)])
+        if (native := self._native(count)) is not None:
+            return BareVector(native)
+        return BareLanes([unchecked(self._decided()._masked()) for _ in range(count)])
 
     def _decided(self) -> EnvSource:
         return self if self.action_mask is not None else examine(self).source
@@ -239,51 +237,6 @@ class EnvSource:
 
     def _time_limit(self) -> dict[str, Any]:
         return {} if self.max_episode_steps is None else {"max_episode_steps": self.max_episode_steps}
-
-
-class BareEnvs:
-    """Environments that are stepped for the sake of the time that it takes: a native vector, or single ones.
-
-    Attributes:
-        envs: the vector alone, or the single ones.
-    """
-
-    def __init__(self, envs: AnyVectorEnv | list[gym.Env[Any, Any]]) -> None:
-        self._vector = envs if isinstance(envs, VectorEnv) else None
-        self.envs: list[Any] = [envs] if isinstance(envs, VectorEnv) else envs
-        count = envs.num_envs if isinstance(envs, VectorEnv) else len(envs)
-        self._actions: Any = None if isinstance(envs, VectorEnv) else batch_space(envs[0].action_space, count)
-        self._done = np.zeros(count, np.bool_)
-
-    def reset(self, seed: int | list[int]) -> None:
-        """Begin, with the seed of the vector or one for each."""
-        if self._vector is not None:
-            self._vector.reset(seed=cast(Any, seed))
-        else:
-            for env, own in zip(self.envs, cast(list[int], seed), strict=True):
-                env.reset(seed=own)
-
-    def step(self, actions: Any) -> int:
-        """Step each environment that has not ended, reset the others; how many were stepped."""
-        stepped = len(self._done) - int(self._done.sum())
-        if self._vector is not None:
-            _, _, terminated, truncated, _ = self._vector.step(actions)
-            self._done = terminated | truncated
-            return stepped
-        done = self._done
-        for i, (env, action) in enumerate(zip(self.envs, iterate(self._actions, actions), strict=True)):
-            if done[i]:
-                env.reset()
-                done[i] = False
-            else:
-                _, _, terminated, truncated, _ = env.step(action)
-                done[i] = terminated or truncated
-        return stepped
-
-    def close(self) -> None:
-        """Close them all."""
-        for env in self.envs:
-            env.close()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from a3c.config import TrainConfig
-from a3c.envs.make import EnvSource
+from a3c.envs.make import EnvSource, examine
 from a3c.errors import UsageError
 from a3c.experiment import presets, shape
 from a3c.experiment.env_source import env_source
@@ -58,10 +58,11 @@ def train(
     runtime = make_runtime(config)
     with contextlib.closing(runtime):
         runtime.prepare()
-        config, description = shape.fit(config, description, source, settings)
+        facts = examine(source)
+        config, description = shape.fit(config, description, facts.source, settings)
         from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
 
-        return run_training(source, config, settings, description, runtime, on_report, started_at)
+        return run_training(facts, config, settings, description, runtime, on_report, started_at)
 
 
 def make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from a3c.core.flat import flat_gradient
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import UsageError
-from a3c.experiment import presets
+from a3c.experiment import presets, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.idle_settings import refuse_idle
 from a3c.experiment.launch import make_runtime
@@ -50,13 +50,11 @@ STAGES = {
 }
 """Parts of an actor-learner's turn, in their order."""
 
+What = Literal["environment", "forward", "backward"]
+
 _WARM_UP_S = 1.0
 _NO_END = 10**15  # steps; who measures says when it is enough
-_REFERENCES: tuple[Literal["environment"], Literal["forward"], Literal["backward"]] = (
-    "environment",
-    "forward",
-    "backward",
-)
+_REFERENCES: tuple[What, ...] = get_args(What)
 _ROLLOUTS = 50  # whose actions are replayed
 _TURNS, _WARM_UP_TURNS = 50, 20  # of a reference measurement, between two looks at the clock
 
@@ -152,7 +150,7 @@ class Reference:
     """
 
     recipe: ActorLearnerRecipe
-    what: Literal["environment", "forward", "backward"]
+    what: What
     seconds: float
 
     def __call__(self, worker: int, store: StoreHandle) -> ActorLearner:
@@ -187,10 +185,10 @@ class Reference:
                 yield 1
         row = map_parts(lambda part: part[0], rollout.observations)  # [B, *O]
         starts = torch.zeros(actor.envs.num_envs, dtype=torch.bool)
-        with torch.inference_mode():
-            while True:
+        while True:
+            with torch.inference_mode():  # not over a yield: it would hold for whoever is there
                 model.policy(row, rollout.state, starts)
-                yield 1
+            yield 1
 
     def _backward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         rollout = actor.unroll(self.recipe.settings.rollout_length)
@@ -258,14 +256,17 @@ def profile(
         **settings: as in `a3c.train`.
 
     Raises:
-        UsageError: as in `a3c.train`; or the run is of another network.
+        UsageError: as in `a3c.train`; or `seconds` is no time, or the run is of another network.
     """
-    config, _ = presets.resolve(EnvSource(env).name, settings)
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--seconds must be more than 0, not {seconds}")
+    config, description = presets.resolve(EnvSource(env).name, settings)
     if config.runtime == "serial" and config.workers > 1:
         raise UsageError("the serial runtime's workers share one process, and their time: add --workers 1")
     source = env_source(env, config)
     source.check_exists()
     facts = examine(source)
+    config, _ = shape.fit(config, description, facts.source, settings)
     refuse_idle(settings, facts)
     spec = make_spec(config, facts)
     state = _state_of(run, spec)

@@ -48,16 +48,14 @@ def choose(step: StepTime, cores: int) -> tuple[int, int, str]:
 def fit(config: TrainConfig, description: str, source: EnvSource, named: Collection[str]) -> tuple[TrainConfig, str]:
     """The settings with workers and environments chosen, and their description; as they were where somebody chose."""
     chosen = {"workers", "envs_per_worker"} & set(named) or presets.find(source.name, config.preset)[0]
-    if chosen or config.preset == "none" or config.end_rollout_at_episode_end:
+    repeats = config.algorithm == "a2c" or config.runtime != "processes"  # to the bit: no clock may have a say
+    if chosen or repeats or config.preset == "none" or config.end_rollout_at_episode_end:
         return config, description
-    if config.algorithm == "a2c" or config.runtime != "processes":  # promised to repeat to the bit
-        return config, description
-    step = measure(source)
-    if step is None:
+    if (step := measure(source)) is None:
         return config, description
     workers, envs, why = choose(step, cores())
     fitted, rate = replace(config, workers=workers, envs_per_worker=envs), ""
-    if workers > config.workers and config.algorithm == "a3c" and "learning_rate" not in named:
+    if workers > config.workers and "learning_rate" not in named:
         fitted = replace(fitted, learning_rate=presets.rate_for(workers, config.workers, config.learning_rate))
         rate = f" --learning-rate {fitted.learning_rate:g}"
     origin = f"general defaults; {why}: --workers {workers} --envs-per-worker {envs}{rate}"
@@ -67,7 +65,7 @@ def fit(config: TrainConfig, description: str, source: EnvSource, named: Collect
 def measure(source: EnvSource) -> StepTime | None:
     """Step one environment with random actions for a moment; None if that cannot be done, whatever the reason.
 
-    Training makes the same environments and says what is wrong with them.
+    Training makes the same environments and says what is wrong with them. The source is one that has been examined.
     """
     try:
         env = source.make()

@@ -24,7 +24,7 @@ from a3c.config import TrainConfig, is_json
 from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
-from a3c.envs.make import EnvFacts, EnvSource, examine
+from a3c.envs.make import EnvFacts, EnvSource
 from a3c.errors import SavingFailed, UsageError, WorkerError
 from a3c.experiment import checkpoint, run_directory
 from a3c.experiment.idle_settings import refuse_idle
@@ -83,7 +83,7 @@ class Run:
 
 
 def run_training(
-    source: EnvSource,
+    facts: EnvFacts,
     config: TrainConfig,
     named: Collection[str],
     description: str,
@@ -93,10 +93,10 @@ def run_training(
 ) -> Run:
     """Train; see `a3c.train`.
 
-    `named` are the settings that the user named, and `description` says in one line where the others came from.
+    `facts` are the environment's, `named` are the settings that the user named, and `description` says in one line
+    where the others came from.
     """
     device = resolve_device(config.device)
-    facts = examine(source)
     refuse_idle(named, facts)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
@@ -105,7 +105,7 @@ def run_training(
         dumped(recipe)  # what cannot be sent is refused before anything is written
     run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
     run_directory.create(run_dir, overwrite=config.overwrite)
-    record = config_record(source, config, spec)
+    record = config_record(facts.source, config, spec)
     run_directory.write_json(run_dir / run_directory.CONFIG, record)
     store = make_store(config, model.flat, runtime, model.normaliser.tracked)
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return

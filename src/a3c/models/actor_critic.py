@@ -131,6 +131,12 @@ class ActorCritic(nn.Module):
         self._perceptrons = Perceptrons(self) if Perceptrons.suits(self) else None
 
     @property
+    def perceptrons(self) -> Perceptrons | None:
+        """The network's passes in NumPy, if it is one of perceptrons whose memory is where it was built."""
+        built = self._perceptrons
+        return built if built is not None and built.are_of(self) else None
+
+    @property
     def state_size(self) -> int:
         """S, how many numbers the recurrent state of one environment has; 0 without memory."""
         memories = [self.policy_memory, self.value_memory] if self.separate else [self.policy_memory]
@@ -157,8 +163,8 @@ class ActorCritic(nn.Module):
     def policy_value(self, observations: Any) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of flat observations [..., *O], for a network without memory."""
         assert self.policy_memory is None, "a network with memory needs a state: use step"
-        if self._perceptrons is not None and self._perceptrons.are_of(self):
-            return self._perceptrons(observations, self.normaliser)
+        if (perceptrons := self.perceptrons) is not None:
+            return perceptrons(observations, self.normaliser)
         return self._heads(*self._features(observations), observations)
 
     def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:

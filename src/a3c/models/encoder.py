@@ -51,6 +51,8 @@ class Encoder(nn.Module):
 
     Attributes:
         features: F.
+        vector_dims: how many dimensions an observation has of its own, if it is one array of numbers, which go straight
+            into the layers of `joint`; None for any other.
 
     Raises:
         UnsupportedEnvironment: a part is of a kind that is not handled, has too many categories, or is an image too
@@ -92,29 +94,18 @@ class Encoder(nn.Module):
             joined = hidden_sizes[-1:] or ((_JOINED,) if layouts else ())
         inputs = sum(part.features for part in torsos) or 1
         self._paths = tuple(encoded)
-        self._plain_dims: int | None = None
+        self.vector_dims: int | None = None
         if self._paths == ("",) and isinstance(observation_space, spaces.Box | spaces.MultiBinary) and not layouts:
-            self._plain_dims = len(_shape(observation_space))
+            self.vector_dims = len(_shape(observation_space))
         self.torsos = nn.ModuleList(torsos)
         self.joint = mlp_torso(inputs, joined, activation)
         self.features = joined[-1] if joined else inputs
 
-    @property
-    def takes_one_vector(self) -> bool:
-        """Whether an observation is one array of numbers, which go straight into the layers of `joint`."""
-        return self._plain_dims is not None
-
-    @property
-    def vector_dims(self) -> int:
-        """How many dimensions that array has."""
-        assert self._plain_dims is not None
-        return self._plain_dims
-
     def forward(self, observation: Any) -> Tensor:
         """Features [..., F] of a flat observation, [..., *O] or a dict of such."""
         like, joint = self._like, cast(Callable[[Tensor], Tensor], self.joint)
-        if self._plain_dims is not None:  # the common case without detours: acting is here at every step
-            return joint(_in_a_row(observation.to(like), self._plain_dims))
+        if self.vector_dims is not None:  # the common case without detours: acting is here at every step
+            return joint(_in_a_row(observation.to(like), self.vector_dims))
         observed = parts(observation)
         features: list[Tensor] = [
             torso(observed[path], like) for path, torso in zip(self._paths, self.torsos, strict=True)

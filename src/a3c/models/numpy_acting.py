@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from a3c.core.distributions import GREATEST_LOG_STD, LEAST_LOG_STD, Categorical, Normal
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic
-from a3c.models.perceptrons import Perceptrons
 from a3c.types import State
 
 Array = NDArray[Any]
@@ -40,33 +39,28 @@ class NumpyPolicy:
         assert self.suits(model)
         self.model = model
         self.random = np.random.Generator(np.random.SFC64(seed))
-        network = Perceptrons(model)
-        self._layers, self._head, self._log_std = network.torsos[0], network.policy_head, network.log_std
-        self._dtype = network.dtype
+        assert model.perceptrons is not None
+        self._network = model.perceptrons
         self._draw = self._choice if isinstance(model.distribution, Categorical) else self._numbers
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
         """Whether this can act for such a model."""
         # A squashed Gaussian is drawn like a plain one.
-        return Perceptrons.suits(model) and isinstance(model.distribution, Categorical | Normal)
+        return model.perceptrons is not None and isinstance(model.distribution, Categorical | Normal)
 
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""
         del state, episode_start
         return self._draw(self.outputs(observation)), None
 
-    @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
     def outputs(self, observation: Array) -> Array:
         """The policy head's numbers [B, D or fewer], before anything is drawn."""
-        features = self.model.normaliser.numbers(observation.reshape(len(observation), -1), self._dtype)  # [B, I]
-        for layer in self._layers:
-            features = layer(features)
-        return self._head(features)
+        return self._network.policy_outputs(observation, self.model.normaliser)
 
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
-        noise = self.random.standard_exponential(logits.shape, self._dtype)
+        noise = self.random.standard_exponential(logits.shape, logits.dtype)
         np.maximum(noise, np.finfo(noise.dtype).tiny, out=noise)  # one in ten million is 0
         np.log(noise, out=noise)
         logits -= noise
@@ -75,13 +69,12 @@ class NumpyPolicy:
 
     def _numbers(self, outputs: Array) -> Array:
         """μ + σ ε, [B, K] float32."""
-        if self._log_std is None:
-            size = outputs.shape[1] // 2
-            mean, log_std = outputs[:, :size], outputs[:, size:]
+        if self._network.log_std is None:
+            mean, log_std = np.split(outputs, 2, 1)
         else:
-            mean, log_std = outputs, self._log_std
+            mean, log_std = outputs, self._network.log_std
         std = np.exp(np.minimum(np.maximum(log_std, LEAST_LOG_STD), GREATEST_LOG_STD))
-        noise = self.random.standard_normal(mean.shape, self._dtype)
+        noise = self.random.standard_normal(mean.shape, mean.dtype)
         noise *= std
         noise += mean
         return noise.astype(np.float32, copy=False)

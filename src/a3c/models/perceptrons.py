@@ -7,7 +7,6 @@ perceptron is written down here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from a3c.core.normalisation import Normaliser
 from a3c.models.encoder import Encoder
@@ -74,7 +74,7 @@ def is_perceptron(torso: nn.Module) -> bool:
     """Whether a torso is fully connected, on one array of numbers, with activations that are known here."""
     return (
         isinstance(torso, Encoder)
-        and torso.takes_one_vector
+        and torso.vector_dims is not None
         and all(isinstance(layer, nn.Linear) or type(layer) in ACTIVATIONS for layer in torso.joint.children())
     )
 
@@ -83,7 +83,8 @@ def _layers_of(torso: nn.Module, places: Mapping[int, int]) -> list[Layer]:
     """The layers of such a torso."""
     assert isinstance(torso, Encoder)
     modules = list(torso.joint.children())
-    return [Layer.of(*pair) for pair in zip(modules[::2], itertools.repeat(places), modules[1::2], strict=False)]
+    pairs = zip(modules[::2], modules[1::2], strict=True)
+    return [Layer.of(linear, places, activation) for linear, activation in pairs]
 
 
 class Perceptrons:
@@ -109,7 +110,9 @@ class Perceptrons:
         self.dtype = self.value_head.bias.dtype
         self._address = model.value_head.bias.data_ptr()
         assert isinstance(model.policy_torso, Encoder)
+        assert model.policy_torso.vector_dims is not None
         self._own_dims = model.policy_torso.vector_dims
+        self._width = (self.torsos[0] or [self.policy_head])[0].weight.shape[1]  # I
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
@@ -132,9 +135,20 @@ class Perceptrons:
     def __call__(self, observations: Tensor, normaliser: Normaliser) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of observations [..., *O], which are to be normalised."""
         lead = observations.shape[: observations.ndim - self._own_dims]
-        rows = observations.numpy().reshape(int(np.prod(lead)), -1)
-        inputs = normaliser.numbers(rows, self.dtype)  # [N, I]
+        inputs = self._inputs(observations.numpy(), normaliser)
         return PolicyValue(*_Pass.apply(self, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
+
+    @np.errstate(invalid="ignore", over="ignore")
+    def policy_outputs(self, observations: Array, normaliser: Normaliser) -> Array:
+        """The policy head's numbers alone for observations [..., *O], one row each: without log σ of its own."""
+        features = self._inputs(observations, normaliser)
+        for layer in self.torsos[0]:
+            features = layer(features)
+        return self.policy_head(features)
+
+    def _inputs(self, observations: Array, normaliser: Normaliser) -> Array:
+        """Normalised, a row each, [N, I]."""
+        return normaliser.numbers(observations.reshape(observations.size // self._width, self._width), self.dtype)
 
     def forward(self, inputs: Array) -> tuple[Array, Array, list[list[Array]]]:
         """Policy parameters [N, D], values [N], and what each torso's layers took in and gave out."""
@@ -166,7 +180,7 @@ class Perceptrons:
         for head, tape, of_outputs in heads:
             step_back(head, tape[-1], of_outputs)
         of_features = [of_outputs @ head.weight for head, _, of_outputs in heads]
-        if len(self.torsos) == 1:
+        if len(self.torsos) == 1:  # a shared torso hears from both heads
             of_features = [of_features[0] + of_features[1]]
         for torso, tape, of_outputs in zip(self.torsos, tapes, of_features, strict=True):
             for i in range(len(torso) - 1, -1, -1):
@@ -188,12 +202,11 @@ class _Pass(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         policy, values, ctx.tapes = network.forward(inputs)
         ctx.network = network
-        return torch.from_numpy(policy.reshape(*lead, -1)), torch.from_numpy(values.reshape(lead))
+        return torch.from_numpy(policy.reshape(*lead, policy.shape[1])), torch.from_numpy(values.reshape(lead))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        rows = of_values.numel()
-        gradients = ctx.network.backward(
-            ctx.tapes, of_policy.numpy().reshape(rows, -1), of_values.numpy().reshape(rows)
-        )
+        rows = of_policy.numpy().reshape(of_values.numel(), of_policy.shape[-1])
+        gradients = ctx.network.backward(ctx.tapes, rows, of_values.numpy().reshape(-1))
         return None, None, None, *map(torch.from_numpy, gradients)
