@@ -106,6 +106,6 @@ def test_no_rows_are_no_mistake():
 def test_a_second_derivative_is_refused_not_wrong():
     model = built(NETWORKS["shared"])
     values = model.policy_value(torch.randn(3, 5, dtype=torch.float64)).values
-    (gradient,) = torch.autograd.grad(values.sum(), [model.value_head.bias], create_graph=True)
+    (gradient,) = torch.autograd.grad((values**2).sum(), [model.value_head.bias], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
