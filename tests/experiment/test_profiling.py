@@ -1,7 +1,8 @@
 """Where the time goes: that all of it is accounted for, and that looking changes nothing of what is done."""
 
 import json
-from itertools import islice
+from itertools import islice, pairwise
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -135,6 +136,52 @@ def test_bare_environments_take_the_course_that_the_policy_took():
     bare.close()
     assert stepped == len(seen)
     assert seen == pytest.approx(rewards)
+
+
+class Shown(gym.Wrapper):
+    """Pendulum whose rewards, and resets with a seed, can be seen."""
+
+    seen: ClassVar[list[object]] = []
+
+    def __init__(self):
+        super().__init__(gym.make("Pendulum-v1", max_episode_steps=7))
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            Shown.seen.append(seed)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        result = super().step(action)
+        Shown.seen.append(result[1])
+        return result
+
+
+def test_bare_environments_take_that_course_again_from_its_beginning():
+    recipe, store = recipe_and_store(Shown, envs_per_worker=1)
+    reference = Reference(recipe, "environment", 0.01)
+    with recipe.made(0) as (actor, model):
+        store.connect(0).pull(model.flat)
+        turns = reference._environment(0, actor, model)
+        Shown.seen = []
+        first = recipe.env_seed(0, actor.envs)[0]
+        while Shown.seen.count(first) < 3:
+            next(turns)
+        turns.close()
+    begins = [i for i, what in enumerate(Shown.seen) if what == first]
+    courses = [Shown.seen[begin:end] for begin, end in pairwise(begins)]
+    assert len(courses[0]) > 4
+    assert courses[0] == courses[1]
+
+
+def test_bare_vectors_begin_anew_at_a_reset():
+    bare = EnvSource("CartPole-v1").make_bare(8)
+    course = []
+    for _ in range(2):
+        bare.reset(3)
+        course.append([bare.step(np.zeros(8, np.int64)) for _ in range(10)])  # ends within these
+    assert course[0] == course[1]
+    bare.close()
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1"])

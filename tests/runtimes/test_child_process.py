@@ -42,3 +42,20 @@ def faults(*arguments):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_learning_uses_freed_memory_again_instead_of_fresh_pages():
     assert faults("keep") < faults("give back") / 30
+
+
+THREADS = """
+import os
+from a3c.runtimes.child_process import use_one_thread
+
+use_one_thread()
+print(os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"])
+"""
+
+
+@pytest.mark.parametrize(("named", "printed"), [({}, "1 1"), ({"OMP_NUM_THREADS": "3"}, "3 1")])
+def test_what_is_loaded_later_takes_one_thread_but_where_the_user_says_otherwise(named, printed):
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")} | named
+    command = [sys.executable, "-c", THREADS]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    assert ended.stdout.strip() == printed

@@ -20,6 +20,7 @@ class BareVector:
     def reset(self, seed: Any) -> None:
         """Begin, with the seed that such a vector takes."""
         self.envs[0].reset(seed=seed)
+        self._done = np.zeros_like(self._done)
 
     def step(self, actions: Any) -> int:
         """One step; how many environments took it and were not merely reset."""
@@ -45,6 +46,7 @@ class BareLanes:
         """Begin, with a seed for each."""
         for env, own in zip(self.envs, seed, strict=True):
             env.reset(seed=own)
+        self._done = [False] * len(self.envs)
 
     def step(self, actions: Any) -> int:
         """Step each environment that has not ended, reset the others; how many were stepped."""

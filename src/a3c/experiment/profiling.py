@@ -55,7 +55,6 @@ What = Literal["environment", "forward", "backward"]
 _WARM_UP_S = 1.0
 _NO_END = 10**15  # steps; who measures says when it is enough
 _REFERENCES: tuple[What, ...] = get_args(What)
-_ROLLOUTS = 50  # whose actions are replayed
 _TURNS, _WARM_UP_TURNS = 50, 20  # of a reference measurement, between two looks at the clock
 
 
@@ -143,10 +142,12 @@ def _timed_algorithm(watch: Stopwatch) -> Iterator[None]:
 class Reference:
     """A recipe for doing one thing alone, over and over, for some seconds; an update is what was done in a while.
 
-    "environment": bare environments (`EnvSource.make_bare`) with the actions that the policy has drawn in rollouts of
-        its own, so with the policy's course of episodes;
+    "environment": bare environments (`EnvSource.make_bare`) with the actions that the policy has drawn from the same
+        seeds on, over and over, so with the policy's course of episodes;
     "forward": the network's policy on B observations, without gradients and without drawing, as acting does it;
     "backward": the network on T+1 rows of B, and the gradient of its outputs' sum.
+
+    What a GPU has worked out counts when it is there, in the CPU's memory, as it must be for a step or a push.
     """
 
     recipe: ActorLearnerRecipe
@@ -168,11 +169,13 @@ class Reference:
                 yield Update({"seconds": now - began, "done": float(done)}, 0, 0, (), None)
 
     def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
-        rollouts = [actor.unroll(len(actor.rewards)).actions.numpy().copy() for _ in range(_ROLLOUTS)]
-        actions = [self.recipe.spec.actions.to_environment(row) for rollout in rollouts for row in rollout]
+        ends, actions = time.perf_counter() + self.seconds, list[Any]()
+        while not actions or time.perf_counter() < ends:
+            rows = actor.unroll(len(actor.rewards)).actions.numpy().copy()
+            actions += [self.recipe.spec.actions.to_environment(row) for row in rows]
         with contextlib.closing(self.recipe.source.make_bare(actor.envs.num_envs)) as bare:
-            bare.reset(self.recipe.env_seed(worker, actor.envs))
             while True:
+                bare.reset(self.recipe.env_seed(worker, actor.envs))
                 for action in actions:
                     yield bare.step(action)
 
@@ -187,14 +190,14 @@ class Reference:
         starts = torch.zeros(actor.envs.num_envs, dtype=torch.bool)
         while True:
             with torch.inference_mode():  # not over a yield: it would hold for whoever is there
-                model.policy(row, rollout.state, starts)
+                model.policy(row, rollout.state, starts).parameters.cpu()
             yield 1
 
     def _backward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         rollout = actor.unroll(self.recipe.settings.rollout_length)
         while True:
             outputs = model(rollout)
-            flat_gradient(outputs.policy.sum() + outputs.values.sum(), model)
+            flat_gradient(outputs.policy.sum() + outputs.values.sum(), model).cpu()
             yield 1
 
 
@@ -250,7 +253,8 @@ def profile(
 
     Args:
         env: as in `a3c.train`.
-        seconds: of each of the four measurements, apart from what it takes to start.
+        seconds: of each of the four measurements, apart from what it takes to start; and as long again for drawing the
+            actions with which the environments alone are stepped.
         run: directory of a run whose weights are begun with: what an environment's step takes can depend on how it is
             played.
         **settings: as in `a3c.train`.
@@ -272,8 +276,7 @@ def profile(
     state = _state_of(run, spec)
     recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
     timed = _sums(Timed(recipe), config, spec, state, seconds)
-    if not (steps := timed.get("steps")):
-        raise UsageError(f"{facts.name!r} came to no update within {seconds:g} s: take more --seconds")
+    steps = timed["steps"]
     turns = {stage: timed.get(stage, 0.0) for stage in STAGES}
     alone = {what: _sums(Reference(recipe, what, seconds), config, spec, state) for what in _REFERENCES}
     return Profile(
@@ -294,7 +297,10 @@ def _sums(
     state: dict[str, Any] | None,
     seconds: float = math.inf,
 ) -> dict[str, float]:
-    """What the updates of all workers report as losses, added up: of so many seconds after the first one, or of all."""
+    """What the updates of all workers report as losses, added up: of so many seconds after the first one, or of all.
+
+    Where updates take longer than that, of the first report with one.
+    """
     runtime = make_runtime(config)
     model = spec.build(seed=model_seed(config.seed))
     store = make_store(
@@ -302,17 +308,18 @@ def _sums(
     )
     if state is not None:
         store.load_state_dict(store.state_dict() | state)
-    total = Report()
+    total, enough = Report(), False
     begins = math.inf
     with contextlib.closing(runtime):
         runtime.prepare()
         for report in runtime.run(recipe, store, config.workers):
             now = time.monotonic()
-            if seconds == math.inf or begins + _WARM_UP_S < now <= begins + _WARM_UP_S + seconds:
+            if seconds == math.inf or (now > begins + _WARM_UP_S and not enough):
                 total.merge(report)
             elif report.updates:
                 begins = min(begins, now)
-            if now > begins + _WARM_UP_S + seconds:
+            enough = now > begins + _WARM_UP_S + seconds and total.updates > 0
+            if enough:
                 store.request_stop()
     return total.sums
 

@@ -75,6 +75,7 @@ def measure(source: EnvSource) -> StepTime | None:
         observation, info = env.reset(seed=0)
         if ACTION_MASK in info or (isinstance(observation, dict) and ACTION_MASK in observation):
             return None  # a random action may be a forbidden one
+        env.action_space.seed(0)
         actions = [env.action_space.sample() for _ in range(_ACTIONS)]
         steps, ended = 0, False
         began, busy = time.perf_counter(), time.thread_time()

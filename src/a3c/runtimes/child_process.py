@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from a3c.errors import UsageError
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -88,6 +89,8 @@ def use_one_thread() -> None:
 
     torch.set_num_threads(1)
     threadpool_limits(1)
+    for name in _THREADS:  # what is loaded later, by an environment perhaps, reads these
+        os.environ.setdefault(name, "1")
 
 
 def keep_freed_memory() -> None:

@@ -1,0 +1,370 @@
+"""a3c beside its peers on CartPole-v1: seconds to solve it, and steps per second, in one run, in turn.
+
+    python benchmarks/peers/run.py solve --seeds 5
+    python benchmarks/peers/run.py speed --rounds 5
+    python benchmarks/peers/run.py solve --seeds 1 --only a3c "SB3 A2C"
+    python benchmarks/peers/run.py table                             # write the table anew from what is recorded
+
+Each peer gets a virtual environment of its own in runs/peers/, made with pip at the first call, and runs with its own
+published settings; one that cannot be installed is listed with the reason. All systems run once, one after another,
+then all of them again with the next seed, so that ratios are between runs of nearly the same time.
+
+solve: seconds from the start of the process until the mean return of the last 100 training episodes is 475.
+speed: environment steps per second in a window after a warm-up, with the same network everywhere: two hidden layers of
+64 units. Peers' environments are counted from inside (recording.py), a3c's by its metrics.jsonl.
+
+Results are added to benchmarks/results/peers.jsonl; the table is benchmarks/results/peers.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recording import DIRECTORY, Reader, solved_at
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RESULTS = HERE.parent / "results" / "peers.jsonl"
+PLACE = ROOT / "runs" / "peers"
+THRESHOLD, WINDOW = 475.0, 100
+TORCH = "torch==2.13.0"
+A3C = [sys.executable, "-W", "ignore", "-m", "a3c", "train", "CartPole-v1", "--quiet", "--overwrite"]
+ENDLESS = ["--total-env-steps", "1000000000", "--stop-at-return", "501"]
+PAPERS_FORM = ["--envs-per-worker", "1", "--rollout-length", "5", "--no-separate-torsos"]
+SAME_NETWORK = ["--encoder_mlp_layers", "64", "64"]
+
+
+class System(NamedTuple):
+    """What is compared."""
+
+    name: str
+    command: list[str]  # {python}, {seed} and {run_dir} are filled in
+    settings: str  # whose
+    recorded: bool  # by recording.py; else by a run directory of ours
+    peer: str = ""  # its requirements; nothing for our own code
+
+
+def ours(name: str, settings: str, *arguments: str) -> System:
+    """A run of a3c."""
+    return System(name, [*A3C, *arguments, "--seed", "{seed}", "--run-dir", "{run_dir}"], settings, recorded=False)
+
+
+def peer(name: str, peer: str, settings: str, script: str, *arguments: str) -> System:
+    """A script here, in an environment of its own."""
+    return System(name, ["{python}", "-W", "ignore", str(HERE / script), *arguments], settings, True, peer)
+
+
+ZOO = "rl-baselines3-zoo's"
+SOLVE = [
+    ours("a3c", "its preset", "--stop-at-return", "475"),
+    peer("SB3 A2C", "sb3", ZOO, "sb3.py", "a2c", "--seed", "{seed}"),
+    peer("SB3 PPO", "sb3", ZOO, "sb3.py", "ppo", "--seed", "{seed}"),
+    peer("PFRL A3C", "pfrl", "its Atari reproduction's", "pfrl_a3c.py", "--seed", "{seed}"),
+    peer(
+        "Sample Factory APPO",
+        "sample-factory",
+        "its example's for CartPole",
+        "sample_factory_appo.py",
+        "--seed={seed}",
+        "--train_dir={run_dir}",
+        "--train_for_env_steps=2000000",
+    ),
+    peer("CleanRL PPO", "cleanrl", "its own", "cleanrl_ppo.py"),
+    peer("textbook A3C", "", "examples/a3c_one_file.py", "textbook_a3c.py", "--seed", "{seed}"),
+]
+SPEED = [
+    ours("a3c, 2 x 64", "its preset", *ENDLESS),
+    ours("a3c, 2 x 256", "its preset, 256 environments a worker", *ENDLESS, "--envs-per-worker", "256"),
+    ours("a3c, 2 x 1", "the paper's form: one environment a worker, 5 steps a rollout", *ENDLESS, *PAPERS_FORM),
+    *(
+        peer(
+            f"SB3 A2C, {envs} envs",
+            "sb3",
+            ZOO if envs == 8 else f"{ZOO}, {envs} environments",
+            "sb3.py",
+            "a2c",
+            "--seed",
+            "{seed}",
+            "--steps",
+            "1000000000",
+            "--envs",
+            str(envs),
+        )
+        for envs in (8, 64, 256)
+    ),
+    peer("SB3 PPO, 8 envs", "sb3", ZOO, "sb3.py", "ppo", "--seed", "{seed}", "--steps", "1000000000"),
+    peer("PFRL A3C, 2 x 1", "pfrl", "the paper's form", "pfrl_a3c.py", "--seed", "{seed}", "--steps", "1000000000"),
+    peer(
+        "Sample Factory APPO",
+        "sample-factory",
+        "its example's for CartPole, the network apart",
+        "sample_factory_appo.py",
+        "--seed={seed}",
+        "--train_dir={run_dir}",
+        "--train_for_env_steps=1000000000",
+        *SAME_NETWORK,
+    ),
+    peer("CleanRL PPO", "cleanrl", "its own", "cleanrl_ppo.py"),
+    peer(
+        "textbook A3C, 2 x 1",
+        "",
+        "examples/a3c_one_file.py",
+        "textbook_a3c.py",
+        "--seed",
+        "{seed}",
+        "--total-env-steps",
+        "1000000000",
+        "--stop-at-return",
+        "501",
+    ),
+]
+
+
+class NotInstalled(Exception):
+    """A peer that cannot be had; the message is the reason."""
+
+
+def python_of(peer: str) -> str:
+    """The interpreter of a peer's environment, which is made if it is not there."""
+    place = PLACE / "venvs" / peer
+    python, reason = place / "bin" / "python", place / "not-installed.txt"
+    requirements = HERE / "requirements" / f"{peer}.txt"
+    made = place / "made-of.txt"
+    if reason.exists():
+        raise NotInstalled(reason.read_text())
+    if not made.exists() or made.read_text() != requirements.read_text():
+        print(f"making an environment for {peer} ...", flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        for what in ([TORCH], ["--requirement", str(requirements)]):
+            tried = subprocess.run([*pip, *what], stderr=subprocess.PIPE, text=True)
+            if tried.returncode:
+                reason.write_text(why(tried.stderr))
+                raise NotInstalled(reason.read_text())
+        made.write_text(requirements.read_text())
+    return str(python)
+
+
+def why(text: str) -> str:
+    """The telling line of what pip says."""
+    lines = [line.strip(" │╰─>×") for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"Error|error:|ERROR|Requires", line)]
+    return (telling or lines or ["pip says nothing"])[-1][:200]
+
+
+class Running:
+    """A system at work, with its processes; leaves none behind."""
+
+    def __init__(self, system: System, seed: int) -> None:
+        self.run_dir = PLACE / "now"
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self.run_dir.mkdir(parents=True)
+        record = self.run_dir / "record"
+        record.mkdir()
+        python = python_of(system.peer) if system.peer else sys.executable
+        words = [word.format(python=python, seed=seed, run_dir=self.run_dir / "run") for word in system.command]
+        self.printed = self.run_dir / "printed.txt"
+        self.began = time.time()
+        with open(self.printed, "w") as file:
+            self.process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {DIRECTORY: str(record)},
+                cwd=self.run_dir,
+                start_new_session=True,
+            )
+        self._reader = Reader(record)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                break
+            time.sleep(2 if number == signal.SIGTERM else 0)
+        self.process.wait()
+
+    def progress(self, system: System) -> tuple[list[tuple[float, float]], Callable[[float], int]]:
+        """Finished episodes (time, return) so far, and steps at a time. Times are seconds of `time.time`."""
+        if system.recorded:
+            self._reader.read()
+            return self._reader.episodes, self._reader.steps_at
+        run = self.run_dir / "run"
+        episodes, lines = [], []
+        if (path := run / "episodes.csv").exists():
+            rows = [row.split(",") for row in path.read_text().splitlines()[1:]]
+            episodes = sorted((self.began + float(row[2]), float(row[3])) for row in rows if len(row) == 5)
+        if (path := run / "metrics.jsonl").exists():
+            text = path.read_text()
+            lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return episodes, steps_between([(self.began + line["seconds"], line["env_steps"]) for line in lines])
+
+
+def steps_between(points: list[tuple[float, int]]) -> Callable[[float], int]:
+    """The number of steps at a time, from what it was at some times."""
+
+    def steps_at(when: float) -> int:
+        for (t0, n0), (t1, n1) in itertools.pairwise(points):
+            if t0 <= when <= t1 and t1 > t0:
+                return round(n0 + (n1 - n0) * (when - t0) / (t1 - t0))
+        return points[-1][1] if points and when > points[-1][0] else 0
+
+    return steps_at
+
+
+def solve(system: System, seed: int, limit_s: float) -> dict[str, Any]:
+    """Seconds until it is solved, or None."""
+    with Running(system, seed) as running:
+        while True:
+            over = running.process.poll() is not None or time.time() - running.began > limit_s
+            episodes, _ = running.progress(system)
+            solved = solved_at(episodes, THRESHOLD, WINDOW)
+            if solved is not None or over:
+                break
+            time.sleep(0.25)
+        if solved is None and running.process.returncode:
+            raise RuntimeError(f"{system.name} failed:\n{running.printed.read_text()[-2000:]}")
+        return {"seconds": None if solved is None else round(solved - running.began, 2), "limit_s": limit_s}
+
+
+def speed(system: System, seed: int, warm_up_s: float, seconds: float) -> dict[str, Any]:
+    """Steps per second in the window, which begins so long after the first step."""
+    with Running(system, seed) as running:
+        first = None
+        while first is None or time.time() < first + warm_up_s + seconds + 2:
+            if running.process.poll() is not None:
+                raise RuntimeError(f"{system.name} ended early:\n{running.printed.read_text()[-2000:]}")
+            time.sleep(0.5)
+            if first is None and (running.progress(system)[0] or running.progress(system)[1](time.time())):
+                first = time.time()
+        _, steps_at = running.progress(system)
+        begin, end = first + warm_up_s, first + warm_up_s + seconds
+        return {"steps_per_second": round((steps_at(end) - steps_at(begin)) / seconds, 1), "window_s": seconds}
+
+
+def commit() -> str:
+    """What is checked out."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=HERE, check=True).stdout.strip()
+
+
+def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All systems in turn, seed by seed."""
+    run = f"{commit()} {time.strftime('%F %T')}"
+    machine = {"platform": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
+    for seed in seeds:
+        for system in systems:
+            record = {"kind": kind, "run": run, "system": system.name, "settings": system.settings, "seed": seed}
+            record |= {"machine": machine, "python": platform.python_version()}
+            try:
+                if kind == "solve":
+                    yield record | solve(system, seed, arguments.limit_s)
+                else:
+                    yield record | speed(system, seed, arguments.warm_up_s, arguments.seconds)
+            except NotInstalled as reason:
+                yield record | {"not_installed": str(reason)}
+
+
+def spread(numbers: list[float], digits: int) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(numbers):,.{digits}f} ({min(numbers):,.{digits}f} to {max(numbers):,.{digits}f})"
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The newest run of each kind."""
+    lines = ["# a3c beside its peers", "", "CartPole-v1. `python benchmarks/peers/run.py` has the method."]
+    for kind, ours, title, digits in (
+        ("solve", "a3c", "Seconds from the start of the process to a mean return of 475 over 100 episodes", 1),
+        ("speed", "a3c, 2 x 64", "Environment steps per second, two hidden layers of 64", 0),
+    ):
+        if not (some := [r for r in records if r["kind"] == kind]):
+            continue
+        run = some[-1]["run"]
+        some = [r for r in some if r["run"] == run]
+        key = "seconds" if kind == "solve" else "steps_per_second"
+        reference = {r["seed"]: r[key] for r in some if r["system"] == ours and r.get(key)}
+        machine = "{platform}, {cores} cores".format(**some[0]["machine"])
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            f"`python benchmarks/peers/run.py {kind}`, {run} (commit and time), {machine}.",
+        ]
+        if kind == "solve":
+            lines += [f"Given up after {max(r.get('limit_s', 0) for r in some):g} s. Ratios: its seconds by a3c's.", ""]
+            lines += ["| system | settings | solved | seconds | ratio |", "|---|---|---|---|---|"]
+        else:
+            lines += ["Ratios: a3c's, 2 x 64, by its steps per second, round by round.", ""]
+            lines += ["| system | settings | rounds | steps/s | ratio |", "|---|---|---|---|---|"]
+        for name in dict.fromkeys(r["system"] for r in some):
+            runs = [r for r in some if r["system"] == name]
+            if reason := runs[0].get("not_installed"):
+                lines.append(f"| {name} | {runs[0]['settings']} | not installed | {reason} | |")
+                continue
+            done = [r for r in runs if r.get(key)]
+            ratios = [
+                r[key] / reference[r["seed"]] if kind == "solve" else reference[r["seed"]] / r[key]
+                for r in done
+                if r["seed"] in reference
+            ]
+            lines.append(
+                f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} "
+                f"| {spread([r[key] for r in done], digits) if done else '-'} "
+                f"| {spread(ratios, 1) if ratios else '-'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["solve", "speed", "table"])
+    parser.add_argument("--seeds", "--rounds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="printed, not recorded")
+    parser.add_argument("--limit-s", type=float, default=120.0, help="of a run that is to be solved")
+    parser.add_argument("--warm-up-s", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of the window in which steps are counted")
+    arguments = parser.parse_args()
+    if arguments.kind != "table":
+        systems = SOLVE if arguments.kind == "solve" else SPEED
+        if unknown := set(arguments.only or ()) - {s.name for s in systems}:
+            parser.error(f"no system {sorted(unknown)[0]!r}; there are: {', '.join(s.name for s in systems)}")
+        systems = [s for s in systems if not arguments.only or s.name in arguments.only]
+        for system in systems:  # before anything is measured
+            if system.peer:
+                with contextlib.suppress(NotInstalled):
+                    python_of(system.peer)
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        for record in measure(arguments.kind, systems, seeds, arguments):
+            print(record, flush=True)
+            if not arguments.only:
+                with open(RESULTS, "a") as file:
+                    file.write(json.dumps(record) + "\n")
+    if RESULTS.exists():
+        records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+        RESULTS.with_suffix(".md").write_text(table(records))
+
+
+if __name__ == "__main__":
+    main()
