@@ -122,10 +122,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "BipedalWalker-v3": _NUMBERS
     | {
-        "envs_per_worker": 8,
+        "envs_per_worker": 16,
         "total_env_steps": 5_000_000,
         "rollout_length": 16,
-        "discount": 0.995,
+        "discount": 0.99,
         "entropy_coef": 0.0003,
         "learning_rate": 1e-3,
         "initial_log_std": -0.7,
