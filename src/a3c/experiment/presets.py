@@ -125,7 +125,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "envs_per_worker": 16,
         "total_env_steps": 5_000_000,
         "rollout_length": 16,
-        "discount": 0.99,
+        "discount": 0.995,
         "entropy_coef": 0.0003,
         "learning_rate": 1e-3,
         "initial_log_std": -0.7,
