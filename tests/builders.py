@@ -159,7 +159,7 @@ def train_serially(store: Any, workers: int = 1, updates: int = 30) -> list[Upda
     """Train through the serial runtime; returns every worker's updates in the order they happened."""
     tape: list[Update] = []
     runtime = SerialRuntime()
-    for _ in runtime.run(lambda worker, handle: cartpole_learner(updates, worker, handle, tape), store, workers):
+    for _ in runtime.run(lambda worker, handle, life: cartpole_learner(updates, worker, handle, tape), store, workers):
         pass
     return tape
 

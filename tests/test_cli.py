@@ -1,6 +1,7 @@
 """The command line, as a person types it."""
 
 import ast
+import hashlib
 import inspect
 import json
 import os
@@ -130,9 +131,11 @@ def test_a_run_that_is_there_is_kept(capsys, trained):
         ("config.json", None, "has no config.json"),
         ("config.json", "{", "config.json cannot be read"),
         ("config.json", "[]", "holds no JSON object"),
-        ("checkpoints/*/policy.json", "{}", "description is damaged"),
-        ("checkpoints/*/policy.json", '{"format": 99}', "format 99"),
-        ("checkpoints/*/model.safetensors", "junk", "the weights are damaged"),
+        ("checkpoints/*/policy.json", "{}", "holds no whole checkpoint: "),
+        ("checkpoints/*/policy.json", "signed {}", "description is damaged"),
+        ("checkpoints/*/policy.json", 'signed {"format": 99}', "format 99"),
+        ("checkpoints/*/model.safetensors", "junk", "model.safetensors is not what was written"),
+        ("checkpoints/*/model.safetensors", "signed junk", "the weights are damaged"),
         ("checkpoints/*", None, "holds no checkpoint"),
     ],
     ids=str,
@@ -142,11 +145,15 @@ def test_a_damaged_run_is_named(capsys, tmp_path, trained, file, content, words)
 
     damaged = tmp_path / "damaged"
     shutil.copytree(trained, damaged)
-    (path,) = damaged.glob(file)
-    if content is None:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    else:
-        path.write_text(content)
+    for path in damaged.glob(file):
+        if content is None:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            continue
+        path.write_text(content.removeprefix("signed "))
+        if content.startswith("signed "):
+            checksums = json.loads((path.parent / "checksums.json").read_text())
+            checksums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            (path.parent / "checksums.json").write_text(json.dumps(checksums))
     code, _, err = run(capsys, "evaluate", damaged, "--trust-code")
     assert code == 2
     assert words in err
@@ -157,7 +164,7 @@ def test_a_damaged_run_is_named(capsys, tmp_path, trained, file, content, words)
 def test_a_run_whose_environment_is_code_is_played_only_when_it_is_trusted(capsys, trained, command):
     code, out, err = run(capsys, *command, trained)
     assert (code, out) == (2, "")
-    assert err.startswith(f"a3c: playing {trained} would import and run code that its files name, from tiny_envs: ")
+    assert err.startswith(f"a3c: this would import and run code that the files of {trained} name, from tiny_envs: ")
     assert "--trust-code" in err
     assert len(err.strip().splitlines()) == 1
 

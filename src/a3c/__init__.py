@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from a3c.errors import A3CError
     from a3c.experiment.compare import compare
     from a3c.experiment.evaluate import Evaluation, evaluate
-    from a3c.experiment.launch import train
+    from a3c.experiment.launch import resume, train
     from a3c.experiment.policy import Policy, load
     from a3c.experiment.record import record
     from a3c.experiment.train import Run
@@ -35,6 +35,7 @@ __all__ = [
     "evaluate",
     "load",
     "record",
+    "resume",
     "train",
 ]
 
@@ -48,6 +49,7 @@ _HOMES = {
     "evaluate": "a3c.experiment.evaluate",
     "load": "a3c.experiment.policy",
     "record": "a3c.experiment.record",
+    "resume": "a3c.experiment.launch",
     "train": "a3c.experiment.launch",
 }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from a3c.errors import UnsupportedEnvironment
 from a3c.spaces.actions import ActionSpace
 from a3c.spaces.parts import array_of, basic_parts, flatten, map_parts
-from a3c.types import LIFE_LOST, Episode, Rollout, State
+from a3c.types import LIFE_LOST, Episode, Rollout, State, no_beat
 
 Act = Callable[[Any, State, NDArray[np.bool_]], tuple[NDArray[Any], State]]
 
@@ -32,6 +32,7 @@ class Actor:
         seed: for the environments: one int for each, or one for all where that is what they take.
         max_rollout_length: the largest T that will be asked for.
         end_at_episode_end: end a rollout where its episode ends, as in the paper; one environment only.
+        beat: is called after every step, by which others know that this worker lives.
 
     Raises:
         UnsupportedEnvironment: the environment resets in another autoreset mode.
@@ -46,6 +47,7 @@ class Actor:
         seed: int | Sequence[int] | None,
         max_rollout_length: int,
         end_at_episode_end: bool = False,
+        beat: Callable[[], None] = no_beat,
     ) -> None:
         if end_at_episode_end and envs.num_envs != 1:
             raise ValueError("rollouts can only end at an episode's end with one environment a worker")
@@ -58,6 +60,7 @@ class Actor:
         self.envs = envs
         self.act = act
         self.end_at_episode_end = end_at_episode_end
+        self.beat = beat
         self.action_space = action_space or ActionSpace(envs.single_action_space)
         length, lanes = max_rollout_length, envs.num_envs
         self.observation_space = envs.single_observation_space
@@ -99,6 +102,7 @@ class Actor:
             observation, reward, terminated, truncated, info = self.envs.step(
                 self.action_space.to_environment(self.actions[t])
             )
+            self.beat()
             self._write(t + 1, flatten(self.observation_space, observation))
             self.rewards[t] = reward
             self.terminated[t] = terminated

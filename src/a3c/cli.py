@@ -1,4 +1,4 @@
-"""The command line: `a3c train | evaluate | record | compare | profile`."""
+"""The command line: `a3c train | resume | evaluate | record | compare | profile | doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -29,6 +29,58 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Take a run up where its newest checkpoint has it. What you name below changes; all else is as it was."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's directory."""
+    total_env_steps: int | None = None
+    """Budget in environment steps, those of before included; a linear learning rate follows it."""
+    total_episodes: int | None = None
+    """Budget in finished episodes, those of before included."""
+    max_seconds: float | None = None
+    """Budget in seconds, those of before included."""
+    stop_at_return: float | None = None
+    """Stop once the mean return of the last 100 episodes reaches this."""
+    workers: int | None = None
+    """Actor-learners; more of them make gradients staler, and the learning rate stays."""
+    device: str | None = None
+    """Device of the workers' local networks: cpu, cuda, cuda:1 or auto."""
+    runtime: Literal["processes", "serial"] | None = None
+    """As in train; so are the following."""
+    store: Literal["auto", "local", "hogwild", "locked", "synchronous", "delayed"] | None = None
+    """Where the shared parameters live."""
+    on_worker_failure: Literal["stop", "restart"] | None = None
+    """What becomes of the run where a worker fails."""
+    max_restarts_per_hour: int | None = None
+    """Restarts of all workers together."""
+    worker_timeout_s: float | None = None
+    """When a worker counts as hanging."""
+    start_method: Literal["forkserver", "spawn"] | None = None
+    """How worker processes start."""
+    evaluate_every: int | None = None
+    """Evaluate whenever so many environment steps have gone by."""
+    evaluate_episodes: int | None = None
+    """Episodes of each such evaluation."""
+    checkpoint_every_s: float | None = None
+    """Seconds from one checkpoint to the next."""
+    keep: int | None = None
+    """How many of the newest checkpoints to keep, besides the best."""
+    label: str | None = None
+    """Name of the group that `a3c compare` puts this run into."""
+    quiet: bool = False
+    """Show nothing while it runs."""
+    tensorboard: bool | None = None
+    """Write TensorBoard files."""
+    wandb: bool | None = None
+    """Log to Weights & Biases."""
+    model: str | None = None
+    """For a run with a network of your own: package.module:factory."""
+    trust_code: bool = False
+    """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
+
+
+@dataclass(frozen=True)
 class Play:
     """How and where a trained agent plays."""
 
@@ -42,6 +94,8 @@ class Play:
     """Cut an episode that has not ended by then, so that no policy plays for ever."""
     model: str | None = None
     """For a policy with a network of your own: package.module:factory."""
+    checkpoint: str = "latest"
+    """Which of the run's checkpoints: latest, best (by the mean return of 100 episodes) or its name."""
     trust_code: bool = False
     """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
 
@@ -104,12 +158,24 @@ class Profile:
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Look at this machine, and say what works and what to do where something does not."""
+
+    run_dir: Path = Path("runs")
+    """Where runs are to go."""
+    json: bool = False
+    """Print one JSON object."""
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]
+    | Annotated[Resume, tyro.conf.subcommand("resume", prefix_name=False)]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate", prefix_name=False)]
     | Annotated[Record, tyro.conf.subcommand("record", prefix_name=False)]
     | Annotated[Compare, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[Profile, tyro.conf.subcommand("profile", prefix_name=False)]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
 )
 
 
@@ -126,6 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         match command:
             case Train():
                 _train(command, named_settings(arguments))
+            case Resume():
+                _resume(command)
             case Evaluate():
                 _evaluate(command)
             case Record():
@@ -134,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 _compare(command)
             case Profile():
                 _profile(command, named_settings(arguments))
+            case Doctor():
+                _doctor(command)
     except UsageError as error:
         _exit(f"a3c: {error}", _WRONG_USAGE)
     except A3CError as error:
@@ -158,6 +228,17 @@ def _train(command: Train, named: frozenset[str]) -> None:
     settings = {name: getattr(command.config, name) for name in named}
     run = train(command.env, started_at=_process_start(), **settings)
     if not command.config.quiet:
+        print(_verdict(run.path, run.summary))
+
+
+def _resume(command: Resume) -> None:
+    from a3c.experiment.launch import resume  # noqa: PLC0415
+
+    values = dict(command.__dict__)
+    run_dir = values.pop("run_dir")
+    named = {name: value for name, value in values.items() if value is not None}
+    run = resume(run_dir, started_at=_process_start(), **named)
+    if not command.quiet:
         print(_verdict(run.path, run.summary))
 
 
@@ -217,6 +298,26 @@ def _profile(command: Profile, named: frozenset[str]) -> None:
     settings = {name: getattr(command.config, name) for name in named}
     result = profile(command.env, seconds=command.seconds, run=command.run, **settings)
     print(json.dumps(result.to_json()) if command.json else table(result))
+
+
+def _doctor(command: Doctor) -> None:
+    from a3c.experiment.doctor import doctor  # noqa: PLC0415
+
+    findings = doctor(command.run_dir)
+    if command.json:
+        print(json.dumps({"findings": [finding._asdict() for finding in findings]}))
+    else:
+        from rich.console import Console  # noqa: PLC0415
+        from rich.markup import escape  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
+        table = Table("", "looked at", "found", "what to do")
+        for finding in findings:
+            mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+            table.add_row(mark, finding.what, escape(finding.said), "" if finding.ok else escape(finding.fix))
+        Console().print(table)
+    if not all(finding.ok for finding in findings):
+        raise SystemExit(_FAILED)
 
 
 def _exit(message: str, code: int) -> None:

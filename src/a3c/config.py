@@ -105,6 +105,13 @@ class TrainConfig:
     life_loss_ends: bool = False
     """Atari: learn as if the game ended with each life; it goes on, and logged returns are whole games'."""
 
+    init_from: str | None = None
+    """Directory of a run, or of a saved policy, whose weights and normalisation to begin with, and nothing else."""
+    checkpoint_every_s: float | None = 60.0
+    """Seconds from one checkpoint to the next; with none there is one at the start and one at the end."""
+    keep: int = 3
+    """How many of the newest checkpoints to keep; the one with the best mean return stays besides."""
+
     run_dir: str | None = None
     """Where the run's files go; by default runs/ENV-ALGORITHM-SEED-TIME."""
     label: str | None = None
@@ -192,6 +199,12 @@ class TrainConfig:
     """Where the shared parameters live: hogwild (no lock), locked, local, delayed or synchronous (a2c)."""
     delay: int = 1
     """Delayed store: how many pushes late each one is applied."""
+    on_worker_failure: Literal["stop", "restart"] = "stop"
+    """What becomes of a run where a worker raises, is killed or hangs: it ends, or that worker is started anew."""
+    max_restarts_per_hour: int = 20
+    """Restarts of all workers together; one more failure within an hour ends the run."""
+    worker_timeout_s: float = 600.0
+    """A worker whose single step, reset or update takes longer counts as hanging, and is killed."""
     start_method: Literal["forkserver", "spawn"] | None = None
     """How worker processes start; by default forkserver where the platform has it."""
     device: str = "cpu"
@@ -205,12 +218,21 @@ class TrainConfig:
     def validate(self) -> None:
         """Raise UsageError at the first setting that makes no sense; the message names it and a fix."""
         self._check_types()
-        for name in ("workers", "envs_per_worker", "rollout_length", "memory_size", "noise_steps", "evaluate_episodes"):
+        for name in (
+            "workers",
+            "envs_per_worker",
+            "rollout_length",
+            "memory_size",
+            "noise_steps",
+            "evaluate_episodes",
+            "keep",
+        ):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in (
             "total_env_steps",
             "total_episodes",
             "max_seconds",
+            "checkpoint_every_s",
             "max_episode_steps",
             "evaluate_every",
             "max_gradient_norm",
@@ -218,7 +240,7 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             self._require(name, value is None or 0 < value < math.inf, "more than 0")
-        for name in ("learning_rate", "optimizer_epsilon"):
+        for name in ("learning_rate", "optimizer_epsilon", "worker_timeout_s"):
             self._require(name, 0 < getattr(self, name) < math.inf, "more than 0")
         for name in ("seed", "delay"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
@@ -312,6 +334,9 @@ _GOES_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "memory_size": ("memory", ("lstm", "gru")),
     "noise_steps": ("log_std", ("gsde",)),
     "start_method": ("runtime", ("processes",)),
+    "on_worker_failure": ("runtime", ("processes",)),
+    "worker_timeout_s": ("runtime", ("processes",)),
+    "max_restarts_per_hour": ("on_worker_failure", ("restart",)),
     "wandb_project": ("wandb", ()),
     "wandb_mode": ("wandb", ()),
 }

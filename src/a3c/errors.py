@@ -8,9 +8,11 @@ A3CError
 │   └── RunDirectoryError               a run directory is missing, damaged, taken or unwritable
 ├── WorkerError                         an actor-learner ended before its time      exit code 1
 │   ├── WorkerFailed                    it raised; carries the worker's own traceback
-│   └── WorkerDied                      it was killed or exited without a word
+│   ├── WorkerDied                      it was killed or exited without a word
+│   └── WorkerHung                      it made no step for too long, and was killed
 ├── SavingFailed                        a run's files could not be written          exit code 1
-├── NonFiniteError                      too many rollouts in a row with NaN or infinity
+├── OutOfResources                      the machine lacks what a run needs          exit code 1
+├── NonFiniteError                      NaN or infinity, in too many rollouts in a row or in the weights
 └── StoreError                          a parameter store was used against its promise
     └── RoundCannotFill                 a synchronous round waits for somebody who cannot come
 
@@ -77,12 +79,32 @@ class WorkerDied(WorkerError):
         self.exit_code = exit_code
 
 
+class WorkerHung(WorkerError):
+    """A worker made no step, reset or update for too long, and was killed.
+
+    Attributes:
+        worker: its number, from 0.
+        timeout_s: how long that was, in seconds.
+    """
+
+    def __init__(self, worker: int, timeout_s: float) -> None:
+        super().__init__(
+            f"worker {worker} hung: one step, reset or update took longer than --worker-timeout-s {timeout_s:g}"
+        )
+        self.worker = worker
+        self.timeout_s = timeout_s
+
+
 class SavingFailed(A3CError):
     """A run's files could not be written: the disk is full, or the directory has gone."""
 
 
+class OutOfResources(A3CError):
+    """The machine, or a limit that is set on it, lacks what a run needs: file descriptors, processes, memory."""
+
+
 class NonFiniteError(A3CError):
-    """Too many rollouts in a row held a NaN or an infinity; the message names the term and the step."""
+    """Too many rollouts in a row held a NaN or an infinity, or the weights do; the message says where."""
 
 
 class StoreError(A3CError):

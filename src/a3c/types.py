@@ -143,11 +143,11 @@ class Report:
 
     updates: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    settled: int = 0  # receipts of applied updates among them
-    staleness_max: int = 0
+    staleness: dict[int, int] = field(default_factory=dict)  # how many applied updates had how much of it
     learning_rate: float | None = None  # the latest
     episodes: list[FinishedEpisode] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)  # one line for each dropped rollout
+    failures: list[str] = field(default_factory=list)  # what workers failed with that were started anew
 
     def add(self, worker: int, update: Update, time: float) -> None:
         """Count one more update, finished at `time` (seconds since the epoch)."""
@@ -156,11 +156,9 @@ class Report:
             for episode in update.episodes
         )
         if update.receipt is not None and update.receipt.applied:
-            self.settled += 1
-            self.staleness_max = max(self.staleness_max, update.receipt.staleness)
+            self._count(update.receipt.staleness, 1)
             self.learning_rate = update.receipt.learning_rate
             self._accumulate("gradient_norm", update.receipt.gradient_norm)
-            self._accumulate("staleness", update.receipt.staleness)
         if update.dropped is not None:
             self.dropped.append(f"worker {worker} dropped a rollout: {update.dropped}")
             return
@@ -171,24 +169,31 @@ class Report:
     def merge(self, other: Report) -> None:
         """Add another report to this one."""
         self.updates += other.updates
-        self.settled += other.settled
-        self.staleness_max = max(self.staleness_max, other.staleness_max)
+        for staleness, count in other.staleness.items():
+            self._count(staleness, count)
         self.learning_rate = self.learning_rate if other.learning_rate is None else other.learning_rate
         self.episodes.extend(other.episodes)
         self.dropped.extend(other.dropped)
+        self.failures.extend(other.failures)
         for name, value in other.sums.items():
             self._accumulate(name, value)
 
-    def means(self) -> dict[str, float | None]:
-        """Each quantity's mean over the updates, None where there was none."""
-        means: dict[str, float | None] = {}
+    def means(self) -> dict[str, Any]:
+        """Each quantity's mean over the updates, None where there was none; of staleness the distribution, too."""
+        means: dict[str, Any] = {}
         for name in ("policy_loss", "value_loss", "entropy"):
             means[name] = self.sums.get(name, 0.0) / self.updates if self.updates else None
-        for name, logged in (("gradient_norm", "gradient_norm"), ("staleness", "staleness_mean")):
-            means[logged] = self.sums.get(name, 0.0) / self.settled if self.settled else None
-        means["staleness_max"] = self.staleness_max if self.settled else None
+        applied = sum(self.staleness.values())
+        means["gradient_norm"] = self.sums.get("gradient_norm", 0.0) / applied if applied else None
+        stale = sum(staleness * count for staleness, count in self.staleness.items())
+        means["staleness_mean"] = stale / applied if applied else None
+        means["staleness_max"] = max(self.staleness, default=None)
+        means["staleness_counts"] = {str(staleness): count for staleness, count in sorted(self.staleness.items())}
         means["learning_rate"] = self.learning_rate
         return means
+
+    def _count(self, staleness: int, count: int) -> None:
+        self.staleness[staleness] = self.staleness.get(staleness, 0) + count
 
     def _accumulate(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
@@ -239,6 +244,9 @@ class ParameterStore(Protocol):
 
     def leave(self, worker: int) -> None:
         """Count the worker out, dead or done."""
+
+    def waits(self, worker: int) -> bool:
+        """Whether the worker is waiting for others."""
 
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
@@ -315,14 +323,26 @@ class Model(Protocol):
         """The parameters, in the order in which they lie in `flat`."""
 
 
+def no_beat() -> None:
+    """Tell nobody that a worker lives."""
+
+
+class Life(NamedTuple):
+    """One of a worker's lives: from its start, or restart, to its end."""
+
+    incarnation: int = 0  # 0, and one more at every restart; random streams go by it
+    beat: Callable[[], None] = no_beat  # to be called at every step, by which others know that it lives
+
+
 ActorLearner = Generator[Update, None, None]
-MakeActorLearner = Callable[[int, StoreHandle], ActorLearner]
+MakeActorLearner = Callable[[int, StoreHandle, Life], ActorLearner]
 
 
 class Runtime(Protocol):
     """Whoever runs W actor-learners and hands out their reports."""
 
     alive: int  # workers that are running
+    incarnation: int  # the highest that any worker has had
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """Run until every actor-learner has ended; yield reports, now and then an empty one.

@@ -16,8 +16,9 @@ import torch
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
-from a3c.errors import WorkerDied, WorkerFailed
-from a3c.runtimes.processes import ProcessRuntime
+from a3c.errors import WorkerDied, WorkerFailed, WorkerHung
+from a3c.runtimes import processes
+from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
@@ -44,22 +45,26 @@ def shared_store(runtime, kind="hogwild", budget=None):
     return SharedStore(torch.zeros(P), rule, W, kind, context)
 
 
-def learner(worker, handle, *, updates=10, pause_s=0.0, at_update=None):
-    """A scripted actor-learner: pulls, pushes ones, and reports one episode of return `worker` an update."""
+def learner(worker, handle, life, *, updates=10, pause_s=0.0, at_update=None):
+    """A scripted actor-learner: pulls, pushes ones, and reports one episode of return `worker` an update.
+
+    `at_update` is called with the worker and the update, in a later life with an update that counts from 1000 for each.
+    """
     theta = torch.empty(P)
     for update in range(updates):
         snapshot = handle.pull(theta)
         if snapshot.stop:
             return
         if at_update is not None:
-            at_update(worker, update)
+            at_update(worker, 1000 * life.incarnation + update)
         time.sleep(pause_s)
+        life.beat()
         receipt = handle.push(torch.ones(P), Counts(3, 1), snapshot.version)
         yield Update({"entropy": 1.0}, 3, snapshot.env_steps, (Episode(float(worker), update),), receipt)
 
 
 def make(**options):
-    return lambda worker, handle: learner(worker, handle, **options)
+    return lambda worker, handle, life: learner(worker, handle, life, **options)
 
 
 def collect(runtime, recipe, store):
@@ -118,8 +123,8 @@ def test_a_failure_is_raised_with_the_workers_own_traceback(runtime, kind):
 
 
 def test_one_worker_may_end_before_the_others_in_a_synchronous_round(runtime):
-    def leave_early(worker, handle):
-        return learner(worker, handle, updates=3 if worker == 0 else 8, pause_s=0.05)
+    def leave_early(worker, handle, life):
+        return learner(worker, handle, life, updates=3 if worker == 0 else 8, pause_s=0.05)
 
     with nothing_left():
         store = shared_store(runtime, "synchronous")
@@ -171,6 +176,135 @@ def test_a_worker_that_exits_without_a_word_is_named(start_method):
     runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05)
     with nothing_left(), pytest.raises(WorkerDied, match="exited with code 7"):
         collect(runtime, make(at_update=lambda worker, update: os._exit(7)), shared_store(runtime))
+
+
+def fail_at(fail, *updates):
+    """What `learner` is to do at some updates of worker 1."""
+    return lambda worker, update: fail() if worker == 1 and update in updates else None
+
+
+def kill_oneself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def explode():
+    raise ZeroDivisionError("the pole fell over")
+
+
+def stop_oneself():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+FAILURES = {
+    "killed": (kill_oneself, "died: killed by signal 9"),
+    "raises": (explode, "failed: ZeroDivisionError"),
+    "exits": (lambda: os._exit(3), "exited with code 3"),
+    "hangs": (stop_oneself, "hung: one step"),
+}
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(kind, how):
+    fail, message = FAILURES[how]
+    policy = FailurePolicy(restarts_per_hour=2, timeout_s=2 if how == "hangs" else 600)
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=policy)
+    recipe = make(updates=60, pause_s=0.02, at_update=fail_at(fail, 3, 1002))
+    with nothing_left():
+        store = shared_store(runtime, kind)
+        reports = collect(runtime, recipe, store)
+    failures = [text for report in reports for text in report.failures]
+    assert len(failures) == 2
+    assert all(text.startswith("worker 1") and message in text for text in failures)
+    assert runtime.incarnation == 2
+    episodes = [e for report in reports for e in report.episodes]
+    assert sorted(e.length for e in episodes if e.worker == 0) == list(range(60))
+    assert [e.length for e in episodes if e.worker == 1][-60:] == list(range(60))  # its last life
+    counters = store.counters()
+    # T is what was pushed: all of worker 0's and of the last life's, and the 3 and 2 updates before.
+    assert counters.env_steps == 3 * (60 + 60 + 3 + 2)
+    assert counters.episodes == 60 + 60 + 3 + 2 >= len(episodes)
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
+def test_restarts_are_limited(kind):
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1))
+    recipe = make(updates=10**6, pause_s=0.001, at_update=fail_at(explode, 2, 1002))
+    seen = []
+    with nothing_left(), pytest.raises(WorkerFailed, match="the pole fell over"):  # noqa: PT012
+        with contextlib.closing(runtime.run(recipe, shared_store(runtime, kind), W)) as reports:
+            for report in reports:
+                seen += report.failures
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew(kind):
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    recipe = make(updates=10**6, pause_s=0.001, at_update=fail_at(stop_oneself, 5))
+    with nothing_left(), pytest.raises(WorkerHung, match="worker 1 hung: .* --worker-timeout-s 2"):
+        collect(runtime, recipe, shared_store(runtime, kind))
+
+
+def test_who_waits_for_a_slow_one_does_not_hang():
+    def recipe(worker, handle, life):
+        def at_update(worker, update):
+            for _ in range(0 if worker == 0 else 30):
+                time.sleep(0.1)
+                life.beat()
+
+        return learner(worker, handle, life, updates=2, at_update=at_update)
+
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    with nothing_left():
+        store = shared_store(runtime, "synchronous")
+        collect(runtime, recipe, store)
+        assert store.counters().version == 2
+
+
+def test_a_worker_killed_in_a_locked_push_keeps_nobody_out():
+    def recipe(worker, handle, life):
+        if worker == 1 and life.incarnation == 0:
+            rule, plain = handle.store.rule, UpdateRule.apply
+
+            def apply(*arguments, **options):
+                if options["step_count"] > 5:
+                    kill_oneself()
+                return plain(rule, *arguments, **options)
+
+            object.__setattr__(rule, "apply", apply)
+        return learner(worker, handle, life, updates=40, pause_s=0.01)
+
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1))
+    with nothing_left():
+        store = shared_store(runtime, "locked")
+        reports = collect(runtime, recipe, store)
+    assert sum(len(report.failures) for report in reports) == 1
+    assert bool(torch.isfinite(store.snapshot().parameters).all())
+    assert store.counters().env_steps >= 3 * 2 * 40
+
+
+def test_each_failure_of_a_worker_waits_longer_than_the_one_before(monkeypatch):
+    class Clock:
+        now = 0.0
+
+    monkeypatch.setattr(processes.time, "monotonic", lambda: Clock.now)
+    restarts, waits = processes._Restarts(per_hour=20), []
+    for _ in range(12):
+        assert restarts.allow(0)
+        waits.append(restarts.seconds_to_next())
+        assert restarts.due() == []
+        Clock.now += waits[-1]
+        assert restarts.due() == [0]
+        assert not restarts.waiting
+    assert waits == pytest.approx([min(0.1 * 2**k, 30.0) for k in range(12)])
+    Clock.now += 60  # it has lived
+    assert restarts.allow(0)
+    assert restarts.seconds_to_next() == pytest.approx(0.1)
+    assert all(restarts.allow(worker) for worker in range(1, 8))
+    assert not restarts.allow(8)
+    Clock.now += 3700
+    assert restarts.allow(8)
 
 
 def test_system_exit_in_an_environment_is_a_failure(runtime):

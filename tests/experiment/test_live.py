@@ -227,3 +227,19 @@ def test_rich_is_imported_by_the_rich_view_only():
     code = "import sys, a3c.experiment.live as live; live.PlainView(1, 1).close(); print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("counts", "bars"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"0": 5}, "█"),
+        ({"1": 800, "0": 100, "3": 1}, "▁█ ▁"),
+        ({"2": 4, "1": 8}, " █▄"),
+        ({str(n): 1 for n in range(100)}, "▁" * 23 + "█"),
+    ],
+    ids=str,
+)
+def test_staleness_is_drawn(counts, bars):
+    assert live._bars(counts) == bars

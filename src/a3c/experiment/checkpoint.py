@@ -1,12 +1,18 @@
-"""Checkpoints: weights and statistics as safetensors, the rest as JSON. Reading one runs no code of it."""
+"""Checkpoints: weights and statistics as safetensors, the rest as JSON. Reading one runs no code of it.
+
+A checkpoint is a directory that appears complete or not at all: it is written aside, brought to the disk and renamed.
+Each file's SHA-256 is in its checksums.json, so that one that was damaged later is noticed, and an older one taken.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +24,7 @@ from a3c.experiment.run_directory import CHECKPOINTS, read_json, write_json
 from a3c.models.actor_critic import ActorCritic
 
 _MODEL, _SPEC, _STATISTICS, _STATE = "model.safetensors", "policy.json", "optimizer.safetensors", "state.json"
+_PROGRESS, _CHECKSUMS = "progress.json", "checksums.json"
 _MOMENTS = "normaliser.moments"  # beside the network's tensors
 _IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files hold them
 
@@ -65,7 +72,22 @@ def _tensors(model: ActorCritic) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name in once.values()}
 
 
-def save_checkpoint(run_dir: Path, spec: PolicySpec, model: ActorCritic, state: Mapping[str, Any]) -> Path:
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds."""
+
+    path: Path
+    spec: PolicySpec
+    state: dict[str, Any]  # a store's: tensors and numbers by name
+    progress: dict[str, Any]  # of the run, as JSON
+
+
+def save_checkpoint(
+    run_dir: Path,
+    spec: PolicySpec,
+    model: ActorCritic,
+    state: Mapping[str, Any],
+    progress: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a store's state as RUN_DIR/checkpoints/step-T, complete or not at all.
 
     Args:
@@ -73,6 +95,7 @@ def save_checkpoint(run_dir: Path, spec: PolicySpec, model: ActorCritic, state: 
         spec: describes the network.
         model: any network of that description; it is given the state's parameters and moments.
         state: a store's `state_dict`: tensors and numbers by name.
+        progress: what else the run needs to go on from there, as JSON.
 
     Returns:
         The checkpoint's directory.
@@ -87,6 +110,8 @@ def save_checkpoint(run_dir: Path, spec: PolicySpec, model: ActorCritic, state: 
     vectors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     save_file({name: vector for name, vector in vectors.items() if name not in _IN_POLICY}, aside / _STATISTICS)
     write_json(aside / _STATE, {name: value for name, value in state.items() if name not in vectors})
+    write_json(aside / _PROGRESS, progress or {})
+    write_json(aside / _CHECKSUMS, {file.name: _checksum(file) for file in sorted(aside.iterdir())})
     for file in aside.iterdir():
         _sync(file)
     _sync(aside)
@@ -102,14 +127,100 @@ def save_checkpoint(run_dir: Path, spec: PolicySpec, model: ActorCritic, state: 
     return final
 
 
-def latest_checkpoint(run_dir: Path) -> Path:
-    """The run's newest checkpoint. Raises RunDirectoryError if there is no run, or none in it."""
+def read_checkpoint(directory: Path, model: str | Callable[..., Any] | None = None) -> Checkpoint:
+    """Read what `save_checkpoint` wrote; `model` as in `load_policy`. Raises RunDirectoryError if it is damaged."""
+    spec, network = load_policy(directory, model)
+    try:
+        statistics = load_file(directory / _STATISTICS)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunDirectoryError(f"{directory / _STATISTICS} cannot be read ({error}): it is damaged") from None
+    state = {"parameters": network.flat, "moments": network.normaliser.moments} | statistics
+    return Checkpoint(directory, spec, state | read_json(directory / _STATE), read_json(directory / _PROGRESS))
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The run's checkpoints, from the oldest to the newest."""
+    return sorted((run_dir / CHECKPOINTS).glob("step-*"))
+
+
+def best(found: Sequence[Path]) -> Path:
+    """The one of these checkpoints at which the mean return of 100 episodes was best; of equal ones the newest."""
+
+    def mean_return(path: Path) -> float:
+        try:
+            value = read_json(path / _PROGRESS).get("return_mean_100")
+        except RunDirectoryError:
+            return -math.inf
+        return float(value) if isinstance(value, int | float) else -math.inf
+
+    return max(reversed(found), key=mean_return)
+
+
+def find_checkpoint(run_dir: Path, which: str, report: Callable[[str], None]) -> Path:
+    """One of a run's checkpoints that is whole.
+
+    Args:
+        run_dir: the run's directory.
+        which: "latest", "best", or its name.
+        report: is called with a line for each checkpoint that would have been it and is damaged.
+
+    Raises RunDirectoryError if there is no run, or no such checkpoint in it.
+    """
+    if which == "latest":
+        return newest_whole_checkpoint(run_dir, report)
+    newest_whole_checkpoint(run_dir, lambda _: None)  # that there is a run at all
+    found = {path.name: path for path in checkpoints(run_dir)}
+    if which == "best":
+        return best([path for path in found.values() if damage_of(path) is None])
+    if which not in found:
+        raise RunDirectoryError(f"{run_dir} has no checkpoint {which!r}; it has latest, best, {', '.join(found)}")
+    if damage := damage_of(found[which]):
+        raise RunDirectoryError(f"the checkpoint {found[which]} is damaged ({damage}): take another")
+    return found[which]
+
+
+def newest_whole_checkpoint(run_dir: Path, report: Callable[[str], None]) -> Path:
+    """The newest checkpoint whose files are as they were written.
+
+    Args:
+        run_dir: the run's directory.
+        report: is called with a line for each newer one that is damaged.
+
+    Raises RunDirectoryError if there is no run, or no such checkpoint in it.
+    """
     if not run_dir.is_dir():
         raise RunDirectoryError(f"there is no run {run_dir}: check the name")
-    found = sorted((run_dir / CHECKPOINTS).glob("step-*"))
-    if not found:
-        raise RunDirectoryError(f"{run_dir} holds no checkpoint: it is no run, or one that ended before its first")
-    return found[-1]
+    damages = list[str]()
+    for path in reversed(checkpoints(run_dir)):
+        damage = damage_of(path)
+        if damage is None:
+            for other in damages:
+                report(f"{other}: going back to {path.name}")
+            return path
+        damages.append(f"the checkpoint {path.name} is damaged ({damage})")
+    if damages:
+        raise RunDirectoryError(f"{run_dir} holds no whole checkpoint: {'; '.join(damages)}")
+    raise RunDirectoryError(f"{run_dir} holds no checkpoint: it is no run, or one that ended before its first")
+
+
+def damage_of(directory: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if they are as they were written."""
+    try:
+        checksums = read_json(directory / _CHECKSUMS)
+        for name in (_MODEL, _SPEC, _STATISTICS, _STATE, _PROGRESS):
+            if checksums.get(name) != _checksum(directory / name):
+                return f"{name} is not what was written"
+    except (OSError, RunDirectoryError) as error:
+        return str(error)
+    return None
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -1,36 +1,26 @@
-"""Where a policy plays: the environment that is named, or the one that the run's config.json records.
-
-A run's files may name code: a class, wrappers, modules that register environments, a network. Whoever opens somebody
-else's run has not asked for that code, so it is run only for a caller who says that the run is to be trusted.
-"""
+"""Where a policy plays: the environment that is named, or the one that the run's config.json records."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from a3c.config import OwnCode, TrainConfig
-from a3c.envs.lookup import is_class_path
 from a3c.envs.make import EnvFactory, EnvSource
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.experiment.env_source import env_source
 from a3c.experiment.policy import Policy
 from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.trust import is_nameless, refuse_code
 
 _RECORDED = (
     "env_kwargs", "wrappers", "import_", "max_episode_steps", "atari_preprocessing", "sticky_actions",
     "full_action_set", "life_loss_ends", "model",
 )  # fmt: skip
 """The settings that say where, and with which network, a run's policy plays."""
-
-_KNOWN_MODULES = {"gymnasium", "ale_py", "minatar", "envpool"}
-"""Modules that a run may name unasked: their import registers environments and does nothing else."""
-
-_OWN_ENVIRONMENTS = {f"a3c.envs.teaching:{name}" for name in ("Recall", "MaskedRecall")}
-"""Classes that a run may name unasked."""
 
 
 class Player(NamedTuple):
@@ -45,6 +35,7 @@ def find_player(
     env: str | EnvFactory | None = None,
     *,
     model: OwnCode | None = None,
+    checkpoint: str = "latest",
     trust_code: bool = False,
 ) -> Player:
     """The policy, and the environment that is named or else the run's own.
@@ -56,6 +47,7 @@ def find_player(
         policy: a policy, or the directory of a run or of a saved policy.
         env: where to play; by default, for a run's directory, the run's own environment.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
+        checkpoint: which of a run's; see `Policy.load`.
         trust_code: import what the run's files name.
 
     Raises:
@@ -68,9 +60,9 @@ def find_player(
         return Player(policy, EnvSource(env))
     path = Path(policy)
     if env is not None and not (path / CONFIG).exists():  # a saved policy
-        return Player(Policy.load(path, model), EnvSource(env))
+        return Player(Policy.load(path, model, checkpoint), EnvSource(env))
     recorded, config = _recorded(path)
-    if any(map(_nameless, config.wrappers)):
+    if any(map(is_nameless, config.wrappers)):
         raise UsageError(
             f"{path} was trained with wrappers that have no importable name: load the policy (a3c.load) and evaluate "
             "it on an environment that has them"
@@ -84,26 +76,12 @@ def find_player(
             f"{path} was trained on an environment that has no importable name, or with env_kwargs that JSON does "
             "not hold, so pass the environment"
         )
-    if model is None and isinstance(config.model, str) and not _nameless(config.model):
+    if model is None and isinstance(config.model, str) and not is_nameless(config.model):
         model = config.model
         named.append(model)
     if not trust_code:
-        _refuse_code(path, [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)])
-    return Player(Policy.load(path, model), env_source(env, config))
-
-
-def _refuse_code(path: Path, named: Sequence[str]) -> None:
-    """Raise UsageError if what a run's files name is code of a module that the library does not know."""
-    if modules := sorted({name.rpartition(":")[0] for name in named if _runs_code(name)}):
-        raise UsageError(
-            f"playing {path} would import and run code that its files name, from {', '.join(modules)}: if you trust "
-            "it, add --trust-code (in Python trust_code=True)"
-        )
-
-
-def _nameless(code: OwnCode) -> bool:
-    """Whether what config.json has of a callable is no name that it could be imported by."""
-    return str(code).startswith("<")
+        refuse_code(path, [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)])
+    return Player(Policy.load(path, model, checkpoint), env_source(env, config))
 
 
 def _recorded(path: Path) -> tuple[str | None, TrainConfig]:
@@ -123,10 +101,3 @@ def _recorded(path: Path) -> tuple[str | None, TrainConfig]:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _runs_code(name: str) -> bool:
-    """Whether to look `name` up is to run code of a module that the library does not know."""
-    module, colon, _ = name.rpartition(":")
-    known = name in _OWN_ENVIRONMENTS if is_class_path(name) else module in _KNOWN_MODULES
-    return bool(colon) and not known

@@ -54,6 +54,7 @@ def evaluate(
     greedy: bool = True,
     max_steps_per_episode: int = MOST_STEPS,
     model: OwnCode | None = None,
+    checkpoint: str = "latest",
     trust_code: bool = False,
 ) -> Evaluation:
     """Play whole episodes with a fixed policy.
@@ -73,6 +74,7 @@ def evaluate(
         max_steps_per_episode: an episode that has not ended by then is cut, and counts with what it has; its
             environment plays no more. So a policy that never comes to an end does not hang the evaluation.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
+        checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
         trust_code: import the code that the run's files name: an environment's class, wrappers, modules, a network.
 
     Raises:
@@ -82,7 +84,7 @@ def evaluate(
     """
     check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
     check_at_least(0, seed=seed)
-    policy, source = find_player(policy, env, model=model, trust_code=trust_code)
+    policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
     with making(source):
         envs = source.make_vector(environment_count(episodes))
     try:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import UsageError
-from a3c.experiment import presets, shape
+from a3c.experiment import presets, resuming, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.loggers.wandb import check_installed
-from a3c.runtimes.processes import ProcessRuntime
+from a3c.experiment.run_directory import CONFIG
+from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ def train(
     *,
     on_report: OnReport | None = None,
     started_at: float | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> Run:
     """Train an agent on an environment and return what came of it.
@@ -41,6 +45,7 @@ def train(
             may be defined in a script without a `__main__` guard, or in a notebook.
         on_report: is called with every line of metrics, the last one included; a true answer stops the run.
         started_at: seconds since the epoch from which the run's `seconds` count; by default now.
+        resume: take the run in `run_dir` up where it was, if there is one; see `a3c.resume`.
         **settings: any field of `a3c.TrainConfig`. What is not named comes from the environment's preset, else
             from the general defaults.
 
@@ -50,6 +55,12 @@ def train(
         KeyboardInterrupt: on Ctrl-C, after saving. SystemExit(143): on SIGTERM, after saving.
     """
     started_at = time.time() if started_at is None else started_at
+    if resume:
+        if settings.get("run_dir") is None:
+            raise UsageError("resume goes on with the run in a run directory: name run_dir")
+        if (Path(settings["run_dir"]) / CONFIG).exists():
+            run_dir = settings.pop("run_dir")
+            return _take_up(run_dir, env, on_report=on_report, started_at=started_at, **settings)
     config, description = presets.resolve(EnvSource(env).name, settings)
     source = env_source(env, config)
     source.check_exists()
@@ -65,6 +76,70 @@ def train(
         return run_training(facts, config, settings, description, runtime, on_report, started_at)
 
 
+def resume(
+    run_dir: str | os.PathLike[str],
+    env: str | Callable[[], Any] | None = None,
+    *,
+    on_report: OnReport | None = None,
+    started_at: float | None = None,
+    trust_code: bool = False,
+    **settings: Any,
+) -> Run:
+    """Take a run up where its newest whole checkpoint has it, and train on.
+
+        run = a3c.resume("runs/cartpole", total_env_steps=2_000_000)
+
+    The shared state goes on to the bit: weights, optimiser, step count, learning rate, moments of observations. Workers
+    begin fresh episodes with fresh random streams. What was logged after the checkpoint is logged anew.
+
+    Args:
+        run_dir: the run's directory.
+        env: as in `a3c.train`; by default the run's own, where it has a name.
+        on_report: as in `a3c.train`.
+        started_at: as in `a3c.train`; the seconds that the run has lasted before are added.
+        trust_code: import what the run's files name: an environment's class, wrappers, modules, a network.
+        **settings: what is to be other than before: the number of workers, a budget, the runtime, store and device,
+            what is logged, and where checkpoints go. All others must be as they were.
+
+    Raises:
+        RunDirectoryError: there is no run, or it is damaged, or another process trains in it.
+        UsageError: a setting would change what the run means, the run is done, or it names code and is not trusted.
+        WorkerError, KeyboardInterrupt and SystemExit as in `a3c.train`.
+    """
+    started_at = time.time() if started_at is None else started_at
+    return _take_up(run_dir, env, on_report=on_report, started_at=started_at, trust_code=trust_code, **settings)
+
+
+def _take_up(
+    run_dir: str | os.PathLike[str],
+    env: str | Callable[[], Any] | None,
+    *,
+    on_report: OnReport | None,
+    started_at: float,
+    trust_code: bool = False,
+    **settings: Any,
+) -> Run:
+    path = Path(run_dir)
+    saved = resuming.read_settings(path)
+    config, changes = resuming.changed(saved.config, settings)
+    resuming.check_code(path, saved, env, settings, trust_code)
+    source = env_source(saved.env if env is None else env, config)
+    if source.name.rpartition(":")[2] != saved.env.rpartition(":")[2]:  # a class may be passed, or named
+        raise UsageError(f"{path} is a run on {saved.env!r}, not on {source.name!r}: name another run directory")
+    source.check_exists()
+    if config.wandb:
+        check_installed()
+    runtime = make_runtime(config)
+    with contextlib.closing(runtime):
+        runtime.prepare()
+        facts = examine(source)
+        from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
+
+        words = resuming.what_changes(changes)
+        description = presets.describe(config, f"as before{words and ', but for ' + words}", ())
+        return run_training(facts, config, (), description, runtime, on_report, started_at, changes)
+
+
 def make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
     """The runtime that the settings name."""
     episodes_at_once = config.stop_at_return is not None
@@ -78,6 +153,9 @@ def make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
             preload=_PRELOAD,
             report_every_s=_REPORT_EVERY_S,
             episodes_at_once=episodes_at_once,
+            policy=FailurePolicy(
+                config.max_restarts_per_hour if config.on_worker_failure == "restart" else 0, config.worker_timeout_s
+            ),
         )
     except ValueError:
         raise UsageError(f"this platform has no --start-method {config.start_method}: take spawn") from None

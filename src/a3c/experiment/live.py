@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _REFRESH_EVERY_S = 0.25
 _LINE_EVERY_S = 2.0
 _BAR_WIDTH = 30  # characters
+_BARS, _MOST_BARS = " ▁▂▃▄▅▆▇█", 24
 
 
 class LiveView(Protocol):
@@ -169,7 +170,8 @@ class RichLiveView(LiveView):
         table.add_row(
             "return", f"[bold]{_decimal(get('return_mean_100'), 1)}[/] [dim](mean of the last 100 episodes)[/]"
         )
-        table.add_row("staleness", f"{_decimal(get('staleness_mean'), 2)} mean, {_count(get('staleness_max'))} max")
+        stale = f"{_decimal(get('staleness_mean'), 2)} mean, {_count(get('staleness_max'))} max"
+        table.add_row("staleness", f"{stale}  {_bars(get('staleness_counts'))}")
         table.add_row("workers", f"{_of(get('workers_alive'), self.workers)} alive")
         return Panel(table, title=Text(self.title), title_align="left", border_style="blue", expand=False)
 
@@ -226,6 +228,18 @@ class _Budget:
         self._first = self._first or (self.share, seconds)
         done, took = self.share - self._first[0], seconds - self._first[1]
         self.remaining_s = (1.0 - self.share) * took / done if done > 0 else None
+
+
+def _bars(counts: object) -> str:
+    """How the updates of a line are distributed over staleness: a bar for each of 0, 1, 2 ... and one for the rest."""
+    if not isinstance(counts, Mapping) or not counts:
+        return ""
+    heights = [0] * (min(max(map(int, counts)), _MOST_BARS - 1) + 1)
+    for staleness, count in counts.items():
+        heights[min(int(staleness), _MOST_BARS - 1)] += count
+    tallest = max(heights)
+    # Whoever is there at all is seen.
+    return "".join(_BARS[-(-height * (len(_BARS) - 1) // tallest)] for height in heights)
 
 
 def _count(value: object) -> str:

@@ -162,6 +162,10 @@ class PeriodicEvaluation:
         self._under_way: tuple[int, float] = (0, 0.0)  # env_steps and seconds of what is being evaluated
         self._unlogged: float | None = None
 
+    def restore(self, best: dict[str, float] | None, env_steps: int) -> None:
+        """Go on in a run that is taken up at so many steps."""
+        self.best, self._crossed = best, env_steps // self.every
+
     def notice(self, store: ParameterStore) -> None:
         """Take a result that has come, and begin anew where T has crossed a multiple. Costs next to nothing else."""
         if self._failed:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from gymnasium.spaces import Dict
 from numpy.typing import NDArray
 
 from a3c.errors import UsageError
-from a3c.experiment import checkpoint
+from a3c.experiment import checkpoint as checkpoints
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import CHECKPOINTS
 from a3c.models.actor_critic import ActorCritic
@@ -93,23 +95,30 @@ class Policy:
         """Write the policy into the directory `path`, made if need be."""
         directory = Path(path)
         directory.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_policy(directory, self.spec, self.model)
+        checkpoints.save_policy(directory, self.spec, self.model)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: str | Callable[..., Any] | None = None) -> Policy:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: str | Callable[..., Any] | None = None,
+        checkpoint: str = "latest",
+    ) -> Policy:
         """Read a policy from where `save` put it, or from a run's directory.
 
         Args:
             path: where it lies.
             model: for a policy with a network of your own: its factory, or `package.module:factory`.
+            checkpoint: which of a run's: "latest", "best" (by the mean return of 100 episodes) or its name. Of a
+                damaged latest one a UserWarning tells, and the one before it is taken.
 
         Raises RunDirectoryError if it is missing or damaged. Nothing of the files is executed, and what they name is
         not imported.
         """
         directory = Path(path)
         if (directory / CHECKPOINTS).is_dir() or not directory.is_dir():
-            directory = checkpoint.latest_checkpoint(directory)
-        return cls(*checkpoint.load_policy(directory, model))
+            directory = checkpoints.find_checkpoint(directory, checkpoint, partial(warnings.warn, stacklevel=2))
+        return cls(*checkpoints.load_policy(directory, model))
 
     def _tensors(self, observation: Any) -> tuple[Any, bool]:
         """The flat observation as tensors [B, *O], and whether it was a single one."""
@@ -165,6 +174,8 @@ def _starts(episode_start: NDArray[np.bool_] | None, lanes: int) -> torch.Tensor
     return starts
 
 
-def load(path: str | os.PathLike[str], model: str | Callable[..., Any] | None = None) -> Policy:
+def load(
+    path: str | os.PathLike[str], model: str | Callable[..., Any] | None = None, checkpoint: str = "latest"
+) -> Policy:
     """The policy that a run has learned; see `Policy.load`."""
-    return Policy.load(path, model)
+    return Policy.load(path, model, checkpoint)

@@ -215,7 +215,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     if unknown:
         raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
     preset, source = find(env_name, str(named.get("preset", "auto")))
-    values = preset | {name: _plain(value) for name, value in named.items()}
+    values = preset | {name: plain(value) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:
         values["total_env_steps"] = None
     config = replace(TrainConfig(), **values)
@@ -228,14 +228,14 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     return config, describe(config, source, named)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy's numbers, lists and paths as what settings are made of. What env_kwargs hold is the environment's."""
     if isinstance(value, Mapping):
         return {key: item.item() if isinstance(item, numpy.generic) else item for key, item in value.items()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
-        return tuple(_plain(item) for item in value)
+        return tuple(plain(item) for item in value)
     return value.item() if hasattr(value, "item") else value
 
 

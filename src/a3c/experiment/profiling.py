@@ -24,14 +24,14 @@ from a3c.experiment import presets, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.idle_settings import refuse_idle
 from a3c.experiment.launch import make_runtime
-from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.recipe import ActorLearnerRecipe
+from a3c.experiment.recipe import FIRST_LIFE, ActorLearnerRecipe
+from a3c.experiment.starting import starting_state
 from a3c.experiment.train import make_recipe, make_spec, make_store, resolve_device
 from a3c.models.actor_critic import ActorCritic
 from a3c.models.numpy_acting import NumpyPolicy
 from a3c.spaces.parts import map_parts
-from a3c.types import ActorLearner, MakeActorLearner, Report, StoreHandle, Update
+from a3c.types import ActorLearner, Life, MakeActorLearner, Report, StoreHandle, Update
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -98,10 +98,10 @@ class Timed:
 
     recipe: ActorLearnerRecipe
 
-    def __call__(self, worker: int, store: StoreHandle) -> ActorLearner:
+    def __call__(self, worker: int, store: StoreHandle, life: Life = FIRST_LIFE) -> ActorLearner:
         """See `ActorLearnerRecipe`."""
         watch = Stopwatch("report")
-        with self.recipe.made(worker) as (actor, model), _timed_algorithm(watch):
+        with self.recipe.made(worker, life) as (actor, model), _timed_algorithm(watch):
             actor.act = watch.timed("act", actor.act)
             # Whoever assigns to a method hides it behind an attribute of this one object.
             for thing, method, stage in (
@@ -154,7 +154,7 @@ class Reference:
     what: What
     seconds: float
 
-    def __call__(self, worker: int, store: StoreHandle) -> ActorLearner:
+    def __call__(self, worker: int, store: StoreHandle, life: Life = FIRST_LIFE) -> ActorLearner:
         """How many steps (environment) or calls (the others) were done in how many seconds, as losses."""
         with self.recipe.made(worker) as (actor, model):
             store.pull(model.flat)
@@ -273,7 +273,7 @@ def profile(
     config, _ = shape.fit(config, description, facts.source, settings)
     refuse_idle(settings, facts)
     spec = make_spec(config, facts)
-    state = _state_of(run, spec)
+    state = None if run is None else starting_state(run, spec, "--run")
     recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
     timed = _sums(Timed(recipe), config, spec, state, seconds)
     steps = timed["steps"]
@@ -322,17 +322,6 @@ def _sums(
             if enough:
                 store.request_stop()
     return total.sums
-
-
-def _state_of(run: str | os.PathLike[str] | None, spec: PolicySpec) -> dict[str, Any] | None:
-    """The weights and moments of a run, as a store's state has them."""
-    if run is None:
-        return None
-    policy = Policy.load(run, spec.model)
-    ours = spec.build()
-    if policy.model.flat.shape != ours.flat.shape or policy.model.normaliser.tracked != ours.normaliser.tracked:
-        raise UsageError(f"--run {os.fspath(run)} is of another network than these settings make: name its settings")
-    return {"parameters": policy.model.flat, "moments": policy.model.normaliser.moments}
 
 
 def table(profile: Profile) -> str:

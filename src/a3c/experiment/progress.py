@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from a3c.types import FinishedEpisode, Report, Snapshot
@@ -28,9 +29,11 @@ class Progress:
         self.training_until: float | None = None
         self.episodes = 0
         self.dropped_rollouts = 0
+        self.worker_restarts = 0
         self.solved_at: dict[str, float] | None = None
         self.best_return_mean_100: float | None = None
         self._last_returns: deque[float] = deque(maxlen=_WINDOW)
+        self._trained_s = 0.0  # before this process took the run up
         self._since_line = Report()
         self._line_time = self.training_since
         self._line_env_steps = 0
@@ -47,6 +50,34 @@ class Progress:
             return None
         return sum(self._last_returns) / _WINDOW
 
+    def state(self) -> dict[str, Any]:
+        """What a run that is taken up later needs to go on counting, as JSON."""
+        return {
+            "seconds": self.seconds,
+            "training_seconds": self._training_seconds,
+            "episodes": self.episodes,
+            "dropped_rollouts": self.dropped_rollouts,
+            "worker_restarts": self.worker_restarts,
+            "solved_at": self.solved_at,
+            "return_mean_100": self.return_mean_100,
+            "best_return_mean_100": self.best_return_mean_100,
+            "last_returns": list(self._last_returns),
+        }
+
+    def restore(self, state: Mapping[str, Any], env_steps: int) -> None:
+        """Go on from what `state` gave, at so many steps; the time in between does not count."""
+        self.started_at -= float(state["seconds"])
+        self._trained_s = float(state["training_seconds"])
+        self.episodes, self.dropped_rollouts = int(state["episodes"]), int(state["dropped_rollouts"])
+        self.worker_restarts = int(state["worker_restarts"])
+        self.solved_at, self.best_return_mean_100 = state["solved_at"], state["best_return_mean_100"]
+        self._last_returns.extend(float(value) for value in state["last_returns"])
+        self._line_env_steps = env_steps
+
+    @property
+    def _training_seconds(self) -> float:
+        return self._trained_s + (self.training_until or time.time()) - self.training_since
+
     def end_training(self) -> None:
         """Say that no more steps will come; what the run does after that takes nothing from its speed."""
         self.training_until = time.time()
@@ -55,6 +86,7 @@ class Progress:
         """Count a report; returns one row for each of its episodes."""
         self._since_line.merge(report)
         self.dropped_rollouts += len(report.dropped)
+        self.worker_restarts += len(report.failures)
         return [self._add_episode(episode) for episode in report.episodes]
 
     def line(self, counters: Snapshot, workers_alive: int) -> dict[str, Any]:
@@ -71,13 +103,13 @@ class Progress:
             **self._since_line.means(),
             "workers_alive": workers_alive,
             "dropped_rollouts": self.dropped_rollouts,
+            "worker_restarts": self.worker_restarts,
         }
         self._since_line, self._line_time, self._line_env_steps = Report(), now, counters.env_steps
         return line
 
     def summary(self, counters: Snapshot, exit_reason: str) -> dict[str, Any]:
         """What the run came to."""
-        training_seconds = max((self.training_until or time.time()) - self.training_since, 1e-9)
         return {
             "env_steps": counters.env_steps,
             "seconds": round(self.seconds, 4),
@@ -87,8 +119,10 @@ class Progress:
             "best_return_mean_100": self.best_return_mean_100,
             "solved_at": self.solved_at,
             "solved_return": self.solved_return,
-            "steps_per_second": round(counters.env_steps / training_seconds, 1),
+            "steps_per_second": round(counters.env_steps / max(self._training_seconds, 1e-9), 1),
             "dropped_rollouts": self.dropped_rollouts,
+            "worker_restarts": self.worker_restarts,
+            "lost_episodes": counters.episodes - self.episodes,  # whose report died with a worker or with the run
             "exit_reason": exit_reason,
         }
 

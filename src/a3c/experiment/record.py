@@ -68,6 +68,7 @@ def record(
     fps: float | None = None,
     max_steps_per_episode: int = MOST_STEPS,
     model: OwnCode | None = None,
+    checkpoint: str = "latest",
     trust_code: bool = False,
 ) -> Recording:
     """Play a policy and film it: a frame after each reset and each step.
@@ -83,6 +84,7 @@ def record(
         fps: frames a second; by default the environment's own rate, else 30.
         max_steps_per_episode: an episode that has not ended by then is cut.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
+        checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
         trust_code: import the code that the run's files name.
 
     Raises:
@@ -100,7 +102,7 @@ def record(
         raise UsageError(f"--fps must be more than 0, not {fps}")
     if importlib.util.find_spec(ENDINGS[ending]) is None:
         raise UsageError('recording wants a package that is missing: pip install "a3c[video]"')
-    policy, source = find_player(policy, env, model=model, trust_code=trust_code)
+    policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
     with making(source):
         filmed = source.make(render_mode="rgb_array")
     with contextlib.closing(filmed):

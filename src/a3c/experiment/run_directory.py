@@ -17,6 +17,8 @@ CONFIG, METRICS, EPISODES, SUMMARY = "config.json", "metrics.jsonl", "episodes.c
 EVALUATIONS = "evaluations.csv"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 ERROR = "error.txt"  # what a worker failed with
+_LOCK = ".lock"
+_GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 
 def default_path(env_name: str, algorithm: str, seed: int) -> Path:
@@ -30,14 +32,15 @@ def default_path(env_name: str, algorithm: str, seed: int) -> Path:
     return path
 
 
-def create(path: Path, *, overwrite: bool) -> None:
-    """Make the directory, or take an existing one that holds no run.
+def create(path: Path, *, overwrite: bool) -> RunLock:
+    """Make the directory, or take an existing one that holds no run; returns the lock on it.
 
     With `overwrite` the files of a run that is there are removed first, and nothing else: a directory without a
     run's config.json is not taken for one.
 
     Raises:
-        RunDirectoryError: it holds a run already, is no directory, or cannot be written.
+        RunDirectoryError: it holds a run already, is no directory, or cannot be written, or another process trains in
+            it.
     """
     files, folders = (CONFIG, METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR), (CHECKPOINTS, TENSORBOARD)
     taken = [name for name in (*files, *folders) if (path / name).exists()]
@@ -49,6 +52,7 @@ def create(path: Path, *, overwrite: bool) -> None:
         raise RunDirectoryError(f"{path} holds a {taken[0]} that is not of a run: name another --run-dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(path)
         for name in files:
             (path / name).unlink(missing_ok=True)
         for leftover in (*path.glob(f"{CHECKPOINTS}/step-*"), *path.glob(f"{CHECKPOINTS}/.step-*.tmp")):
@@ -59,10 +63,63 @@ def create(path: Path, *, overwrite: bool) -> None:
         probe = path / ".writable"
         probe.write_bytes(b"")
         probe.unlink()
+        return lock
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
         ) from None
+
+
+def sizes(path: Path) -> dict[str, int]:
+    """How many bytes the run's growing files have, by name."""
+    return {name: (path / name).stat().st_size for name in _GROWING if (path / name).exists()}
+
+
+def take_up(path: Path, sizes: Mapping[str, Any]) -> None:
+    """Bring a run's directory back to what it was at a checkpoint: its growing files to the `sizes` they had.
+
+    What was logged after it happens once more. The summary and what a killed run left half written go.
+
+    Raises RunDirectoryError if the directory cannot be written.
+    """
+    try:
+        for name in _GROWING:
+            file, size = path / name, sizes.get(name, 0)
+            if file.exists() and file.stat().st_size > size:
+                os.truncate(file, size)
+        (path / SUMMARY).unlink(missing_ok=True)
+        for leftover in path.glob(f"{CHECKPOINTS}/.step-*.tmp"):
+            shutil.rmtree(leftover)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to the run directory {path} ({error.strerror or error})") from None
+
+
+class RunLock:
+    """Held by the process that trains in a run's directory; the kernel lets go of it when that process dies.
+
+    Where the platform or the file system has no such lock, nobody is kept out.
+
+    Args:
+        path: the run's directory.
+
+    Raises RunDirectoryError if another process, or another run of this one, trains there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path / _LOCK, "a")  # noqa: SIM115  (kept until close)
+        try:
+            import fcntl  # noqa: PLC0415  (not on Windows)
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise RunDirectoryError(f"{path} is being trained in by another process: wait until it has ended") from None
+        except (ImportError, OSError):
+            pass
+
+    def close(self) -> None:
+        """Let go."""
+        self._file.close()
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

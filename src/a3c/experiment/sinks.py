@@ -24,24 +24,39 @@ class RunLoggers:
     Args:
         run_dir: the run's directory.
         config: its settings.
-        settings: the same as JSON, for W&B.
+        record: what config.json holds, for W&B.
         message: shows a line to the user.
+        resumed_at: for a run that is taken up: T.
     """
 
     def __init__(
-        self, run_dir: Path, config: TrainConfig, settings: Mapping[str, Any], message: Callable[[str], None]
+        self,
+        run_dir: Path,
+        config: TrainConfig,
+        record: Mapping[str, Any],
+        message: Callable[[str], None],
+        resumed_at: int | None = None,
     ) -> None:
+        self._run_dir = run_dir
         heavy: list[Logger] = []
         if config.tensorboard:
             heavy.append(
-                BackgroundLogger("TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD))
+                BackgroundLogger(
+                    "TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD, resumed_at)
+                )
             )
         if config.wandb:
             heavy.append(
                 BackgroundLogger(
                     "Weights & Biases",
                     lambda: WandbLogger(
-                        config.wandb_project, run_dir.name, settings, run_dir, config.wandb_mode, message
+                        config.wandb_project,
+                        run_dir.name,
+                        record["settings"],
+                        run_dir,
+                        config.wandb_mode,
+                        message,
+                        record["id"],
                     ),
                 )
             )
@@ -60,6 +75,11 @@ class RunLoggers:
         self._metrics_file.write(metrics["env_steps"], metrics)
         self._episodes_csv.flush()
         self._heavy.write(metrics["env_steps"], metrics)
+
+    def sizes(self) -> dict[str, int]:
+        """How many bytes the run's files have when all that was logged so far is in them."""
+        self._episodes_csv.flush()
+        return run_directory.sizes(self._run_dir)
 
     def close(self) -> None:
         """Finish all sinks."""

@@ -6,10 +6,11 @@ import contextlib
 import math
 import os
 import platform
+import secrets
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvFacts, EnvSource
 from a3c.errors import SavingFailed, UsageError, WorkerError
-from a3c.experiment import checkpoint, run_directory
+from a3c.experiment import resuming, run_directory
+from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.idle_settings import refuse_idle
 from a3c.experiment.live import LiveView, choose_view
 from a3c.experiment.periodic_evaluation import EvaluatorRecipe, PeriodicEvaluation
@@ -35,8 +37,9 @@ from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.experiment.progress import Progress
 from a3c.experiment.recipe import ActorLearnerRecipe
 from a3c.experiment.sinks import RunLoggers
+from a3c.experiment.starting import starting_state
 from a3c.experiment.stop_signals import StopSignals
-from a3c.models.actor_critic import ActorCritic, Network
+from a3c.models.actor_critic import Network
 from a3c.runtimes.child_process import dumped
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
@@ -90,53 +93,80 @@ def run_training(
     runtime: AnyRuntime,
     on_report: Callable[[Mapping[str, Any]], object] | None,
     started_at: float,
+    changes: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> Run:
-    """Train; see `a3c.train`.
+    """Train; see `a3c.train` and `a3c.resume`.
 
     `facts` are the environment's, `named` are the settings that the user named, and `description` says in one line
-    where the others came from.
+    where the others came from. With `changes`, the run in the run directory is taken up where it was; they
+    are the settings that are to be others than before: the old value and the new.
     """
     device = resolve_device(config.device)
     refuse_idle(named, facts)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
-    recipe = make_recipe(facts.source, config, spec, device)
-    if isinstance(runtime, ProcessRuntime):
-        dumped(recipe)  # what cannot be sent is refused before anything is written
-    run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
-    run_directory.create(run_dir, overwrite=config.overwrite)
-    record = config_record(facts.source, config, spec)
-    run_directory.write_json(run_dir / run_directory.CONFIG, record)
     store = make_store(config, model.flat, runtime, model.normaliser.tracked)
+    if config.init_from is not None and changes is None:
+        store.load_state_dict(store.state_dict() | starting_state(config.init_from, spec, "--init-from"))
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
-    session = _Session(config, run_dir, store, Progress(started_at, solved_return), on_report)
-    view = choose_view(
-        config.quiet,
-        title=f"{config.algorithm} on {facts.name}",
-        total_env_steps=config.total_env_steps,
-        total_episodes=config.total_episodes,
-        workers=config.workers,
-    )
-    with StopSignals() as signals, view, contextlib.ExitStack() as ending:
-        loggers = RunLoggers(run_dir, config, record["settings"], view.message)
-        # However it ends, all of this is done, from the last to the first, whatever fails of it.
-        ending.callback(loggers.close)
-        ending.callback(session.save_weights, spec, model)
-        ending.callback(session.save_summary)
-        ending.callback(session.log_last_line, runtime, view, loggers)
-        if config.evaluate_every is not None:
-            session.evaluation = PeriodicEvaluation(
-                config.evaluate_every,
-                EvaluatorRecipe(facts.source, spec, config.evaluate_episodes, config.seed),
-                runtime.context if isinstance(runtime, ProcessRuntime) else None,
-                run_dir,
-                lambda: session.progress.seconds,
-                view.message,
-            )
-            ending.callback(session.end_evaluation)
-        if not config.quiet:
-            view.message(description)
-        session.drain(runtime, recipe, view, loggers, signals)
+    progress = Progress(started_at, solved_return)
+    with contextlib.ExitStack() as locks:
+        if changes is None:
+            recipe = make_recipe(facts.source, config, spec, device)
+            run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
+            resumed = None
+        else:
+            assert config.run_dir is not None
+            run_dir = Path(config.run_dir)
+            locks.enter_context(contextlib.closing(run_directory.RunLock(run_dir)))
+            before = replace(config, **{name: values[0] for name, values in changes.items()})
+            resumed = resuming.take_up(run_dir, config, spec, store, progress, make_rule(before), make_rule(config))
+            recipe = make_recipe(facts.source, config, spec, device, resumed.incarnation)
+        if isinstance(runtime, ProcessRuntime):
+            dumped(recipe)  # what cannot be sent is refused before anything is written
+        if resumed is None:
+            locks.enter_context(contextlib.closing(run_directory.create(run_dir, overwrite=config.overwrite)))
+            record = config_record(facts.source, config, spec) | {"id": secrets.token_hex(8)}
+        else:
+            run_directory.take_up(run_dir, resumed.sizes)
+            record = resumed.record(config_record(facts.source, config, spec), changes or {})
+        run_directory.write_json(run_dir / run_directory.CONFIG, record)
+        session = _Session(config, run_dir, store, progress, on_report)
+        view = choose_view(
+            config.quiet,
+            title=f"{config.algorithm} on {facts.name}",
+            total_env_steps=config.total_env_steps,
+            total_episodes=config.total_episodes,
+            workers=config.workers,
+        )
+        with StopSignals() as signals, view, contextlib.ExitStack() as ending:
+            loggers = RunLoggers(run_dir, config, record, view.message, None if resumed is None else resumed.env_steps)
+            session.saver = CheckpointSaver(run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message)
+            session.incarnation = lambda: recipe.incarnation + runtime.incarnation
+            # However it ends, all of this is done, from the last to the first, whatever fails of it.
+            ending.callback(loggers.close)
+            ending.callback(session.save_weights, loggers)
+            ending.callback(session.save_summary)
+            ending.callback(session.log_last_line, runtime, view, loggers)
+            if config.evaluate_every is not None:
+                session.evaluation = PeriodicEvaluation(
+                    config.evaluate_every,
+                    EvaluatorRecipe(facts.source, spec, config.evaluate_episodes, config.seed),
+                    runtime.context if isinstance(runtime, ProcessRuntime) else None,
+                    run_dir,
+                    lambda: session.progress.seconds,
+                    view.message,
+                )
+                if resumed is not None:
+                    session.evaluation.restore(resumed.best_evaluation, resumed.env_steps)
+                ending.callback(session.end_evaluation)
+            if resumed is None:
+                session.begin_checkpoint(loggers)
+            for text in () if resumed is None else resumed.messages:
+                view.message(text)
+            if not config.quiet:
+                view.message(description)
+            session.drain(runtime, recipe, view, loggers, signals)
     if session.exit_reason == signals.exit_reason:
         signals.raise_again()
     return Run(run_dir, session.summary, config.model)
@@ -166,6 +196,8 @@ class _Session:
         self.exit_reason = "failed"
         self.summary: dict[str, Any] = {}
         self.evaluation: PeriodicEvaluation | None = None
+        self.saver: CheckpointSaver | None = None
+        self.incarnation: Callable[[], int] = lambda: 0
         self._next_line = 0.0
         self._next_drop_message = 0.0
         self._stop_reason: str | None = None
@@ -186,6 +218,8 @@ class _Session:
                     if self.evaluation is not None:
                         self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
+                    if self.saver is not None and self.saver.due:
+                        self.begin_checkpoint(loggers)
                     self._stop_for(signals.exit_reason, _GRACE_AFTER_SIGNAL_S)
                     self._stop_for(self._criterion(), _GRACE_S)
                     if time.monotonic() > self._last_call:
@@ -196,8 +230,7 @@ class _Session:
             raise
         except WorkerError as error:
             self.exit_reason = "worker_failed"
-            with saving(self.run_dir):
-                (self.run_dir / run_directory.ERROR).write_text(f"{error}\n", encoding="utf-8")
+            self._keep_error(str(error))
             raise
         finally:
             self.progress.end_training()
@@ -230,14 +263,32 @@ class _Session:
         assert self.evaluation is not None
         self.evaluation.close(0.0 if self.exit_reason in _CUT_SHORT else _EVALUATION_PATIENCE_S)
 
-    def save_weights(self, spec: PolicySpec, model: ActorCritic) -> None:
+    def begin_checkpoint(self, loggers: RunLoggers) -> None:
+        """Have a checkpoint of the shared state written while the run goes on."""
+        assert self.saver is not None
+        self.saver.begin(self.store.state_dict(), self._progress_state(loggers))
+
+    def save_weights(self, loggers: RunLoggers) -> None:
         """Write a checkpoint of the shared state. Raises SavingFailed."""
+        assert self.saver is not None
         with saving(self.run_dir):
-            checkpoint.save_checkpoint(self.run_dir, spec, model, self.store.state_dict())
+            self.saver.save_last(self.store.state_dict(), self._progress_state(loggers))
+
+    def _progress_state(self, loggers: RunLoggers) -> dict[str, Any]:
+        return self.progress.state() | {
+            "sizes": loggers.sizes(),
+            "incarnation": self.incarnation(),
+            "best_evaluation": None if self.evaluation is None else self.evaluation.best,
+        }
 
     def _take(self, report: Report, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> None:
         for row in self.progress.add(report):
             loggers.episode(row)
+        for text in report.failures:
+            self._keep_error(text)
+            first, *rest = text.splitlines()
+            more = f"; its traceback is in {self.run_dir / run_directory.ERROR}" if rest else ""
+            view.message(f"{first}: it is started anew{more}")
         if report.dropped and time.monotonic() >= self._next_drop_message:
             view.message(f"{report.dropped[-1]} ({self.progress.dropped_rollouts} dropped so far)")
             self._next_drop_message = time.monotonic() + _DROP_MESSAGE_EVERY_S
@@ -245,6 +296,10 @@ class _Session:
             line = self.log_line(runtime, view, loggers)
             if self.on_report is not None and self.on_report(line):
                 self._stop_for("on_report", _GRACE_S)
+
+    def _keep_error(self, text: str) -> None:
+        with saving(self.run_dir), open(self.run_dir / run_directory.ERROR, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%F %T')} {text}\n")
 
     def _criterion(self) -> str | None:
         goal, mean = self.config.stop_at_return, self.progress.best_return_mean_100
@@ -347,7 +402,9 @@ def make_spec(config: TrainConfig, facts: EnvFacts) -> PolicySpec:
     )
 
 
-def make_recipe(source: EnvSource, config: TrainConfig, spec: PolicySpec, device: str) -> ActorLearnerRecipe:
+def make_recipe(
+    source: EnvSource, config: TrainConfig, spec: PolicySpec, device: str, incarnation: int = 0
+) -> ActorLearnerRecipe:
     """How each actor-learner is put together."""
     settings = ActorCriticSettings(
         rollout_length=config.rollout_length,
@@ -366,6 +423,7 @@ def make_recipe(source: EnvSource, config: TrainConfig, spec: PolicySpec, device
         end_rollout_at_episode_end=config.end_rollout_at_episode_end,
         device=device,
         seed=config.seed,
+        incarnation=incarnation,
         seed_libraries=config.runtime == "processes",
     )
 

@@ -59,12 +59,12 @@ def dumped(recipe: Callable[..., Any]) -> bytes:
         ) from error
 
 
-def loaded(recipe: bytes) -> Callable[[int, Any], Any]:
+def loaded(recipe: bytes) -> Callable[..., Any]:
     """The recipe. Raises UsageError if something that it holds by name is not importable in this process."""
     import cloudpickle  # noqa: PLC0415  (only here, where a failure to import is reported)
 
     try:
-        return cast(Callable[[int, Any], Any], cloudpickle.loads(recipe))
+        return cast(Callable[..., Any], cloudpickle.loads(recipe))
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"the environment, wrapper or model cannot be loaded in a worker ({type(error).__name__}: {error}): "

@@ -3,30 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import math
 import multiprocessing
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
-from a3c.errors import WorkerDied, WorkerError, WorkerFailed
+from a3c.errors import OutOfResources, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped, hidden_main, signals_blocked
 from a3c.runtimes.worker import Done, Failure, worker_main
-from a3c.types import MakeActorLearner, Report
+from a3c.types import Life, MakeActorLearner, Report
 
 StartMethod = Literal["forkserver", "spawn"]
 
 _EXIT_PATIENCE_S = 1.0
+_SHORT_OF = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
+    errno.ENFILE: "raise the system's limit of open files",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u)",
+    errno.ENOMEM: "free some memory",
+}
+_LINE = 8  # doubles in a cache line; what different workers write must not share one
+_HOUR_S = 3600.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
+_START_S = 60.0  # what a start may take besides: imports, an environment that is made
+_QUIET_S = 10.0  # a worker that has lived so long is taken to be sound again
+
+
+class FailurePolicy(NamedTuple):
+    """What becomes of a worker that fails, dies or hangs."""
+
+    restarts_per_hour: int = 0  # of all workers together; one more failure ends the run
+    timeout_s: float = math.inf  # of one step, reset or update; after that the worker is killed
 
 
 class _Worker(NamedTuple):
     number: int
     process: BaseProcess
     pipe: connection.Connection
+
+
+class _Beat:
+    """Writes the time into a word of shared memory."""
+
+    def __init__(self, words: Any, index: int) -> None:
+        self._words, self._index = words, index
+
+    def __call__(self) -> None:
+        self._words[self._index] = time.monotonic()  # one clock for all processes of a machine
 
 
 class ProcessRuntime:
@@ -41,9 +73,11 @@ class ProcessRuntime:
         preload: modules that the fork server imports once for all workers.
         report_every_s: seconds between a worker's reports.
         episodes_at_once: report whenever an episode has finished.
+        policy: what becomes of a worker that fails.
 
     Attributes:
         alive: how many workers are running.
+        incarnation: the highest that any worker has had: 0, and more where some were started anew.
     """
 
     def __init__(
@@ -53,6 +87,7 @@ class ProcessRuntime:
         preload: Sequence[str] = (),
         report_every_s: float = 0.25,
         episodes_at_once: bool = False,
+        policy: FailurePolicy = FailurePolicy(),  # noqa: B008  (immutable)
     ) -> None:
         default = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         self.start_method: str = start_method or default
@@ -60,8 +95,9 @@ class ProcessRuntime:
         self.preload = list(preload)
         self.report_every_s = report_every_s
         self.episodes_at_once = episodes_at_once
+        self.policy = policy
         self.alive = 0
-        self._finished: set[int] = set()  # workers that have said their last word
+        self.incarnation = 0
         self._services: list[Any] = []  # the standard library's own processes that this runtime has started
 
     def prepare(self) -> None:
@@ -82,19 +118,22 @@ class ProcessRuntime:
             UsageError: the actor-learner cannot be sent to another process.
             WorkerFailed: an actor-learner raised.
             WorkerDied: its process was killed or exited without a word.
+            WorkerHung: it made no step for too long, and was killed.
+            OutOfResources: a worker cannot be started.
+
+        The three before the last only where the worker is not to be started anew.
         """
         recipe = dumped(make_actor_learner)
         self._remember_services()
-        running: list[_Worker] = []
+        crew = _Crew(self, recipe, store, workers)
         try:
             for number in range(workers):
                 store.join(number)
-            with hidden_main(), signals_blocked():
-                for number in range(workers):
-                    running.append(self._start(number, recipe, store.connect(number)))
-            yield from self._reports(running, store)
+            for number in range(workers):
+                crew.start(number)
+            yield from self._reports(crew, store)
         finally:
-            _end(running, self._finished)
+            crew.end()
             self.close()
 
     def close(self) -> None:
@@ -107,43 +146,42 @@ class ProcessRuntime:
                     os.kill(server_pid, signal.SIGKILL)
                 service._stop()
 
-    def _start(self, number: int, recipe: bytes, handle: Any) -> _Worker:
-        receiver, sender = self.context.Pipe(duplex=False)
-        process = self.context.Process(  # type: ignore[attr-defined]
-            target=worker_main,
-            args=(number, recipe, handle, sender, self.report_every_s, self.episodes_at_once),
-            name=f"a3c-worker-{number}",
-        )
-        process.start()
-        sender.close()
-        return _Worker(number, process, receiver)
-
-    def _reports(self, running: Sequence[_Worker], store: Any) -> Iterator[Report]:
-        active = {worker.number: worker for worker in running}
-        self._finished.clear()
-        self.alive = len(active)
+    def _reports(self, crew: _Crew, store: Any) -> Iterator[Report]:
+        restarts = _Restarts(self.policy.restarts_per_hour)
+        self.alive = len(crew.active)
         failure: WorkerError | None = None
-        while active and failure is None:
-            waited_for = [w.pipe for w in active.values()] + [w.process.sentinel for w in active.values()]
-            ready = connection.wait(waited_for, timeout=self.report_every_s)
+        while (crew.active or restarts.waiting) and failure is None:
+            active = list(crew.active.values())
+            ready = connection.wait(
+                [w.pipe for w in active] + [w.process.sentinel for w in active],
+                timeout=min(self.report_every_s, restarts.seconds_to_next()),
+            )
             if not ready:
                 yield Report()
-            for worker in list(active.values()):
+            for worker in active:
                 if worker.pipe not in ready and worker.process.sentinel not in ready:
                     continue
                 message = _receive(worker)
                 if isinstance(message, Report):
                     yield message
                     continue
-                del active[worker.number]
-                self.alive = len(active)
-                store.leave(worker.number)
-                if isinstance(message, Done):
-                    self._finished.add(worker.number)
-                elif failure is None:
-                    failure = _describe(worker, message)
+                failed = crew.dismiss(worker, message)
+                self.alive = len(crew.active)
+                if failed is None or failure is not None:
+                    continue
+                if restarts.allow(worker.number):
+                    yield Report(failures=[str(failed)])
+                else:
+                    failure = failed
+            crew.kill_who_hangs(self.policy.timeout_s)
+            if restarts.waiting and store.counters().stop:
+                restarts.waiting.clear()
+            for number in restarts.due():
+                store.join(number)
+                crew.start(number)
+                self.alive = len(crew.active)
         if failure is not None:
-            yield from _what_still_lies_in_the_pipes(active.values())
+            yield from _what_still_lies_in_the_pipes(crew.active.values())
             raise failure
 
     def _remember_services(self) -> None:
@@ -156,19 +194,171 @@ class ProcessRuntime:
                 self._services.append(service)
 
 
+class _Crew:
+    """The worker processes of a run.
+
+    Attributes:
+        active: those that have not ended, by number.
+    """
+
+    def __init__(self, runtime: ProcessRuntime, recipe: bytes, store: Any, workers: int) -> None:
+        self.active: dict[int, _Worker] = {}
+        self._runtime, self._recipe, self._store = runtime, recipe, store
+        self._lives = [0] * workers
+        # A cache line each: when the worker was last seen alive, by the monotonic clock.
+        self._beats: Any = runtime.context.RawArray(ctypes.c_double, workers * _LINE)
+        self._suspects: dict[int, float] = {}  # who seems to hang, and their last beat
+        self._hung: set[int] = set()
+        self._done: list[_Worker] = []
+
+    def start(self, number: int) -> None:
+        """Start a worker, for the first time or anew."""
+        life = Life(self._lives[number], _Beat(self._beats, number * _LINE))
+        self._lives[number] += 1
+        self._runtime.incarnation = max(self._runtime.incarnation, life.incarnation)
+        self._beats[number * _LINE] = time.monotonic() + _START_S
+        try:
+            self.active[number] = self._launched(number, life)
+        except OSError as error:
+            if error.errno not in _SHORT_OF:
+                raise
+            raise OutOfResources(
+                f"worker {number} cannot be started ({error.strerror}): {_SHORT_OF[error.errno]}, or take fewer "
+                f"--workers than {len(self._lives)}"
+            ) from error
+
+    def _launched(self, number: int, life: Life) -> _Worker:
+        runtime, context = self._runtime, self._runtime.context
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(  # type: ignore[attr-defined]
+            target=worker_main,
+            args=(
+                number,
+                self._recipe,
+                self._store.connect(number),
+                life,
+                sender,
+                runtime.report_every_s,
+                runtime.episodes_at_once,
+            ),
+            name=f"a3c-worker-{number}",
+        )
+        try:
+            with hidden_main(), signals_blocked():
+                process.start()
+        except BaseException:
+            receiver.close()
+            raise
+        finally:
+            sender.close()
+        return _Worker(number, process, receiver)
+
+    def dismiss(self, worker: _Worker, message: Done | Failure | None) -> WorkerError | None:
+        """Count a worker out that has said its last word, or died without one; what it failed with, if it did."""
+        del self.active[worker.number]
+        self._store.leave(worker.number)
+        if isinstance(message, Done):
+            self._done.append(worker)  # it is on its way out
+            return None
+        worker.process.join(_EXIT_PATIENCE_S)
+        if worker.process.is_alive():  # it said that it failed, and does not go
+            worker.process.kill()
+            worker.process.join()
+        exit_code = worker.process.exitcode
+        _free(worker)
+        if isinstance(message, Failure):
+            return WorkerFailed(worker.number, message.kind, message.summary, message.worker_traceback)
+        if worker.number in self._hung:
+            self._hung.remove(worker.number)
+            return WorkerHung(worker.number, self._runtime.policy.timeout_s)
+        return WorkerDied(worker.number, exit_code)
+
+    def kill_who_hangs(self, timeout_s: float) -> None:
+        """Kill the worker that was last seen alive longest ago, if that is too long; the others get time anew.
+
+        Those who wait for others are passed over. Who is killed has been found so twice, between two of which there was
+        time for a word that it was about to write.
+        """
+        if timeout_s == math.inf:
+            return
+        now = time.monotonic()
+        beats = {n: self._beats[n * _LINE] for n in self.active if n not in self._hung and not self._store.waits(n)}
+        late = {n: beat for n, beat in beats.items() if now - beat > timeout_s}
+        certain = {n: beat for n, beat in late.items() if self._suspects.get(n) == beat}
+        self._suspects = late
+        if not certain:
+            return
+        worst = min(certain, key=certain.__getitem__)
+        self._hung.add(worst)
+        self.active[worst].process.kill()
+        for number in self.active:  # a lock that it held may have been what they waited for
+            self._beats[number * _LINE] = now
+        self._suspects = {}
+
+    def end(self) -> None:
+        """Give workers that have finished a moment to leave by themselves, end all others at once, and free both."""
+        for worker in self.active.values():
+            worker.process.kill()  # stuck, or in the middle of a rollout that nobody wants any more
+        deadline = time.monotonic() + _EXIT_PATIENCE_S
+        for worker in (*self._done, *self.active.values()):
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            _free(worker)
+        self.active, self._done = {}, []
+
+
+def _free(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.close()
+
+
+class _Restarts:
+    """Says which failed workers are to be started anew, and when.
+
+    Each waits twice as long as the last time, up to a bound, unless it has lived for a while since.
+    """
+
+    def __init__(self, per_hour: int) -> None:
+        self.waiting: dict[int, float] = {}  # when, by the monotonic clock
+        self._per_hour = per_hour
+        self._times: deque[float] = deque()  # of all restarts of the last hour
+        self._last: dict[int, tuple[float, float]] = {}  # each worker's last failure, and how long it waited then
+
+    def allow(self, worker: int) -> bool:
+        """Whether the worker, which has failed now, is to be started anew."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > _HOUR_S:
+            self._times.popleft()
+        if len(self._times) >= self._per_hour:
+            return False
+        self._times.append(now)
+        failed, waited = self._last.get(worker, (-math.inf, 0.0))
+        wait = min(2 * waited, _LONGEST_BACKOFF_S) if now - failed < waited + _QUIET_S else _FIRST_BACKOFF_S
+        self._last[worker] = now, wait
+        self.waiting[worker] = now + wait
+        return True
+
+    def seconds_to_next(self) -> float:
+        """Until somebody is due."""
+        return max(0.0, min(self.waiting.values(), default=math.inf) - time.monotonic())
+
+    def due(self) -> list[int]:
+        """Who is to be started now; waits no longer."""
+        now = time.monotonic()
+        numbers = [number for number, when in self.waiting.items() if when <= now]
+        for number in numbers:
+            del self.waiting[number]
+        return numbers
+
+
 def _receive(worker: _Worker) -> Report | Done | Failure | None:
     """The worker's next message, if there is one; None if it has ended without more."""
     try:
         return worker.pipe.recv() if worker.pipe.poll() else None
     except (EOFError, OSError):
         return None
-
-
-def _describe(worker: _Worker, message: Failure | None) -> WorkerError:
-    if isinstance(message, Failure):
-        return WorkerFailed(worker.number, message.kind, message.summary, message.worker_traceback)
-    worker.process.join(_EXIT_PATIENCE_S)
-    return WorkerDied(worker.number, worker.process.exitcode)
 
 
 def _what_still_lies_in_the_pipes(workers: Any) -> Iterator[Report]:
@@ -178,18 +368,3 @@ def _what_still_lies_in_the_pipes(workers: Any) -> Iterator[Report]:
                 message = worker.pipe.recv()
                 if isinstance(message, Report):
                     yield message
-
-
-def _end(workers: Sequence[_Worker], finished: set[int]) -> None:
-    """Give workers that have finished a moment to leave by themselves, end all others at once, and free both."""
-    for worker in workers:
-        worker.pipe.close()
-        if worker.number not in finished:
-            worker.process.kill()  # stuck, or in the middle of a rollout that nobody wants any more
-    deadline = time.monotonic() + _EXIT_PATIENCE_S
-    for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.process.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from a3c.runtimes.reporting import ReportBatch, worker_failed
 from a3c.runtimes.threads import one_thread
-from a3c.types import ActorLearner, MakeActorLearner, Report
+from a3c.types import ActorLearner, Life, MakeActorLearner, Report
 
 
 class SerialRuntime:
@@ -19,12 +19,14 @@ class SerialRuntime:
 
     Attributes:
         alive: how many workers are running.
+        incarnation: 0: nobody is started anew.
     """
 
     def __init__(self, *, report_every_s: float = 0.25, episodes_at_once: bool = False) -> None:
         self.report_every_s = report_every_s
         self.episodes_at_once = episodes_at_once
         self.alive = 0
+        self.incarnation = 0
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -38,7 +40,7 @@ class SerialRuntime:
         for worker in range(workers):
             store.join(worker)
         self.alive = workers
-        learners = {worker: make_actor_learner(worker, store.connect(worker)) for worker in range(workers)}
+        learners = {worker: make_actor_learner(worker, store.connect(worker), Life()) for worker in range(workers)}
         try:
             with one_thread():
                 yield from self._take_turns(learners, batch, store)

@@ -15,6 +15,7 @@ from a3c.runtimes.child_process import (
     use_one_thread,
 )
 from a3c.runtimes.reporting import ReportBatch, worker_failed
+from a3c.types import Life
 
 
 class Done(NamedTuple):
@@ -33,6 +34,7 @@ def worker_main(
     worker: int,
     recipe: bytes,
     handle: Any,
+    life: Life,
     pipe: connection.Connection,
     report_every_s: float,
     episodes_at_once: bool,
@@ -43,6 +45,7 @@ def worker_main(
         worker: its number.
         recipe: a cloudpickled `make_actor_learner`.
         handle: its end of the store.
+        life: which of its lives this is.
         pipe: where Report, then Done or Failure go.
         report_every_s: seconds between reports.
         episodes_at_once: report whenever an episode has finished.
@@ -54,7 +57,7 @@ def worker_main(
         use_one_thread()
         keep_freed_memory()
         make_actor_learner = loaded(recipe)
-        with contextlib.closing(make_actor_learner(worker, handle)) as learner:
+        with contextlib.closing(make_actor_learner(worker, handle, life)) as learner:
             for update in learner:
                 report = batch.add(worker, update)
                 if report is not None:

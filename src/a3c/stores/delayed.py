@@ -58,6 +58,10 @@ class DelayedStore:
             self._apply_all_but(0)
         self.store.leave(worker)
 
+    def waits(self, worker: int) -> bool:
+        """Nobody waits for anybody."""
+        return False
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self.store.request_stop()

@@ -80,6 +80,10 @@ class LocalStore:
     def leave(self, worker: int = 0) -> None:
         """Nothing to do: nobody waits for anybody here."""
 
+    def waits(self, worker: int) -> bool:
+        """Nobody waits for anybody."""
+        return False
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self.stop_requested = True

@@ -114,6 +114,10 @@ class SharedStore:
     def leave(self, worker: int) -> None:
         """Nothing to do: nobody waits for anybody here."""
 
+    def waits(self, worker: int) -> bool:
+        """Nobody waits for anybody."""
+        return False
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self.control[_STOP] = 1

@@ -132,6 +132,10 @@ class SynchronousStore:
             self.rows[worker, _MEMBER] = 0
             self.close_round_if_full()
 
+    def waits(self, worker: int) -> bool:
+        """Whether the worker has pushed and its round has not closed."""
+        return bool(self.pending()[worker])
+
     def request_stop(self) -> None:
         """Ask for a stop: workers see it once a round that has gradients has closed, or else at once."""
         self._control[_STOP_REQUEST] = 1

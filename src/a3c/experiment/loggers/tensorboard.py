@@ -21,9 +21,10 @@ class TensorBoardLogger:
 
     Args:
         directory: where the event file goes; made if it does not exist.
+        resumed_at: for a run that is taken up: T; TensorBoard then passes over what older files have from there on.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415  (heavy; only where used)
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
@@ -33,6 +34,9 @@ class TensorBoardLogger:
         self._writer = RecordWriter(open(directory / name, "wb"))  # noqa: SIM115  (kept until close)
         self._next_flush = 0.0
         self._append(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+        if resumed_at is not None:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._append(self._event(wall_time=time.time(), step=resumed_at, session_log=start))
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append one event that holds the line's scalars."""

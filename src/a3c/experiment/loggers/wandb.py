@@ -32,6 +32,7 @@ class WandbLogger:
         directory: the local files go to `directory/wandb`.
         mode: None leaves it to W&B (WANDB_MODE, else online).
         report: is called with one line that says where the run can be seen.
+        run_id: W&B's name for the run; a run that is taken up goes on under the one that it began with.
 
     Raises:
         UsageError: wandb is not installed.
@@ -45,6 +46,7 @@ class WandbLogger:
         directory: Path,
         mode: Mode | None,
         report: Callable[[str], None] | None = None,
+        run_id: str | None = None,
     ) -> None:
         check_installed()
         global _loaded_here
@@ -56,7 +58,14 @@ class WandbLogger:
         settings = wandb.Settings(silent=True, console="off")
         try:
             self._run = wandb.init(
-                project=project, name=name, config=dict(config), dir=str(directory), mode=mode, settings=settings
+                project=project,
+                name=name,
+                id=run_id,
+                resume=None if run_id is None else "allow",
+                config=dict(config),
+                dir=str(directory),
+                mode=mode,
+                settings=settings,
             )
         except Exception:  # not logged in, perhaps
             self._end_service()
@@ -75,7 +84,7 @@ class WandbLogger:
         if is_episode(metrics):
             renamed = {"episode_reward": metrics.get("return"), "episode_length": metrics.get("length")}
             metrics = {"episode": metrics["episode"], **renamed}
-        known = {key: value for key, value in metrics.items() if value is not None}
+        known = {key: value for key, value in metrics.items() if value is not None and not isinstance(value, Mapping)}
         self._run.log({**known, "env_steps": step})
 
     def close(self) -> None:

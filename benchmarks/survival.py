@@ -1,0 +1,412 @@
+"""Runs that are damaged while they go on, and what becomes of them.
+
+    python benchmarks/survival.py kills --kills 200            # workers, with each store: does it still solve CartPole?
+    python benchmarks/survival.py parents --kills 50           # the run itself, again and again, and resumed
+    python benchmarks/survival.py soak --seconds 3600          # memory, files and shared memory while workers die
+    python benchmarks/survival.py fuzz --inputs 1000000        # damaged checkpoints and settings
+    python benchmarks/survival.py table                        # write survival.md anew from what is recorded
+
+CartPole is slowed down so that the damage has time. What came of it is added to benchmarks/results/survival.jsonl. The
+tests do the same with small numbers (tests/test_survival.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from a3c.errors import A3CError
+from a3c.experiment import checkpoint, presets, resuming
+from a3c.experiment.run_directory import write_json
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "survival.jsonl"
+WORKERS, ENVS = 4, 16
+PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
+STORES = {
+    "hogwild": [],
+    "locked": ["--store", "locked"],
+    "synchronous": ["--algorithm", "a2c"],
+}
+
+
+class SlowCartPole(gym.Wrapper):  # type: ignore[type-arg]
+    """CartPole-v1 that takes `pause_s` longer for a step."""
+
+    def __init__(self, pause_s: float = 0.001) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self.pause_s = pause_s
+
+    def step(self, action: Any) -> Any:
+        """After a pause."""
+        time.sleep(self.pause_s)
+        return self.env.step(action)
+
+
+def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
+    """CartPole's own settings, for 4 workers and as many environments together."""
+    preset = dict(presets.PRESETS["CartPole-v1"])
+    rate = presets.rate_for(WORKERS, preset["workers"], preset["learning_rate"])
+    preset |= {"workers": WORKERS, "envs_per_worker": ENVS, "total_env_steps": total_env_steps, "learning_rate": rate}
+    words = ["--env-kwargs", json.dumps({"pause_s": pause_s})]
+    for name, value in preset.items():
+        flag = "--" + name.rstrip("_").replace("_", "-")
+        words += ["--no-" + flag[2:]] if value is False else [flag] if value is True else [flag, str(value)]
+    return [*words, "--no-tensorboard", "--quiet", *more]
+
+
+@contextlib.contextmanager
+def training(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, which is ended with the block."""
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen([*PYTHON, *command], env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def parents() -> dict[int, int]:
+    """The parent of each process that is not a zombie."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                found[int(stat.parent.name)] = int(fields[1])
+    return found
+
+
+def below(pid: int) -> set[int]:
+    """All processes below one."""
+    tree, found, frontier = parents(), set[int](), {pid}
+    while frontier:
+        frontier = {child for child, parent in tree.items() if parent in frontier} - found
+        found |= frontier
+    return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a run: the fork server's children."""
+    tree = parents()
+    return [child for child in below(pid) if tree.get(child) != pid]
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """What the run came to."""
+    return dict(json.loads((run_dir / "summary.json").read_text()))
+
+
+def steps_of(run_dir: Path) -> int:
+    """T at the newest checkpoint that is whole."""
+    return int(checkpoint.newest_whole_checkpoint(run_dir, lambda _: None).name.removeprefix("step-"))
+
+
+def log_of(run_dir: Path) -> dict[str, Any]:
+    """Whether each line of the logs is there once, by their own numbers."""
+    numbers = [json.loads(line)["env_steps"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = (run_dir / "episodes.csv").read_text().splitlines()[1:]
+    return {
+        "metrics_in_order": numbers == sorted(numbers),
+        "episode_rows": len(rows),
+        "whole_rows": all(row.count(",") == 4 for row in rows),
+        "steps_in_rows": sum(int(row.rsplit(",", 1)[1]) for row in rows),
+    }
+
+
+def kill_workers(
+    run_dir: Path, store: str, kills: int, total_env_steps: int, pause_s: float, every_s: tuple[float, float], seed: int
+) -> dict[str, Any]:
+    """Kill so many workers, one after another, while a run goes on; what came of it."""
+    chance = random.Random(seed)
+    more = [*STORES[store], "--seed", str(seed), "--on-worker-failure", "restart", "--max-restarts-per-hour", "100000"]
+    command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
+    began, done = time.monotonic(), 0
+    with training([*command, *flags(total_env_steps, pause_s, *more)]) as process:
+        while not (run_dir / "metrics.jsonl").exists() and process.poll() is None:
+            time.sleep(0.05)
+        while done < kills and process.poll() is None:
+            time.sleep(chance.uniform(*every_s))
+            if victims := workers_of(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+                    done += 1
+        code = process.wait()
+    left = below(os.getpid())
+    summary = summary_of(run_dir)
+    return {
+        "store": store,
+        "kills": done,
+        "exit_code": code,
+        "solved": summary["solved_at"] is not None,
+        "left_processes": len(left),
+        "seconds": round(time.monotonic() - began, 1),
+        "checkpoint_env_steps": steps_of(run_dir),
+        **{
+            name: summary[name]
+            for name in (
+                "env_steps",
+                "episodes",
+                "lost_episodes",
+                "worker_restarts",
+                "best_return_mean_100",
+                "exit_reason",
+            )
+        },
+        **log_of(run_dir),
+    }
+
+
+def kill_parents(
+    run_dir: Path, kills: int, total_env_steps: int, pause_s: float, lives_s: tuple[float, float], seed: int
+) -> dict[str, Any]:
+    """Kill a run and resume it, so many times, and let it end; what came of it."""
+    chance = random.Random(seed)
+    began, orphans, lost, resumed_from = time.monotonic(), 0, list[int](), list[int]()
+    every = ["--checkpoint-every-s", "0.2"]
+    command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
+    command += flags(total_env_steps, pause_s, "--seed", str(seed), *every)
+    for _ in range(kills):
+        with training(command) as process:
+            before = newest_name(run_dir)
+            while newest_name(run_dir) == before and process.poll() is None:
+                time.sleep(0.01)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(chance.uniform(*lives_s))
+            if process.poll() is not None:
+                break  # it has come to its end
+            children = below(process.pid)
+            process.kill()
+            process.wait()
+        deadline = time.monotonic() + 5
+        while (left := children & set(parents())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        orphans += len(left)
+        resumed_from.append(steps_of(run_dir))
+        lost.append(last_logged(run_dir) - resumed_from[-1])
+        command = ["resume", str(run_dir), "--trust-code", "--quiet"]
+    if not (run_dir / "summary.json").exists():
+        with training(command) as process:
+            code = process.wait()
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+        if code:
+            raise SystemExit(f"a resume failed:\n{said}")
+    summary = summary_of(run_dir)
+    return {
+        "kills": len(resumed_from),
+        "orphans": orphans,
+        "never_back": resumed_from == sorted(resumed_from),
+        "solved": summary["solved_at"] is not None,
+        "lost_steps_median": statistics.median(lost) if lost else 0,
+        "lost_steps_max": max(lost, default=0),
+        "seconds": round(time.monotonic() - began, 1),
+        **{name: summary[name] for name in ("env_steps", "episodes", "lost_episodes", "exit_reason")},
+        **log_of(run_dir),
+    }
+
+
+def newest_name(run_dir: Path) -> str | None:
+    """Of the newest checkpoint, whole or not."""
+    found = checkpoint.checkpoints(run_dir)
+    return found[-1].name if found else None
+
+
+def last_logged(run_dir: Path) -> int:
+    """T of the last whole line of the metrics."""
+    text = (run_dir / "metrics.jsonl").read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return int(json.loads(lines[-1])["env_steps"]) if lines else 0
+
+
+def soak(run_dir: Path, seconds: float, pause_s: float, every_s: tuple[float, float], seed: int) -> dict[str, Any]:
+    """Kill workers all the time and look at what the processes hold, every ten seconds."""
+    chance, samples = random.Random(seed), []
+    more = ["--seed", str(seed), "--on-worker-failure", "restart", "--max-restarts-per-hour", "100000"]
+    command = [
+        "train",
+        "survival:SlowCartPole",
+        "--run-dir",
+        str(run_dir),
+        "--overwrite",
+        "--max-seconds",
+        str(seconds),
+    ]
+    next_sample, kills, began = time.monotonic() + 10, 0, time.monotonic()
+    with training([*command, *flags(10**9, pause_s, *more)]) as process:
+        while process.poll() is None:
+            time.sleep(chance.uniform(*every_s))
+            if victims := workers_of(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+                    kills += 1
+            if time.monotonic() >= next_sample:
+                next_sample += 10
+                samples.append({"seconds": round(time.monotonic() - began, 1), **held(process.pid)})
+    half = samples[len(samples) // 2 :]
+    return {
+        "kills": kills,
+        "seconds": round(time.monotonic() - began, 1),
+        "restarts": summary_of(run_dir)["worker_restarts"],
+        "samples": samples,
+        "first_half": {
+            key: statistics.median(s[key] for s in samples[: len(samples) // 2]) for key in held(os.getpid())
+        },
+        "second_half": {key: statistics.median(s[key] for s in half) for key in held(os.getpid())},
+    }
+
+
+def held(pid: int) -> dict[str, int]:
+    """What a run holds: memory (PSS, KiB) of the run's own process and of all, open files, files of shared memory."""
+    pss, files = {}, 0
+    for each in (pid, *below(pid)):
+        with contextlib.suppress(OSError, StopIteration):
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+            pss[each] = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        if each == pid:
+            with contextlib.suppress(OSError):
+                files = len(os.listdir(f"/proc/{each}/fd"))
+    shared = len(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else 0
+    return {"own_pss_kib": pss.get(pid, 0), "all_pss_kib": sum(pss.values()), "open_files": files, "shared": shared}
+
+
+def damaged(content: bytes, chance: random.Random) -> bytes:
+    """The content with one thing wrong."""
+    data, kind = bytearray(content), chance.randrange(5)
+    at = chance.randrange(len(data) + 1)
+    if kind == 0:
+        return bytes(data[:at])
+    if kind == 1:
+        data[at:at] = chance.randbytes(chance.randrange(1, 9))
+    elif kind == 2:
+        del data[at : at + chance.randrange(1, 64)]
+    elif kind == 3:
+        for _ in range(chance.randrange(1, 9)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+    else:
+        words = [b"null", b"-1", b"1e999", b"[]", b"{}", b'""', b"99999999999999999999", b"true", b"NaN", b'"F64"']
+        data[at : at + chance.randrange(0, 12)] = chance.choice(words)
+    return bytes(data)
+
+
+def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
+    """Read so many damaged checkpoints and settings; anything but the library's own errors is raised."""
+    import resource
+
+    chance, refused, read, began = random.Random(seed), 0, 0, time.monotonic()
+    folder = run_dir / "checkpoints" / newest_name(run_dir)  # type: ignore[operator]
+    readers: list[tuple[Path, Callable[[], Any]]] = [
+        *((folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in os.listdir(folder)),
+        (folder / "checksums.json", lambda: checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)),
+        (run_dir / "config.json", lambda: resuming.read_settings(run_dir)),
+        (run_dir / "config.json", lambda: resuming.read_settings(run_dir)),
+    ]
+    contents = {path: path.read_bytes() for path, _ in readers}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(inputs):
+        path, reader = chance.choice(readers)
+        path.write_bytes(damaged(contents[path], chance))
+        try:
+            reader()
+            read += 1
+        except A3CError:
+            refused += 1
+        finally:
+            path.write_bytes(contents[path])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {
+        "inputs": inputs,
+        "refused": refused,
+        "read": read,
+        "grown_kib": grown,
+        "seconds": round(time.monotonic() - began),
+    }
+
+
+def tiny_run(run_dir: Path) -> Path:
+    """A run to damage the files of."""
+    command = ["train", "CartPole-v1", "--run-dir", str(run_dir), "--total-env-steps", "2000", "--hidden-sizes", "8"]
+    subprocess.run([*PYTHON, *command, "--quiet", "--no-tensorboard", "--runtime", "serial"], check=True)
+    write_json(run_dir / "config.json", json.loads((run_dir / "config.json").read_text()))
+    return run_dir
+
+
+def commit() -> str:
+    """What is checked out."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=HERE, check=True).stdout.strip()
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The newest record of each kind."""
+    newest = {(r["what"], r.get("store", "")): r for r in records}
+    lines = ["# Runs that are damaged", "", "`python benchmarks/survival.py` has the method."]
+    for (what, store), record in newest.items():
+        shown = {k: v for k, v in record.items() if k not in ("what", "store", "samples", "command", "commit", "time")}
+        lines += [
+            "",
+            f"## {what}{' ' + store if store else ''}",
+            "",
+            f"`{record['command']}`, {record['commit']}, {record['time']}",
+            "",
+        ]
+        lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["kills", "parents", "soak", "fuzz", "table"])
+    parser.add_argument("--kills", type=int)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--stores", nargs="+", choices=list(STORES), default=list(STORES))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    records: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        run_dir = Path(directory) / "run"
+        if arguments.what == "kills":
+            for store in arguments.stores:
+                kills = arguments.kills or 200
+                # 1.5 s a kill, at the pace of 4 workers that wait a millisecond for each step, and a while to recover
+                records.append(
+                    kill_workers(run_dir, store, kills, 5_000 * kills + 200_000, 0.001, (1.0, 2.0), arguments.seed)
+                )
+                shutil.rmtree(run_dir)
+        elif arguments.what == "parents":
+            records.append(kill_parents(run_dir, arguments.kills or 50, 600_000, 0.001, (0.0, 3.0), arguments.seed))
+        elif arguments.what == "soak":
+            records.append(soak(run_dir, arguments.seconds, 0.001, (2.0, 4.0), arguments.seed))
+        elif arguments.what == "fuzz":
+            records.append(fuzz(tiny_run(run_dir), arguments.inputs, arguments.seed))
+    for record in records:
+        record |= {"what": arguments.what, "command": " ".join(["python benchmarks/survival.py", *sys.argv[1:]])}
+        record |= {"commit": commit(), "time": time.strftime("%F %T")}
+        print({key: value for key, value in record.items() if key != "samples"}, flush=True)
+        with open(RESULTS, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    if RESULTS.exists():
+        RESULTS.with_suffix(".md").write_text(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
+
+
+if __name__ == "__main__":
+    main()

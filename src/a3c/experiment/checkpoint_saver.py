@@ -1,0 +1,89 @@
+"""Checkpoints while a run goes on."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from a3c.errors import NonFiniteError
+from a3c.experiment import checkpoint
+from a3c.experiment.policy_spec import PolicySpec
+from a3c.models.actor_critic import ActorCritic
+
+
+class CheckpointSaver:
+    """Writes checkpoints, those of a run that goes on in a thread, and keeps the newest ones and the best.
+
+    One that cannot be written is reported, and the run goes on: the next one is tried when its time comes. Weights that
+    are not finite are never written: the last good checkpoint stays the newest.
+
+    Args:
+        run_dir: the run's directory.
+        spec: describes the network.
+        model: any network of that description, the saver's own from now on.
+        every_s: seconds from one checkpoint to the next; None for none but the first and the last.
+        keep: how many of the newest to keep; the one with the best `return_mean_100` stays besides.
+        report: is called with a line for each checkpoint that could not be written, in the thread that wrote it.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        spec: PolicySpec,
+        model: ActorCritic,
+        every_s: float | None,
+        keep: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self._run_dir = run_dir
+        self._spec = spec
+        self._model = model
+        self._every_s = math.inf if every_s is None else every_s
+        self._keep = keep
+        self._report = report
+        self._next = time.monotonic() + self._every_s
+        self._thread: threading.Thread | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint and none is being written."""
+        return time.monotonic() >= self._next and (self._thread is None or not self._thread.is_alive())
+
+    def begin(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        """Write a checkpoint of this state, beside the caller; see `checkpoint.save_checkpoint`."""
+        self._next = time.monotonic() + self._every_s
+        self._thread = threading.Thread(target=self._try, args=(state, progress), name="a3c-checkpoint", daemon=True)
+        self._thread.start()
+
+    def save_last(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        """Write a checkpoint now. Raises OSError, and NonFiniteError where the weights are not to be written."""
+        if self._thread is not None:
+            self._thread.join()
+        self._save(state, progress)
+
+    def _try(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        try:
+            self._save(state, progress)
+        except (OSError, NonFiniteError) as error:
+            reason = getattr(error, "strerror", None) or error
+            self._report(f"no checkpoint at {state['env_steps']:,} steps ({reason}); the run goes on")
+
+    def _save(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        if not bool(torch.isfinite(state["parameters"]).all()):
+            raise NonFiniteError("the weights hold NaN or infinity: the checkpoint before is the last good one")
+        checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress)
+        found = checkpoint.checkpoints(self._run_dir)
+        best = checkpoint.best(found)
+        for old in found[: -self._keep]:
+            if old != best:
+                gone = old.with_name(f".{old.name}.old.tmp")  # at one stroke: half a checkpoint could be taken for one
+                os.replace(old, gone)
+                shutil.rmtree(gone, ignore_errors=True)

@@ -1,0 +1,204 @@
+"""Taking a run up where it was: what its directory says, and what of it may be changed.
+
+The shared state goes on to the bit: θ, the optimiser's statistics, T, the moments, and with T the learning rate.
+Workers begin fresh episodes, with random streams of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from a3c.config import TrainConfig, flag, setting_names
+from a3c.errors import RunDirectoryError, UsageError
+from a3c.experiment.presets import plain
+from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.trust import is_nameless, refuse_code
+
+if TYPE_CHECKING:
+    from a3c.core.update_rule import UpdateRule
+    from a3c.experiment.policy_spec import PolicySpec
+    from a3c.experiment.progress import Progress
+    from a3c.types import ParameterStore
+
+CHANGEABLE = frozenset(
+    {
+        "workers", "total_env_steps", "total_episodes", "max_seconds", "stop_at_return", "evaluate_every",
+        "evaluate_episodes", "checkpoint_every_s", "keep", "label", "quiet", "tensorboard", "wandb", "wandb_project",
+        "wandb_mode", "on_worker_failure", "max_restarts_per_hour", "worker_timeout_s", "runtime",
+        "store", "start_method", "device",
+    }
+)  # fmt: skip
+"""The settings that a run may be taken up with anew: what is learned, and from what, stays the same."""
+
+_OF_ONE_CALL = {"run_dir": None, "overwrite": False, "quiet": False}  # they say nothing about the run itself
+
+
+class SavedRun(NamedTuple):
+    """What a run's config.json says."""
+
+    env: str
+    env_by_name: bool
+    config: TrainConfig
+
+
+def read_settings(run_dir: Path) -> SavedRun:
+    """The settings of a run. Raises RunDirectoryError if there is none, or it is damaged."""
+    record = read_json(run_dir / CONFIG)
+    settings = record.get("settings")
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("env"), str):
+        raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: it does not say which environment the run was on")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name in setting_names()
+    }
+    try:
+        config = TrainConfig(**values | _OF_ONE_CALL | {"run_dir": str(run_dir)})
+        config.validate()
+    except UsageError as error:
+        raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: {error}") from None
+    return SavedRun(settings["env"], record.get("env_by_name") is True, config)
+
+
+def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, tuple[Any, Any]]]:
+    """The settings to go on with, and those of them that are not as they were: before and after.
+
+    Raises UsageError where one of the named settings makes no sense, or would change what the run means.
+    """
+    if unknown := set(named) - setting_names():
+        raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
+    config = replace(saved, **{name: plain(value) for name, value in named.items()})
+    config.validate()
+    before, after = saved.to_json(), config.to_json()
+    changes = {name: (before[name], after[name]) for name in sorted(set(named) - set(_OF_ONE_CALL))}
+    changes = {name: (old, new) for name, (old, new) in changes.items() if old != new}
+    for name, (old, new) in changes.items():
+        if name not in CHANGEABLE:
+            raise UsageError(
+                f"{flag(name)} {new} is not what the run has had ({old}) and would change what it is: leave it out, or "
+                "begin another run"
+            )
+    return config, changes
+
+
+def check_code(run_dir: Path, saved: SavedRun, env: Any, named: Mapping[str, Any], trust_code: bool) -> None:
+    """Raise UsageError where the run needs code that its files do not name, or name and are not trusted with."""
+    asked_for = set(named) | ({"env"} if env is not None else set())
+    if not saved.env_by_name and "env" not in asked_for:
+        raise UsageError(
+            f"{run_dir} was begun with an environment that has no importable name, or with env_kwargs that JSON does "
+            "not hold: go on from Python, with a3c.train(env, run_dir=..., resume=True) and the settings of before"
+        )
+    if not saved.env_by_name and saved.config.env_kwargs and "env_kwargs" not in asked_for:
+        raise UsageError(f"{run_dir} was begun with env_kwargs that may not be what JSON made of them: pass them again")
+    code = {"wrappers": [str(each) for each in saved.config.wrappers], "model": [str(saved.config.model or "")]}
+    for name, names in code.items():
+        if name not in asked_for and any(map(is_nameless, names)):
+            raise UsageError(f"{run_dir} was begun with {name} that have no importable name: pass {name} again")
+    named_code = {"env": [saved.env], **code, "import_": [f"{module}:" for module in saved.config.import_]}
+    if not trust_code:
+        refuse_code(run_dir, [value for name in set(named_code) - asked_for for value in named_code[name]])
+
+
+class Resumed(NamedTuple):
+    """A run that has been taken up.
+
+    Attributes:
+        env_steps: T.
+        incarnation: how often it has been taken up; workers' random streams go by it.
+        sizes: of the files that grow, in bytes, at the checkpoint.
+        best_evaluation: of the periodic ones so far.
+        messages: what the user is to know.
+        before: what config.json held.
+    """
+
+    env_steps: int
+    incarnation: int
+    sizes: Mapping[str, int]
+    best_evaluation: dict[str, float] | None
+    messages: list[str]
+    before: Mapping[str, Any]
+
+    def record(self, now: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What config.json is to hold: as it began, with the settings of today and a list of the resumptions."""
+        resumption = {
+            "env_steps": self.env_steps,
+            "changes": {name: list(values) for name, values in changes.items()},
+            **{name: now[name] for name in ("versions", "machine", "command", "time")},
+        }
+        return {
+            **now,  # of what the run had not, if it was begun by an older version
+            **self.before,
+            "settings": now["settings"],
+            "resumed": [*self.before.get("resumed", []), resumption],
+        }
+
+
+def take_up(
+    run_dir: Path,
+    config: TrainConfig,
+    spec: PolicySpec,
+    store: ParameterStore,
+    progress: Progress,
+    rule_before: UpdateRule,
+    rule: UpdateRule,
+) -> Resumed:
+    """Bring a fresh store and progress to where the run's newest whole checkpoint has them.
+
+    `rule_before` is how gradients were applied until then, `rule` how they will be: where the learning rate is another
+    because the budget is, a message says so.
+
+    Raises:
+        RunDirectoryError: there is no such checkpoint, or it is damaged.
+        UsageError: its policy is not the one that the settings and the environment make, or nothing is left to do.
+    """
+    from a3c.errors import StoreError  # noqa: PLC0415
+    from a3c.experiment import checkpoint  # noqa: PLC0415  (imports torch)
+
+    messages = list[str]()
+    path = checkpoint.newest_whole_checkpoint(run_dir, messages.append)
+    found = checkpoint.read_checkpoint(path, config.model)
+    if found.spec.to_json() != spec.to_json():
+        raise UsageError(
+            f"{run_dir} was begun with other spaces, or another network: take it up with the environment that it was "
+            "begun with"
+        )
+    try:
+        store.load_state_dict(found.state)
+        counters = store.counters()
+        progress.restore(found.progress, counters.env_steps)
+        sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
+        incarnation = int(found.progress["incarnation"]) + 1
+        best_evaluation = found.progress["best_evaluation"]
+    except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+    _refuse_what_is_done(run_dir, config, store, progress)
+    used = counters.env_steps, counters.episodes
+    rates = [each.schedule(each.budget.used(*used)) for each in (rule_before, rule)]
+    if rates[0] != rates[1]:
+        messages.append(f"the learning rate goes from {rates[0]:.3g} to {rates[1]:.3g}: it follows the budget")
+    messages.append(f"taken up at {counters.env_steps:,} steps, from {path.name}; workers begin fresh episodes")
+    return Resumed(counters.env_steps, incarnation, sizes, best_evaluation, messages, read_json(run_dir / CONFIG))
+
+
+def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterStore, progress: Progress) -> None:
+    counters = store.counters()
+    for name, reached in (
+        ("total_env_steps", counters.env_steps),
+        ("total_episodes", counters.episodes),
+        ("max_seconds", progress.seconds),
+        ("stop_at_return", progress.best_return_mean_100),
+    ):
+        limit = getattr(config, name)
+        if limit is not None and reached is not None and reached >= limit:
+            raise UsageError(
+                f"{run_dir} is done: it has reached {flag(name)} {limit:g} ({reached:g}); name a larger one to go on"
+            )
+
+
+def what_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The changes in words, for the line that says how a run goes on."""
+    return ", ".join(f"{flag(name)} {before} -> {after}" for name, (before, after) in changes.items())

@@ -1,0 +1,400 @@
+"""Runs that go on: what is taken up is what was left, and no line of a log is missing or there twice."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import a3c
+import tiny_envs
+from a3c.cli import main
+from a3c.config import TrainConfig
+from a3c.core.seeding import model_seed
+from a3c.envs.make import EnvSource, examine
+from a3c.errors import NonFiniteError, RunDirectoryError, UsageError
+from a3c.experiment import checkpoint, resuming, train
+from a3c.experiment.checkpoint_saver import CheckpointSaver
+from a3c.experiment.progress import Progress
+from a3c.experiment.run_directory import RunLock
+from a3c.experiment.train import make_rule, make_spec, make_store
+from a3c.runtimes.serial import SerialRuntime
+from leftovers import nothing_left
+
+pytestmark = pytest.mark.timeout(120)
+
+CORRIDOR = "tiny_envs:Corridor"
+QUICK = {
+    "workers": 2,
+    "envs_per_worker": 4,
+    "rollout_length": 8,
+    "total_env_steps": 4_000,
+    "learning_rate": 5e-3,
+    "tensorboard": False,
+    "quiet": True,
+    "runtime": "serial",
+}
+
+
+def begun(path, env=CORRIDOR, at_step=1_000, **settings):
+    """A run that was left at some step."""
+    settings = QUICK | {"run_dir": str(path)} | settings
+    return a3c.train(env, on_report=lambda line: line["env_steps"] >= at_step, **settings)
+
+
+def rows_of(path):
+    with open(path / "episodes.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def lines_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def newest(path):
+    return checkpoint.newest_whole_checkpoint(path, lambda _: None)
+
+
+@pytest.mark.parametrize("settings", [{}, {"algorithm": "a2c"}, {"optimizer": "adam"}, {"store": "delayed"}], ids=str)
+def test_the_shared_state_goes_on_to_the_bit(tmp_path, settings):
+    begun(tmp_path / "run", **settings)
+    config = TrainConfig(**QUICK | settings)
+    spec = make_spec(config, examine(EnvSource(CORRIDOR)))
+    model = spec.build(seed=model_seed(1))
+    store = make_store(config, model.flat, SerialRuntime(), model.normaliser.tracked)
+    progress, rule = Progress(time.time(), None), make_rule(config)
+    before = checkpoint.read_checkpoint(newest(tmp_path / "run")).state
+    resumed = resuming.take_up(tmp_path / "run", config, spec, store, progress, rule, rule)
+    after = store.state_dict()
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(after[name], value) if isinstance(value, torch.Tensor) else after[name] == value
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert resumed.env_steps == before["env_steps"] == summary["env_steps"]
+    assert progress.episodes == summary["episodes"]
+    assert progress.return_mean_100 == summary["return_mean_100"]
+    assert progress.seconds == pytest.approx(summary["seconds"], abs=1)
+
+
+@pytest.mark.parametrize("runtime", ["serial", "processes"])
+@pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
+def test_a_run_goes_on_to_its_end(tmp_path, runtime, algorithm):
+    first = begun(tmp_path / "run", runtime=runtime, algorithm=algorithm)
+    steps, seconds = first.summary["env_steps"], first.summary["seconds"]
+    assert 1_000 <= steps < 4_000
+    with nothing_left():
+        run = a3c.resume(tmp_path / "run", quiet=True, trust_code=True)
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert run.summary["env_steps"] >= 4_000
+    assert run.summary["seconds"] > seconds
+    lines = lines_of(run.path)
+    numbers = [line["env_steps"] for line in lines]
+    assert numbers == sorted(numbers)
+    assert steps in numbers
+    later = [line for line in lines if line["env_steps"] > steps]
+    assert all(
+        line["learning_rate"] <= 5e-3 * (1 - steps / 4_000) for line in later if line["learning_rate"] is not None
+    )
+    assert later[0]["episodes"] >= first.summary["episodes"]
+    assert len(rows_of(run.path)) == run.summary["episodes"]
+    record = json.loads((run.path / "config.json").read_text())
+    assert [entry["env_steps"] for entry in record["resumed"]] == [steps]
+    assert record["resumed"][0]["changes"] == {}
+    assert a3c.evaluate(run.path, trust_code=True, episodes=5).return_mean > 0
+
+
+def test_workers_begin_with_streams_of_their_own(tmp_path):
+    first = begun(tmp_path / "run", at_step=0)
+    again = a3c.resume(tmp_path / "run", tiny_envs.Corridor, quiet=True, on_report=lambda line: True)
+    found = checkpoint.checkpoints(again.path)
+    assert [checkpoint.read_checkpoint(path).progress["incarnation"] for path in found] == [0, 0, 1]
+    assert again.summary["env_steps"] > first.summary["env_steps"]
+
+
+def test_the_budget_the_workers_and_the_runtime_may_change(tmp_path, capsys):
+    first = begun(tmp_path / "run")
+    rate = min(line["learning_rate"] for line in lines_of(first.path) if line["learning_rate"])
+    run = a3c.resume(
+        tmp_path / "run", trust_code=True, total_env_steps=8_000, workers=3, runtime="processes", quiet=False
+    )
+    said = capsys.readouterr().out
+    assert "--total-env-steps 4000 -> 8000" in said
+    assert "--workers 2 -> 3" in said
+    assert "the learning rate goes from" in said
+    assert run.summary["env_steps"] >= 8_000
+    lines = [line for line in lines_of(run.path) if line["learning_rate"]]
+    later = next(line for line in lines if line["env_steps"] > first.summary["env_steps"])
+    assert later["learning_rate"] > rate
+    record = json.loads((run.path / "config.json").read_text())
+    assert record["resumed"][0]["changes"]["workers"] == [2, 3]
+    assert record["settings"]["workers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"learning_rate": 0.1}, "--learning-rate 0.1 is not what the run has had .0.005. and would change what it is"),
+        ({"hidden_sizes": [32]}, r"--hidden-sizes \[32\] is not what the run has had \(\[64, 64\]\)"),
+        ({"seed": 3}, "--seed 3"),
+        ({"workers": 0}, "--workers must be at least 1"),
+        ({"fnord": 0}, "no setting 'fnord'"),
+        ({"total_env_steps": 1_000}, "is done: it has reached --total-env-steps 1000"),
+        ({"total_episodes": 1}, "is done: it has reached --total-episodes 1"),
+        ({"stop_at_return": -100.0}, "is done: it has reached --stop-at-return -100"),
+        ({"store": "synchronous"}, "--store synchronous does not go with"),
+        ({"env": "CartPole-v1"}, "is a run on 'tiny_envs:Corridor', not on 'CartPole-v1'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_go_on_is_refused_and_loses_nothing(tmp_path, settings, message):
+    begun(tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with nothing_left(), pytest.raises(UsageError, match=message):
+        a3c.resume(tmp_path / "run", trust_code=True, **settings)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_where_there_is_no_run(tmp_path):
+    with pytest.raises(RunDirectoryError, match="there is no run"):
+        a3c.resume(tmp_path / "fnord")
+    with pytest.raises(RunDirectoryError, match="is not a finished run|has no config.json"):
+        a3c.resume(tmp_path)
+
+
+def test_a_run_that_somebody_trains_in_is_left_alone(tmp_path):
+    begun(tmp_path / "run")
+    lock = RunLock(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match="is being trained in by another process"):
+        a3c.resume(tmp_path / "run", trust_code=True)
+    with pytest.raises(RunDirectoryError, match="is being trained in by another process"):
+        begun(tmp_path / "run", overwrite=True)
+    lock.close()
+    assert a3c.resume(tmp_path / "run", trust_code=True, quiet=True).summary["env_steps"] >= 4_000
+
+
+def test_code_that_the_files_name_wants_trust(tmp_path, capsys):
+    begun(tmp_path / "run")
+    with pytest.raises(UsageError, match="would import and run code .* from tiny_envs: if you trust it, add"):
+        a3c.resume(tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        main(["resume", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    main(["resume", str(tmp_path / "run"), "--trust-code"])
+    assert "total_env_steps at 4," in capsys.readouterr().out
+
+
+def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(tmp_path):
+    def make():
+        return tiny_envs.Corridor()
+
+    with pytest.raises(UsageError, match="name run_dir"):
+        a3c.train(make, resume=True, **QUICK)
+    first = begun(tmp_path / "run", make, resume=True)
+    assert 1_000 <= first.summary["env_steps"] < 4_000
+    with pytest.raises(UsageError, match="no importable name.*a3c.train.env, run_dir=..., resume=True"):
+        a3c.resume(tmp_path / "run")
+    with pytest.raises(UsageError, match="--rollout-length 4"):
+        begun(tmp_path / "run", make, resume=True, rollout_length=4)
+    second = a3c.train(make, run_dir=tmp_path / "run", resume=True, **QUICK)
+    assert second.summary["env_steps"] >= 4_000
+    assert len(json.loads((tmp_path / "run" / "config.json").read_text())["resumed"]) == 1
+
+
+def test_callables_are_passed_again(tmp_path):
+    import gymnasium as gym
+
+    def wrapper(env):
+        return gym.wrappers.TimeAwareObservation(env)
+
+    begun(tmp_path / "run", "CartPole-v1", wrappers=(wrapper,))
+    with pytest.raises(UsageError, match="wrappers that have no importable name: pass wrappers again"):
+        a3c.resume(tmp_path / "run")
+    assert a3c.resume(tmp_path / "run", wrappers=(wrapper,), quiet=True).summary["env_steps"] >= 4_000
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    first = begun(tmp_path / "run", at_step=10**9)
+    found = checkpoint.checkpoints(first.path)
+    assert len(found) == 2
+    with open(found[-1] / "optimizer.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x7f")
+    with pytest.warns(
+        UserWarning, match=f"{found[-1].name} is damaged .optimizer.safetensors.*going back to {found[0].name}"
+    ):
+        a3c.load(tmp_path / "run")
+    run = a3c.resume(tmp_path / "run", trust_code=True)
+    assert f"{found[-1].name} is damaged" in capsys.readouterr().out
+    assert run.summary["env_steps"] >= 4_000
+    numbers = [line["env_steps"] for line in lines_of(run.path)]
+    assert numbers == sorted(numbers)
+    assert len(rows_of(run.path)) == run.summary["episodes"]
+
+
+def test_where_every_checkpoint_is_damaged_each_is_named(tmp_path):
+    run = begun(tmp_path / "run")
+    for path in checkpoint.checkpoints(run.path):
+        (path / "state.json").unlink()
+    with pytest.raises(
+        RunDirectoryError, match="holds no whole checkpoint: .*step-.*state.json.*step-000000000000.*state"
+    ):
+        a3c.resume(tmp_path / "run", trust_code=True)
+    with pytest.raises(RunDirectoryError, match="holds no whole checkpoint"):
+        a3c.load(tmp_path / "run")
+
+
+def test_the_newest_checkpoints_are_kept_and_the_best(tmp_path):
+    run = begun(tmp_path / "run", total_env_steps=20_000, at_step=10**9, checkpoint_every_s=0.02, keep=2)
+    found = checkpoint.checkpoints(run.path)
+    assert 2 <= len(found) <= 3
+    assert int(found[-1].name[5:]) == run.summary["env_steps"]
+    assert checkpoint.find_checkpoint(run.path, "best", pytest.fail) in found
+    assert checkpoint.find_checkpoint(run.path, "latest", pytest.fail) == found[-1]
+    assert checkpoint.find_checkpoint(run.path, found[0].name, pytest.fail) == found[0]
+    with pytest.raises(RunDirectoryError, match="has no checkpoint 'fnord'; it has latest, best, step-"):
+        a3c.load(run.path, checkpoint="fnord")
+    assert a3c.evaluate(run.path, checkpoint="best", trust_code=True, episodes=3).episodes == 3
+
+
+def test_the_best_is_the_best(tmp_path):
+    for step, mean in ((1, None), (2, 5.0), (3, 7.0), (4, 7.0), (5, 6.0)):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / "progress.json").write_text(json.dumps({"return_mean_100": mean}))
+    (tmp_path / "step-6").mkdir()
+    assert checkpoint.best(sorted(tmp_path.iterdir())).name == "step-4"
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_training(tmp_path, monkeypatch, capsys):
+    plain = checkpoint.save_checkpoint
+
+    def full(run_dir, spec, model, state, progress):
+        if state["env_steps"] < 4_000:
+            raise OSError(28, "No space left on device")
+        return plain(run_dir, spec, model, state, progress)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    run = begun(tmp_path / "run", at_step=10**9, checkpoint_every_s=0.01)
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert "no checkpoint at 0 steps (No space left on device); the run goes on" in capsys.readouterr().err
+    assert len(checkpoint.checkpoints(run.path)) == 1
+
+
+def test_tensorboard_forgets_what_happens_once_more(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    begun(tmp_path / "run", tensorboard=True)
+    # A kill after the last checkpoint: the event file knows of later steps.
+    from a3c.experiment.loggers.tensorboard import TensorBoardLogger
+
+    later = TensorBoardLogger(tmp_path / "run" / "tensorboard")
+    later.write(3_999, {"episodes": 9.0})
+    later.close()
+    time.sleep(1.1)  # event files are read in the order of their names, which hold the time
+    a3c.resume(tmp_path / "run", trust_code=True, quiet=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    steps = [event.step for event in events.Scalars("episodes")]
+    assert steps == sorted(steps)
+    assert 3_999 not in steps
+    assert max(steps) >= 4_000
+
+
+def test_evaluations_go_on(tmp_path):
+    begun(tmp_path / "run", evaluate_every=500, evaluate_episodes=3)
+    run = a3c.resume(tmp_path / "run", trust_code=True, quiet=True)
+    with open(run.path / "evaluations.csv", newline="") as file:
+        steps = [int(row["env_steps"]) for row in csv.DictReader(file)]
+    assert steps == sorted(set(steps))
+    assert [step // 500 for step in steps] == list(range(1, len(steps) + 1))
+    assert run.summary["best_evaluation"] is not None
+
+
+def test_a_run_whose_parent_is_killed_goes_on(tmp_path):
+    run_dir = tmp_path / "run"
+    flags = [
+        f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items() if name not in ("tensorboard", "quiet")
+    ]
+    flags = [flag for flag in flags if "runtime" not in flag and "total" not in flag]
+    command = [sys.executable, "-m", "a3c", "train", "tiny_envs:Slow", "--run-dir", str(run_dir), "--quiet", *flags]
+    command += ["--no-tensorboard", "--checkpoint-every-s", "0.3", "--total-env-steps", "1000000"]
+    here = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    with nothing_left():
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path)
+        try:
+            while len(list((run_dir / "checkpoints").glob("step-*"))) < 3:
+                assert process.poll() is None
+                time.sleep(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert not (run_dir / "summary.json").exists()
+    left_at = int(newest(run_dir).name[5:])
+    run = a3c.resume(run_dir, trust_code=True, quiet=True, total_env_steps=left_at + 200)
+    assert run.summary["env_steps"] >= left_at + 200
+    numbers = [line["env_steps"] for line in lines_of(run_dir)]
+    assert numbers == sorted(set(numbers))
+    rows = rows_of(run_dir)
+    assert len(rows) == run.summary["episodes"]
+    assert not list(run_dir.glob("checkpoints/.step-*"))
+
+
+def test_weights_and_normalisation_of_another_run(tmp_path, monkeypatch):
+    first = begun(tmp_path / "first", "Pendulum-v1", total_env_steps=2_000, at_step=10**9, normalise_observations=True)
+    learned = a3c.load(first.path).model
+    seen = []
+
+    class Watched(CheckpointSaver):
+        def begin(self, state, progress):
+            seen.append(state)
+            super().begin(state, progress)
+
+    monkeypatch.setattr(train, "CheckpointSaver", Watched)
+    second = begun(tmp_path / "second", "Pendulum-v1", init_from=str(first.path), seed=5, at_step=10**9)
+    assert torch.equal(seen[0]["parameters"], learned.flat)
+    assert torch.equal(seen[0]["moments"], learned.normaliser.moments)
+    assert seen[0]["env_steps"] == seen[0]["version"] == 0
+    assert not seen[0]["square_average"].any()
+    assert second.summary["env_steps"] >= 4_000
+    assert json.loads((second.path / "config.json").read_text())["settings"]["init_from"] == str(first.path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"hidden_sizes": (32,)}, UsageError, "--init-from .*first is of another network than these settings make"),
+        ({"normalise_observations": False}, UsageError, "of another network .* normalisation included"),
+        ({"init_from": "fnord"}, RunDirectoryError, "there is no run fnord"),
+    ],
+    ids=str,
+)
+def test_another_network_is_refused_before_anything_is_written(tmp_path, settings, error, message):
+    first = begun(tmp_path / "first", "Pendulum-v1", at_step=0)
+    with pytest.raises(error, match=message):
+        begun(tmp_path / "second", "Pendulum-v1", **{"init_from": str(first.path)} | settings)
+    assert not (tmp_path / "second").exists()
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path):
+    run = begun(tmp_path / "run", at_step=0)
+    found = checkpoint.read_checkpoint(newest(run.path))
+    said = []
+    saver = CheckpointSaver(run.path, found.spec, found.spec.build(), 60.0, 3, said.append)
+    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in found.state.items()}
+    state |= {"env_steps": 10**6}
+    state["parameters"][3] = float("nan")
+    saver.begin(state, found.progress)
+    with pytest.raises(
+        NonFiniteError, match="the weights hold NaN or infinity: the checkpoint before is the last good"
+    ):
+        saver.save_last(state, found.progress)
+    assert len(said) == 1
+    assert said[0].startswith("no checkpoint at 1,000,000 steps (the weights hold NaN or infinity: ")
+    assert said[0].endswith("; the run goes on")
+    assert newest(run.path) == found.path

@@ -1,0 +1,109 @@
+"""Runs that are damaged while they go on: what benchmarks/survival.py does at length, in small numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import survival
+from leftovers import nothing_left
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.mark.parametrize("store", list(survival.STORES))
+def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
+    with nothing_left():
+        result = survival.kill_workers(tmp_path / "run", store, 6, 400_000, 0.0001, (0.5, 1.0), seed=1)
+    assert result["exit_code"] == 0
+    assert result["kills"] == 6
+    assert result["solved"], result
+    assert 1 <= result["worker_restarts"] <= 6  # the last one may fall into the end
+    assert result["lost_episodes"] >= 0
+    assert result["episode_rows"] == result["episodes"]
+    assert result["metrics_in_order"]
+    assert result["whole_rows"]
+    # T is what was pushed: all of the episodes that are known of, those lost, and those under way.
+    assert result["checkpoint_env_steps"] == result["env_steps"] >= result["steps_in_rows"]
+    under_way = 500 * survival.WORKERS * survival.ENVS * (1 + result["worker_restarts"])
+    assert result["env_steps"] <= result["steps_in_rows"] + 500 * result["lost_episodes"] + under_way
+
+
+def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
+    with nothing_left():
+        result = survival.kill_parents(tmp_path / "run", 4, 400_000, 0.0001, (0.0, 2.0), seed=1)
+    assert result["kills"] >= 2
+    assert result["orphans"] == 0
+    assert result["never_back"]
+    assert result["solved"], result
+    assert result["episode_rows"] == result["episodes"]
+    assert result["metrics_in_order"]
+    assert result["whole_rows"]
+
+
+def test_memory_files_and_shared_memory_are_looked_at(tmp_path):
+    with nothing_left():
+        result = survival.soak(tmp_path / "run", 25, 0.0005, (0.3, 0.6), seed=0)
+    assert result["restarts"] >= 10
+    assert result["samples"]
+    first, last = result["samples"][0], result["samples"][-1]
+    assert abs(last["open_files"] - first["open_files"]) <= 3
+    assert last["shared"] <= first["shared"] + 1
+
+
+def test_damaged_files_are_refused_by_our_own_errors(tmp_path):
+    result = survival.fuzz(survival.tiny_run(tmp_path / "run"), 3_000, seed=0)
+    assert result["refused"] > 1_000
+    assert result["grown_kib"] < 200_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_within_five_seconds_though_a_worker_hangs(tmp_path, number):
+    command = ["train", "survival:SlowCartPole", "--run-dir", str(tmp_path / "run")]
+    with nothing_left(), survival.training([*command, *survival.flags(10**8, 0.0005)]) as process:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+            assert process.poll() is None
+        os.kill(survival.workers_of(process.pid)[0], signal.SIGSTOP)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(number)
+        code = process.wait(30)
+        assert time.monotonic() - began < 5 + 1  # and the interpreter's own way out
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert survival.steps_of(tmp_path / "run") == summary["env_steps"]
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
+    command = ["train", "survival:SlowCartPole", "--run-dir", str(tmp_path / "run")]
+    with nothing_left(), survival.training([*command, *survival.flags(10**8, 0.0005)]) as process:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        for worker in survival.workers_of(process.pid):
+            os.kill(worker, signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert time.monotonic() - began < 3
+
+
+def test_too_few_open_files_are_named(tmp_path):
+    script = (
+        "import resource, a3c\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))\n"
+        f"a3c.train('CartPole-v1', workers=16, run_dir={str(tmp_path / 'run')!r}, quiet=True, tensorboard=False)\n"
+    )
+    with nothing_left():
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "OutOfResources: worker" in ended.stderr
+    assert "raise the limit of open files (ulimit -n 4096), or take fewer --workers than 16" in ended.stderr
