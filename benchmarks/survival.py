@@ -27,12 +27,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 
+from a3c.envs.make import EnvSource, examine
 from a3c.errors import A3CError
 from a3c.experiment import checkpoint, presets, resuming
+from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import write_json
+from a3c.experiment.saved_settings import read_settings
+from a3c.experiment.train import make_rule, make_spec
+from a3c.stores.local import LocalStore
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "survival.jsonl"
@@ -313,11 +319,21 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
 
     chance, refused, read, began = random.Random(seed), 0, 0, time.monotonic()
     folder = run_dir / "checkpoints" / newest_name(run_dir)  # type: ignore[operator]
+    config = resuming.changed(read_settings(run_dir).config, {"total_env_steps": 10**9})[0]
+    spec, rule = make_spec(config, examine(EnvSource("CartPole-v1"))), make_rule(config)
+    start = spec.build()
+
+    def taken_up() -> None:
+        store = LocalStore(start.flat, rule, tracked=start.normaliser.tracked)
+        with mock.patch.object(checkpoint, "damage_of", return_value=None):  # else nothing of it would be read
+            resuming.take_up(run_dir, config, spec, store, Progress(time.time(), None), rule, rule)
+
     readers: list[tuple[Path, Callable[[], Any]]] = [
         *((folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in os.listdir(folder)),
+        *((folder / name, taken_up) for name in ("progress.json", "state.json")),
         (folder / "checksums.json", lambda: checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)),
-        (run_dir / "config.json", lambda: resuming.read_settings(run_dir)),
-        (run_dir / "config.json", lambda: resuming.read_settings(run_dir)),
+        (run_dir / "config.json", lambda: read_settings(run_dir)),
+        (run_dir / "config.json", taken_up),
     ]
     contents = {path: path.read_bytes() for path, _ in readers}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

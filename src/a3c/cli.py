@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from a3c.config import TrainConfig, flag, setting_names
+from a3c.config import RuntimeName, StoreName, TrainConfig, flag, setting_names
 from a3c.errors import A3CError, UsageError
 
 _FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
@@ -30,7 +30,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """Take a run up where its newest checkpoint has it. What you name below changes; all else is as it was."""
+    """Take a run up where its newest checkpoint has it. What you name changes; all else is as it was, not as below."""
 
     run_dir: tyro.conf.Positional[Path]
     """The run's directory."""
@@ -42,38 +42,42 @@ class Resume:
     """Budget in seconds, those of before included."""
     stop_at_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this."""
-    workers: int | None = None
+    workers: int = 2
     """Actor-learners; more of them make gradients staler, and the learning rate stays."""
-    device: str | None = None
+    device: str = "cpu"
     """Device of the workers' local networks: cpu, cuda, cuda:1 or auto."""
-    runtime: Literal["processes", "serial"] | None = None
+    runtime: RuntimeName = "processes"
     """As in train; so are the following."""
-    store: Literal["auto", "local", "hogwild", "locked", "synchronous", "delayed"] | None = None
+    store: StoreName = "auto"
     """Where the shared parameters live."""
-    on_worker_failure: Literal["stop", "restart"] | None = None
+    on_worker_failure: Literal["stop", "restart"] = "stop"
     """What becomes of the run where a worker fails."""
-    max_restarts_per_hour: int | None = None
+    max_restarts_per_hour: int = 20
     """Restarts of all workers together."""
-    worker_timeout_s: float | None = None
+    worker_timeout_s: float = 600.0
     """When a worker counts as hanging."""
     start_method: Literal["forkserver", "spawn"] | None = None
     """How worker processes start."""
     evaluate_every: int | None = None
     """Evaluate whenever so many environment steps have gone by."""
-    evaluate_episodes: int | None = None
+    evaluate_episodes: int = 20
     """Episodes of each such evaluation."""
-    checkpoint_every_s: float | None = None
+    checkpoint_every_s: float | None = 60.0
     """Seconds from one checkpoint to the next."""
-    keep: int | None = None
+    keep: int = 3
     """How many of the newest checkpoints to keep, besides the best."""
     label: str | None = None
     """Name of the group that `a3c compare` puts this run into."""
     quiet: bool = False
     """Show nothing while it runs."""
-    tensorboard: bool | None = None
+    tensorboard: bool = True
     """Write TensorBoard files."""
-    wandb: bool | None = None
+    wandb: bool = False
     """Log to Weights & Biases."""
+    wandb_project: str = "a3c"
+    """Weights & Biases project."""
+    wandb_mode: Literal["online", "offline", "disabled"] | None = None
+    """Weights & Biases mode."""
     model: str | None = None
     """For a run with a network of your own: package.module:factory."""
     trust_code: bool = False
@@ -193,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case Train():
                 _train(command, named_settings(arguments))
             case Resume():
-                _resume(command)
+                _resume(command, named_settings(arguments))
             case Evaluate():
                 _evaluate(command)
             case Record():
@@ -231,13 +235,11 @@ def _train(command: Train, named: frozenset[str]) -> None:
         print(_verdict(run.path, run.summary))
 
 
-def _resume(command: Resume) -> None:
+def _resume(command: Resume, named: frozenset[str]) -> None:
     from a3c.experiment.launch import resume  # noqa: PLC0415
 
-    values = dict(command.__dict__)
-    run_dir = values.pop("run_dir")
-    named = {name: value for name, value in values.items() if value is not None}
-    run = resume(run_dir, started_at=_process_start(), **named)
+    settings = {name: getattr(command, name) for name in named}
+    run = resume(command.run_dir, started_at=_process_start(), trust_code=command.trust_code, **settings)
     if not command.quiet:
         print(_verdict(run.path, run.summary))
 

@@ -14,7 +14,8 @@ A3CError
 ├── OutOfResources                      the machine lacks what a run needs          exit code 1
 ├── NonFiniteError                      NaN or infinity, in too many rollouts in a row or in the weights
 └── StoreError                          a parameter store was used against its promise
-    └── RoundCannotFill                 a synchronous round waits for somebody who cannot come
+    ├── RoundCannotFill                 a synchronous round waits for somebody who cannot come
+    └── StoreBusy                       a worker keeps the store's lock, and does not go on
 
 What a worker raises reaches the caller of a run as WorkerFailed, with the name of the error's class.
 """
@@ -115,11 +116,15 @@ class RoundCannotFill(StoreError):
     """A synchronous round waits, in the only process there is, for a gradient that nobody can push."""
 
 
+class StoreBusy(StoreError):
+    """A worker keeps the store's lock, and does not go on."""
+
+
 def _describe_exit(exit_code: int | None) -> str:
     if exit_code is None:
         return "its process is gone, exit code unknown"
     if exit_code == -9:
-        return "killed by signal 9 (often the kernel, when memory runs out)"
+        return "killed by signal 9 (often the kernel, when memory runs out: take fewer --workers or --envs-per-worker)"
     if exit_code < 0:
         return f"killed by signal {-exit_code}"
     return f"its process exited with code {exit_code} without a report"

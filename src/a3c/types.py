@@ -243,7 +243,7 @@ class ParameterStore(Protocol):
         """Count the worker in: a synchronous round waits for it from now on."""
 
     def leave(self, worker: int) -> None:
-        """Count the worker out, dead or done."""
+        """Count the worker out, dead or done. If it begins anew, its handle's first pull counts it in again."""
 
     def waits(self, worker: int) -> bool:
         """Whether the worker is waiting for others."""

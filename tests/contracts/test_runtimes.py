@@ -13,10 +13,11 @@ import time
 import pytest
 import torch
 
+from a3c import errors
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
-from a3c.errors import WorkerDied, WorkerFailed, WorkerHung
+from a3c.errors import StoreBusy, WorkerDied, WorkerFailed, WorkerHung
 from a3c.runtimes import processes
 from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
@@ -282,6 +283,97 @@ def test_a_worker_killed_in_a_locked_push_keeps_nobody_out():
     assert sum(len(report.failures) for report in reports) == 1
     assert bool(torch.isfinite(store.snapshot().parameters).all())
     assert store.counters().env_steps >= 3 * 2 * 40
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(kind):
+    def recipe(worker, handle, life):
+        if worker == 1 and life.incarnation == 0:
+            rule, plain = handle.store.rule, UpdateRule.apply
+
+            def apply(*arguments, **options):
+                if options["step_count"] > 5:
+                    stop_oneself()
+                return plain(rule, *arguments, **options)
+
+            object.__setattr__(rule, "apply", apply)
+        return learner(worker, handle, life, updates=40, pause_s=0.01)
+
+    policy = FailurePolicy(restarts_per_hour=3, timeout_s=2)
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=policy)
+    busy, failures = 0, []
+    with nothing_left():
+        store = shared_store(runtime, kind)
+        with contextlib.closing(runtime.run(recipe, store, W)) as reports:
+            for report in reports:
+                failures += report.failures
+                try:
+                    store.snapshot()
+                except StoreBusy:
+                    busy += 1
+    assert any("worker 1 hung" in text for text in failures)
+    assert busy >= 1
+    assert store.counters().env_steps >= 3 * 2 * 40
+
+
+def test_who_has_waited_is_not_taken_for_hanging():
+    def recipe(worker, handle, life):
+        def at_update(worker, update):
+            if worker == 1 and update == 0:
+                for _ in range(40):
+                    time.sleep(0.1)
+                    life.beat()
+            else:
+                time.sleep(1.0)  # its first step after the wait, without a beat before it
+
+        return learner(worker, handle, life, updates=2, at_update=at_update)
+
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    with nothing_left():
+        store = shared_store(runtime, "synchronous")
+        collect(runtime, recipe, store)
+        assert store.counters().version == 2
+
+
+def test_a_parent_that_was_away_judges_nobody():
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=1))
+    with (
+        nothing_left(),
+        contextlib.closing(runtime.run(make(updates=60, pause_s=0.05), shared_store(runtime), W)) as reports,
+    ):
+        for number, _ in enumerate(reports):
+            if number == 3:
+                time.sleep(2.5)  # the workers' pipes fill meanwhile, or their beats are old
+
+
+def test_others_go_on_while_a_worker_of_a_round_is_started_anew():
+    def recipe(worker, handle, life):
+        if life.incarnation:
+            time.sleep(3.0)  # an environment that takes its time
+        yield from learner(worker, handle, life, updates=60, pause_s=0.05, at_update=fail_at(explode, 3))
+
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=3))
+    with nothing_left():
+        store, done = shared_store(runtime, "synchronous"), []
+        with contextlib.closing(runtime.run(recipe, store, W)) as reports:
+            failed_at = None
+            for report in reports:
+                if report.failures:
+                    failed_at = time.monotonic()
+                if failed_at is not None and time.monotonic() < failed_at + 2.5:
+                    done += [episode for episode in report.episodes if episode.worker == 0]
+    assert len(done) > 10
+
+
+@pytest.mark.parametrize("kind", ["NonFiniteError", "UsageError"])
+def test_what_would_only_fail_again_is_not_started_anew(kind):
+    def fail():
+        raise getattr(errors, kind)("for good")
+
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=9))
+    with nothing_left(), pytest.raises(WorkerFailed, match="for good"):
+        collect(runtime, make(updates=10**6, pause_s=0.01, at_update=fail_at(fail, 2)), shared_store(runtime))
+    assert runtime.incarnation == 0
 
 
 def test_each_failure_of_a_worker_waits_longer_than_the_one_before(monkeypatch):

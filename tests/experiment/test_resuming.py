@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from a3c.config import TrainConfig
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import NonFiniteError, RunDirectoryError, UsageError
-from a3c.experiment import checkpoint, resuming, train
+from a3c.experiment import checkpoint, launch, recipe, resuming, train
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import RunLock
@@ -42,6 +43,13 @@ QUICK = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _a_line_for_every_update(monkeypatch):
+    """So that a run can be left at a step, however fast it goes."""
+    monkeypatch.setattr(launch, "_REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(train, "_LINE_EVERY_S", 0.0)
+
+
 def begun(path, env=CORRIDOR, at_step=1_000, **settings):
     """A run that was left at some step."""
     settings = QUICK | {"run_dir": str(path)} | settings
@@ -55,6 +63,10 @@ def rows_of(path):
 
 def lines_of(path):
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def run_is_whole(found):
+    return all(checkpoint.damage_of(path) is None for path in found)
 
 
 def newest(path):
@@ -109,12 +121,85 @@ def test_a_run_goes_on_to_its_end(tmp_path, runtime, algorithm):
     assert a3c.evaluate(run.path, trust_code=True, episodes=5).return_mean > 0
 
 
-def test_workers_begin_with_streams_of_their_own(tmp_path):
-    first = begun(tmp_path / "run", at_step=0)
-    again = a3c.resume(tmp_path / "run", tiny_envs.Corridor, quiet=True, on_report=lambda line: True)
-    found = checkpoint.checkpoints(again.path)
-    assert [checkpoint.read_checkpoint(path).progress["incarnation"] for path in found] == [0, 0, 1]
-    assert again.summary["env_steps"] > first.summary["env_steps"]
+def test_workers_begin_with_streams_of_their_own(tmp_path, monkeypatch):
+    seeds, plain = [], recipe.worker_seeds
+
+    def watched(*arguments):
+        seeds.append(plain(*arguments))
+        return seeds[-1]
+
+    monkeypatch.setattr(recipe, "worker_seeds", watched)
+    begun(tmp_path / "run", at_step=0, workers=1)
+    first = {str(seed) for seed in seeds}
+    for _ in range(2):
+        seeds.clear()
+        a3c.resume(tmp_path / "run", tiny_envs.Corridor, quiet=True, on_report=lambda line: True)
+        # Each time from the newest checkpoint; as if the run had been killed before the next, take that away.
+        shutil.rmtree(checkpoint.checkpoints(tmp_path / "run")[-1])
+        later = {str(seed) for seed in seeds}
+        assert not later & first
+        first |= later
+
+
+def test_a_class_may_stand_for_its_name_and_the_name_stays(tmp_path):
+    begun(tmp_path / "run", at_step=0)
+    a3c.resume(tmp_path / "run", tiny_envs.Corridor, quiet=True, on_report=lambda line: True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["env"] == CORRIDOR
+    assert a3c.resume(tmp_path / "run", trust_code=True, quiet=True).summary["env_steps"] >= 4_000
+
+
+def test_keyword_arguments_that_json_changes_or_does_not_hold(tmp_path):
+    class Opaque:
+        pass
+
+    def make(size=None, what=None):
+        assert size == (8, 8)
+        assert isinstance(what, Opaque)
+        return tiny_envs.Corridor()
+
+    kwargs = {"size": (8, 8), "what": Opaque()}
+    begun(tmp_path / "run", make, env_kwargs=kwargs)
+    with pytest.raises(UsageError, match="pass them again"):
+        a3c.resume(tmp_path / "run", make)
+    with pytest.raises(UsageError, match="--env-kwargs"):
+        a3c.resume(tmp_path / "run", make, env_kwargs=kwargs | {"size": (9, 9)})
+    assert a3c.resume(tmp_path / "run", make, env_kwargs=kwargs, quiet=True).summary["env_steps"] >= 4_000
+
+
+def test_what_was_solved_for_a_smaller_goal_is_not_solved_for_a_larger(tmp_path):
+    first = begun(tmp_path / "run", at_step=10**9, stop_at_return=-1.0)
+    assert first.solved
+    run = a3c.resume(tmp_path / "run", trust_code=True, quiet=True, stop_at_return=1_000.0)
+    assert not run.solved
+    assert run.summary["solved_return"] == 1_000.0
+
+
+def test_a_file_of_the_run_that_is_a_link_is_left_alone(tmp_path):
+    begun(tmp_path / "run")
+    (tmp_path / "mine").write_text("precious\n" * 1000)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunDirectoryError, match="metrics.jsonl is a link"):
+        a3c.resume(tmp_path / "run", trust_code=True)
+    assert (tmp_path / "mine").read_text() == "precious\n" * 1000
+
+
+def test_a_torn_or_short_log_costs_only_what_is_gone(tmp_path, capsys):
+    run = begun(tmp_path / "run", at_step=10**9)
+    content = (run.path / "episodes.csv").read_bytes()
+    (run.path / "episodes.csv").write_bytes(content[:-3])
+    a3c.resume(run.path, trust_code=True, total_env_steps=8_000)
+    assert "episodes.csv is shorter than it was at the checkpoint: some lines are missing" in capsys.readouterr().out
+    assert all(None not in row.values() and row["length"] for row in rows_of(run.path))
+
+
+def test_other_versions_are_said(tmp_path, capsys):
+    run = begun(tmp_path / "run")
+    record = json.loads((run.path / "config.json").read_text())
+    record["versions"]["torch"] = "1.0"
+    (run.path / "config.json").write_text(json.dumps(record))
+    a3c.resume(run.path, trust_code=True)
+    assert f"other versions than before: torch 1.0 -> {torch.__version__}" in capsys.readouterr().out
 
 
 def test_the_budget_the_workers_and_the_runtime_may_change(tmp_path, capsys):
@@ -148,6 +233,7 @@ def test_the_budget_the_workers_and_the_runtime_may_change(tmp_path, capsys):
         ({"total_episodes": 1}, "is done: it has reached --total-episodes 1"),
         ({"stop_at_return": -100.0}, "is done: it has reached --stop-at-return -100"),
         ({"store": "synchronous"}, "--store synchronous does not go with"),
+        ({"max_restarts_per_hour": 5}, "--max-restarts-per-hour changes nothing without --on-worker-failure restart"),
         ({"env": "CartPole-v1"}, "is a run on 'tiny_envs:Corridor', not on 'CartPole-v1'"),
     ],
     ids=str,
@@ -204,6 +290,15 @@ def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(t
     second = a3c.train(make, run_dir=tmp_path / "run", resume=True, **QUICK)
     assert second.summary["env_steps"] >= 4_000
     assert len(json.loads((tmp_path / "run" / "config.json").read_text())["resumed"]) == 1
+    # Once it is done it is merely returned.
+    third = a3c.train(make, run_dir=tmp_path / "run", resume=True, **QUICK)
+    assert third.summary == json.loads(json.dumps(second.summary))
+    assert third.policy().model.flat.isfinite().all()
+    # A run that was killed before its first checkpoint is begun anew.
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    fourth = a3c.train(make, run_dir=tmp_path / "run", resume=True, **QUICK)
+    assert fourth.summary["env_steps"] >= 4_000
+    assert "resumed" not in json.loads((tmp_path / "run" / "config.json").read_text())
 
 
 def test_callables_are_passed_again(tmp_path):
@@ -222,6 +317,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
     first = begun(tmp_path / "run", at_step=10**9)
     found = checkpoint.checkpoints(first.path)
     assert len(found) == 2
+    assert run_is_whole(found)
     with open(found[-1] / "optimizer.safetensors", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x7f")
@@ -229,8 +325,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
         UserWarning, match=f"{found[-1].name} is damaged .optimizer.safetensors.*going back to {found[0].name}"
     ):
         a3c.load(tmp_path / "run")
-    run = a3c.resume(tmp_path / "run", trust_code=True)
+    run = a3c.resume(tmp_path / "run", trust_code=True, keep=1)
     assert f"{found[-1].name} is damaged" in capsys.readouterr().out
+    assert found[-1].with_name(f"damaged-{found[-1].name}").is_dir()
+    assert run_is_whole(checkpoint.checkpoints(run.path))
+    assert newest(run.path).name == f"step-{run.summary['env_steps']:012d}"
     assert run.summary["env_steps"] >= 4_000
     numbers = [line["env_steps"] for line in lines_of(run.path)]
     assert numbers == sorted(numbers)
@@ -283,6 +382,33 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_training(tmp_path, monkeyp
     assert run.summary["exit_reason"] == "total_env_steps"
     assert "no checkpoint at 0 steps (No space left on device); the run goes on" in capsys.readouterr().err
     assert len(checkpoint.checkpoints(run.path)) == 1
+
+
+def test_a_real_full_disk_costs_no_training(tmp_path):
+    script = (
+        "import resource, a3c\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        f"a3c.train('CartPole-v1', run_dir={str(tmp_path / 'run')!r}, quiet=True, tensorboard=False,\n"
+        "          runtime='serial', total_env_steps=3_000, hidden_sizes=(128, 128))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1
+    assert "no checkpoint at 0 steps (File too large); the run goes on" in ended.stderr
+    assert "SavingFailed: cannot save to" in ended.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "total_env_steps"
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_a_run_directory_that_vanishes_is_made_anew(tmp_path, capsys):
+    def look(line):
+        if line["env_steps"] < 4_000:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", checkpoint_every_s=0.01, **QUICK)
+    assert "config.json has vanished: it is written anew" in capsys.readouterr().err
+    assert (
+        a3c.resume(tmp_path / "run", trust_code=True, quiet=True, total_env_steps=6_000).summary["env_steps"] >= 6_000
+    )
 
 
 def test_tensorboard_forgets_what_happens_once_more(tmp_path):
@@ -339,7 +465,7 @@ def test_a_run_whose_parent_is_killed_goes_on(tmp_path):
     run = a3c.resume(run_dir, trust_code=True, quiet=True, total_env_steps=left_at + 200)
     assert run.summary["env_steps"] >= left_at + 200
     numbers = [line["env_steps"] for line in lines_of(run_dir)]
-    assert numbers == sorted(set(numbers))
+    assert numbers == sorted(numbers)
     rows = rows_of(run_dir)
     assert len(rows) == run.summary["episodes"]
     assert not list(run_dir.glob("checkpoints/.step-*"))
@@ -385,7 +511,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     run = begun(tmp_path / "run", at_step=0)
     found = checkpoint.read_checkpoint(newest(run.path))
     said = []
-    saver = CheckpointSaver(run.path, found.spec, found.spec.build(), 60.0, 3, said.append)
+    saver = CheckpointSaver(run.path, {}, found.spec, found.spec.build(), 60.0, 3, said.append)
     state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in found.state.items()}
     state |= {"env_steps": 10**6}
     state["parameters"][3] = float("nan")

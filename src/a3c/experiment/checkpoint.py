@@ -6,9 +6,11 @@ Each file's SHA-256 is in its checksums.json, so that one that was damaged later
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from a3c.models.actor_critic import ActorCritic
 
 _MODEL, _SPEC, _STATISTICS, _STATE = "model.safetensors", "policy.json", "optimizer.safetensors", "state.json"
 _PROGRESS, _CHECKSUMS = "progress.json", "checksums.json"
+_SMALL = 4096  # a width that costs nothing to build
 _MOMENTS = "normaliser.moments"  # beside the network's tensors
 _IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files hold them
 
@@ -33,7 +36,7 @@ def save_policy(directory: Path, spec: PolicySpec, model: ActorCritic) -> None:
     """Write a network, the moments that it normalises by, and its description into an existing directory."""
     tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in _tensors(model).items()}
     assert _MOMENTS not in tensors
-    save_file(tensors | {_MOMENTS: model.normaliser.moments.clone().contiguous()}, directory / _MODEL)
+    _save_tensors(tensors | {_MOMENTS: model.normaliser.moments.clone().contiguous()}, directory / _MODEL)
     write_json(directory / _SPEC, spec.to_json())
 
 
@@ -53,6 +56,7 @@ def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) 
         tensors = load_file(directory / _MODEL)
     except (OSError, SafetensorError, ValueError) as error:
         raise RunDirectoryError(f"{directory / _MODEL} cannot be read ({error}): the weights are damaged") from None
+    _refuse_what_is_not_there(spec, tensors, directory)
     network = spec.build()
     moments = tensors.pop(_MOMENTS, None)
     own = _tensors(network)
@@ -64,6 +68,14 @@ def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) 
         tensor.copy_(tensors[name])
     network.normaliser.load(moments)
     return spec, network
+
+
+def _refuse_what_is_not_there(spec: PolicySpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
+    """Raise RunDirectoryError where a small file describes a network of gigabytes, before that is built."""
+    there = {size for tensor in tensors.values() for size in tensor.shape}
+    widths = (*spec.network.hidden_sizes, spec.network.memory_size)
+    if spec.model is None and any(width > _SMALL and width not in there for width in widths):
+        raise RunDirectoryError(f"{directory / _MODEL} does not hold the network that {_SPEC} describes")
 
 
 def _tensors(model: ActorCritic) -> dict[str, Tensor]:
@@ -103,18 +115,11 @@ def save_checkpoint(
     final = run_dir / CHECKPOINTS / f"step-{state['env_steps']:012d}"
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    model.flat.copy_(state["parameters"])
-    model.normaliser.load(state["moments"])
-    save_policy(aside, spec, model)
-    vectors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    save_file({name: vector for name, vector in vectors.items() if name not in _IN_POLICY}, aside / _STATISTICS)
-    write_json(aside / _STATE, {name: value for name, value in state.items() if name not in vectors})
-    write_json(aside / _PROGRESS, progress or {})
-    write_json(aside / _CHECKSUMS, {file.name: _checksum(file) for file in sorted(aside.iterdir())})
-    for file in aside.iterdir():
-        _sync(file)
-    _sync(aside)
+    try:
+        _write(aside, spec, model, state, progress or {})
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # on a full disk the half of it would be in everybody's way
+        raise
     if final.exists():  # of the same T: it goes only when the new one is whole
         old = final.with_name(f".{final.name}.old.tmp")
         shutil.rmtree(old, ignore_errors=True)
@@ -125,6 +130,32 @@ def save_checkpoint(
         os.replace(aside, final)
     _sync(final.parent)
     return final
+
+
+def _write(
+    aside: Path, spec: PolicySpec, model: ActorCritic, state: Mapping[str, Any], progress: Mapping[str, Any]
+) -> None:
+    aside.mkdir(parents=True)
+    model.flat.copy_(state["parameters"])
+    model.normaliser.load(state["moments"])
+    save_policy(aside, spec, model)
+    vectors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    _save_tensors({name: vector for name, vector in vectors.items() if name not in _IN_POLICY}, aside / _STATISTICS)
+    write_json(aside / _STATE, {name: value for name, value in state.items() if name not in vectors})
+    write_json(aside / _PROGRESS, progress)
+    write_json(aside / _CHECKSUMS, {file.name: _checksum(file) for file in sorted(aside.iterdir())})
+    for file in aside.iterdir():
+        _sync(file)
+    _sync(aside)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a file of tensors. Raises OSError, as safetensors itself does not."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, os.strerror(int(code[1])) if code else str(error)) from None
 
 
 def read_checkpoint(directory: Path, model: str | Callable[..., Any] | None = None) -> Checkpoint:
@@ -201,6 +232,13 @@ def newest_whole_checkpoint(run_dir: Path, report: Callable[[str], None]) -> Pat
     if damages:
         raise RunDirectoryError(f"{run_dir} holds no whole checkpoint: {'; '.join(damages)}")
     raise RunDirectoryError(f"{run_dir} holds no checkpoint: it is no run, or one that ended before its first")
+
+
+def set_damaged_aside(run_dir: Path) -> None:
+    """Rename a run's damaged checkpoints to damaged-step-T, so that none of them is ever taken for one."""
+    for path in checkpoints(run_dir):
+        if damage_of(path) is not None:
+            os.replace(path, path.with_name(f"damaged-{path.name}"))
 
 
 def damage_of(directory: Path) -> str | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from a3c.config import OwnCode, TrainConfig
+from a3c.config import OwnCode
 from a3c.envs.make import EnvFactory, EnvSource
-from a3c.errors import RunDirectoryError, UsageError
+from a3c.errors import UsageError
 from a3c.experiment.env_source import env_source
 from a3c.experiment.policy import Policy
-from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.run_directory import CONFIG
+from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.trust import is_nameless, refuse_code
 
 _RECORDED = (
@@ -61,7 +61,8 @@ def find_player(
     path = Path(policy)
     if env is not None and not (path / CONFIG).exists():  # a saved policy
         return Player(Policy.load(path, model, checkpoint), EnvSource(env))
-    recorded, config = _recorded(path)
+    saved = read_settings(path, _RECORDED)
+    config = saved.config
     if any(map(is_nameless, config.wrappers)):
         raise UsageError(
             f"{path} was trained with wrappers that have no importable name: load the policy (a3c.load) and evaluate "
@@ -69,8 +70,8 @@ def find_player(
         )
     if env is not None:
         config, named = replace(config, env_kwargs={}, import_=(), max_episode_steps=None), []
-    elif recorded is not None:
-        env, named = recorded, [recorded]
+    elif saved.env_by_name:
+        env, named = saved.env, [saved.env]
     else:
         raise UsageError(
             f"{path} was trained on an environment that has no importable name, or with env_kwargs that JSON does "
@@ -82,22 +83,3 @@ def find_player(
     if not trust_code:
         refuse_code(path, [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)])
     return Player(Policy.load(path, model, checkpoint), env_source(env, config))
-
-
-def _recorded(path: Path) -> tuple[str | None, TrainConfig]:
-    """The run's environment, None if something about it has no importable name, and the settings. All is checked."""
-    record = read_json(path / CONFIG)
-    settings = record.get("settings")
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("env"), str):
-        raise RunDirectoryError(f"{path / CONFIG} is damaged: it does not say which environment the run was on")
-    values = {name: _tuple(settings[name]) for name in _RECORDED if name in settings}
-    try:
-        config = TrainConfig(**values)
-        config.validate()
-    except UsageError as error:
-        raise RunDirectoryError(f"{path / CONFIG} is damaged: {error}") from None
-    return settings["env"] if record.get("env_by_name") is True else None, config
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from a3c.errors import UsageError
 from a3c.experiment import presets, resuming, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.loggers.wandb import check_installed
-from a3c.experiment.run_directory import CONFIG
+from a3c.experiment.run_directory import CHECKPOINTS
+from a3c.experiment.saved_settings import read_settings
 from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 
@@ -45,7 +47,8 @@ def train(
             may be defined in a script without a `__main__` guard, or in a notebook.
         on_report: is called with every line of metrics, the last one included; a true answer stops the run.
         started_at: seconds since the epoch from which the run's `seconds` count; by default now.
-        resume: take the run in `run_dir` up where it was, if there is one; see `a3c.resume`.
+        resume: take the run in `run_dir` up where it was; see `a3c.resume`. If there is none yet, it is begun; if it is
+            done already, it is returned. So a job that may be ended at any time is one call.
         **settings: any field of `a3c.TrainConfig`. What is not named comes from the environment's preset, else
             from the general defaults.
 
@@ -58,9 +61,16 @@ def train(
     if resume:
         if settings.get("run_dir") is None:
             raise UsageError("resume goes on with the run in a run directory: name run_dir")
-        if (Path(settings["run_dir"]) / CONFIG).exists():
-            run_dir = settings.pop("run_dir")
-            return _take_up(run_dir, env, on_report=on_report, started_at=started_at, **settings)
+        path = Path(settings["run_dir"])
+        if any((path / CHECKPOINTS).glob("step-*")):
+            named = {name: value for name, value in settings.items() if name != "run_dir"}
+            try:
+                return _take_up(path, env, on_report=on_report, started_at=started_at, **named)
+            except resuming.RunIsDone:
+                from a3c.experiment.train import finished_run  # noqa: PLC0415  (imports torch)
+
+                return finished_run(path, settings.get("model"))
+        settings = settings | {"overwrite": True}  # a run that was killed before its first checkpoint has no other way
     config, description = presets.resolve(EnvSource(env).name, settings)
     source = env_source(env, config)
     source.check_exists()
@@ -120,11 +130,11 @@ def _take_up(
     **settings: Any,
 ) -> Run:
     path = Path(run_dir)
-    saved = resuming.read_settings(path)
-    config, changes = resuming.changed(saved.config, settings)
+    saved = read_settings(path)
+    config, changes = resuming.changed(replace(saved.config, run_dir=str(path), overwrite=False, quiet=False), settings)
     resuming.check_code(path, saved, env, settings, trust_code)
     source = env_source(saved.env if env is None else env, config)
-    if source.name.rpartition(":")[2] != saved.env.rpartition(":")[2]:  # a class may be passed, or named
+    if not resuming.same_environment(env, source.name, saved.env):
         raise UsageError(f"{path} is a run on {saved.env!r}, not on {source.name!r}: name another run directory")
     source.check_exists()
     if config.wandb:

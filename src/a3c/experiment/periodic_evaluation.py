@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from a3c.core.seeding import evaluation_seeds, model_seed
 from a3c.envs.make import EnvSource, making
+from a3c.errors import StoreBusy
 from a3c.experiment.evaluate import Evaluation, environment_count, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
@@ -157,14 +158,21 @@ class PeriodicEvaluation:
         self.message = message
         self.best: dict[str, float] | None = None
         self._crossed = 0  # how many multiples of `every`
+        self._kept_at = 0  # env_steps of the newest row
         self._place: Place | None = None
         self._failed = False
         self._under_way: tuple[int, float] = (0, 0.0)  # env_steps and seconds of what is being evaluated
         self._unlogged: float | None = None
 
-    def restore(self, best: dict[str, float] | None, env_steps: int) -> None:
-        """Go on in a run that is taken up at so many steps."""
-        self.best, self._crossed = best, env_steps // self.every
+    def state(self) -> dict[str, Any]:
+        """What a run that is taken up later needs to go on evaluating, as JSON."""
+        return {"best": self.best, "kept_at": self._kept_at}
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what `state` gave; what was under way then is evaluated anew. None if nothing was evaluated."""
+        if state is not None:
+            self.best, self._kept_at = state["best"], int(state["kept_at"])
+            self._crossed = self._kept_at // self.every
 
     def notice(self, store: ParameterStore) -> None:
         """Take a result that has come, and begin anew where T has crossed a multiple. Costs next to nothing else."""
@@ -198,7 +206,10 @@ class PeriodicEvaluation:
             except Exception as error:
                 self._give_up(f"{type(error).__name__}: {error}")
                 return
-        state = store.snapshot()
+        try:
+            state = store.snapshot()
+        except StoreBusy:  # a worker hangs in an update; it will be noticed, and this crossing be passed over
+            return
         self._under_way = (state.env_steps, round(self.seconds(), 4))
         self._place.ask(Weights(state.parameters.numpy(), state.moments.numpy()))
         self._collect(0.0)
@@ -224,6 +235,7 @@ class PeriodicEvaluation:
             self._unlogged = mean
             if self.best is None or mean > self.best["return_mean"]:
                 self.best = {"env_steps": env_steps, "return_mean": mean}
+        self._kept_at = env_steps
         returns = (mean, evaluation.return_std, *evaluation.return_ci95)
         try:
             self._write(env_steps, seconds, evaluation.episodes, *finite(returns), evaluation.length_mean)

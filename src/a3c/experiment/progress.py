@@ -59,6 +59,7 @@ class Progress:
             "dropped_rollouts": self.dropped_rollouts,
             "worker_restarts": self.worker_restarts,
             "solved_at": self.solved_at,
+            "solved_return": self.solved_return,
             "return_mean_100": self.return_mean_100,
             "best_return_mean_100": self.best_return_mean_100,
             "last_returns": list(self._last_returns),
@@ -70,7 +71,10 @@ class Progress:
         self._trained_s = float(state["training_seconds"])
         self.episodes, self.dropped_rollouts = int(state["episodes"]), int(state["dropped_rollouts"])
         self.worker_restarts = int(state["worker_restarts"])
-        self.solved_at, self.best_return_mean_100 = state["solved_at"], state["best_return_mean_100"]
+        if state["solved_at"] is not None and state["solved_return"] == self.solved_return:  # of the same goal
+            self.solved_at = {name: float(state["solved_at"][name]) for name in ("env_steps", "seconds")}
+        best = state["best_return_mean_100"]
+        self.best_return_mean_100 = None if best is None else float(best)
         self._last_returns.extend(float(value) for value in state["last_returns"])
         self._line_env_steps = env_steps
 
@@ -122,7 +126,8 @@ class Progress:
             "steps_per_second": round(counters.env_steps / max(self._training_seconds, 1e-9), 1),
             "dropped_rollouts": self.dropped_rollouts,
             "worker_restarts": self.worker_restarts,
-            "lost_episodes": counters.episodes - self.episodes,  # whose report died with a worker or with the run
+            # Whose report died with a worker or with the run; in a round that never closed none is counted.
+            "lost_episodes": max(0, counters.episodes - self.episodes),
             "exit_reason": exit_reason,
         }
 

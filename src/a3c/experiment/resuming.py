@@ -6,15 +6,17 @@ Workers begin fresh episodes, with random streams of their own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from a3c.config import TrainConfig, flag, setting_names
+from a3c.config import TrainConfig, flag, is_json, setting_names
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.experiment.presets import plain
 from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.saved_settings import SavedRun
 from a3c.experiment.trust import is_nameless, refuse_code
 
 if TYPE_CHECKING:
@@ -33,34 +35,8 @@ CHANGEABLE = frozenset(
 )  # fmt: skip
 """The settings that a run may be taken up with anew: what is learned, and from what, stays the same."""
 
-_OF_ONE_CALL = {"run_dir": None, "overwrite": False, "quiet": False}  # they say nothing about the run itself
-
-
-class SavedRun(NamedTuple):
-    """What a run's config.json says."""
-
-    env: str
-    env_by_name: bool
-    config: TrainConfig
-
-
-def read_settings(run_dir: Path) -> SavedRun:
-    """The settings of a run. Raises RunDirectoryError if there is none, or it is damaged."""
-    record = read_json(run_dir / CONFIG)
-    settings = record.get("settings")
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("env"), str):
-        raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: it does not say which environment the run was on")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in settings.items()
-        if name in setting_names()
-    }
-    try:
-        config = TrainConfig(**values | _OF_ONE_CALL | {"run_dir": str(run_dir)})
-        config.validate()
-    except UsageError as error:
-        raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: {error}") from None
-    return SavedRun(settings["env"], record.get("env_by_name") is True, config)
+_LIVES = 10**6  # more than workers of one process are ever started anew
+_OF_ONE_CALL = {"run_dir", "overwrite", "quiet"}  # they say nothing about the run itself
 
 
 def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, dict[str, tuple[Any, Any]]]:
@@ -72,8 +48,13 @@ def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, 
         raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
     config = replace(saved, **{name: plain(value) for name, value in named.items()})
     config.validate()
-    before, after = saved.to_json(), config.to_json()
-    changes = {name: (before[name], after[name]) for name in sorted(set(named) - set(_OF_ONE_CALL))}
+    config.refuse_idle(named)
+    before, after = _as_json(saved), _as_json(config)
+    if named_kwargs := named.get("env_kwargs"):  # what JSON does not hold cannot be compared
+        for name, value in named_kwargs.items():
+            if not is_json(value) and name in before["env_kwargs"]:
+                before["env_kwargs"][name] = after["env_kwargs"][name]
+    changes = {name: (before[name], after[name]) for name in sorted(set(named) - _OF_ONE_CALL)}
     changes = {name: (old, new) for name, (old, new) in changes.items() if old != new}
     for name, (old, new) in changes.items():
         if name not in CHANGEABLE:
@@ -82,6 +63,19 @@ def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, 
                 "begin another run"
             )
     return config, changes
+
+
+def _as_json(config: TrainConfig) -> dict[str, Any]:
+    """The settings as a file gives them back: tuples have become lists."""
+    return dict(json.loads(json.dumps(config.to_json())))
+
+
+def same_environment(env: Any, name: str, saved: str) -> bool:
+    """Whether what is passed, with the name that it would have, can be the environment that a run was begun with.
+
+    A class or function may stand for its name, and the other way round; its spaces are compared later.
+    """
+    return name == saved or (not isinstance(env, str) and name == saved.rpartition(":")[2])
 
 
 def check_code(run_dir: Path, saved: SavedRun, env: Any, named: Mapping[str, Any], trust_code: bool) -> None:
@@ -103,14 +97,18 @@ def check_code(run_dir: Path, saved: SavedRun, env: Any, named: Mapping[str, Any
         refuse_code(run_dir, [value for name in set(named_code) - asked_for for value in named_code[name]])
 
 
+class RunIsDone(UsageError):
+    """A run has reached what it was to reach."""
+
+
 class Resumed(NamedTuple):
     """A run that has been taken up.
 
     Attributes:
         env_steps: T.
-        incarnation: how often it has been taken up; workers' random streams go by it.
+        incarnation: of the workers' first lives from now on; their random streams go by it.
         sizes: of the files that grow, in bytes, at the checkpoint.
-        best_evaluation: of the periodic ones so far.
+        evaluation: the state of the periodic one.
         messages: what the user is to know.
         before: what config.json held.
     """
@@ -118,9 +116,17 @@ class Resumed(NamedTuple):
     env_steps: int
     incarnation: int
     sizes: Mapping[str, int]
-    best_evaluation: dict[str, float] | None
+    evaluation: dict[str, Any] | None
     messages: list[str]
     before: Mapping[str, Any]
+
+    def say_what_is_new(self, now: Mapping[str, Any]) -> None:
+        """Add a message where versions are not those of before; `now` is what config.json would hold of a new run."""
+        before, after = self.before.get("versions", {}), now["versions"]
+        names = [name for name in after if name in before and after[name] != before[name]]
+        if names:
+            changes = ", ".join(f"{name} {before[name]} -> {after[name]}" for name in names)
+            self.messages.append(f"other versions than before: {changes}")
 
     def record(self, now: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         """What config.json is to hold: as it began, with the settings of today and a list of the resumptions."""
@@ -132,7 +138,7 @@ class Resumed(NamedTuple):
         return {
             **now,  # of what the run had not, if it was begun by an older version
             **self.before,
-            "settings": now["settings"],
+            "settings": {**now["settings"], "env": self.before["settings"]["env"]},
             "resumed": [*self.before.get("resumed", []), resumption],
         }
 
@@ -153,7 +159,8 @@ def take_up(
 
     Raises:
         RunDirectoryError: there is no such checkpoint, or it is damaged.
-        UsageError: its policy is not the one that the settings and the environment make, or nothing is left to do.
+        UsageError: its policy is not the one that the settings and the environment make.
+        RunIsDone: nothing is left to do.
     """
     from a3c.errors import StoreError  # noqa: PLC0415
     from a3c.experiment import checkpoint  # noqa: PLC0415  (imports torch)
@@ -171,8 +178,7 @@ def take_up(
         counters = store.counters()
         progress.restore(found.progress, counters.env_steps)
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
-        incarnation = int(found.progress["incarnation"]) + 1
-        best_evaluation = found.progress["best_evaluation"]
+        evaluation = found.progress["evaluation"]
     except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
     _refuse_what_is_done(run_dir, config, store, progress)
@@ -180,8 +186,11 @@ def take_up(
     rates = [each.schedule(each.budget.used(*used)) for each in (rule_before, rule)]
     if rates[0] != rates[1]:
         messages.append(f"the learning rate goes from {rates[0]:.3g} to {rates[1]:.3g}: it follows the budget")
+    before = read_json(run_dir / CONFIG)
     messages.append(f"taken up at {counters.env_steps:,} steps, from {path.name}; workers begin fresh episodes")
-    return Resumed(counters.env_steps, incarnation, sizes, best_evaluation, messages, read_json(run_dir / CONFIG))
+    # Not from the checkpoint: a run may have been taken up, or workers been started anew, since it was written.
+    incarnation = _LIVES * (len(before.get("resumed", [])) + 1)
+    return Resumed(counters.env_steps, incarnation, sizes, evaluation, messages, before)
 
 
 def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterStore, progress: Progress) -> None:
@@ -194,7 +203,7 @@ def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterSto
     ):
         limit = getattr(config, name)
         if limit is not None and reached is not None and reached >= limit:
-            raise UsageError(
+            raise RunIsDone(
                 f"{run_dir} is done: it has reached {flag(name)} {limit:g} ({reached:g}); name a larger one to go on"
             )
 

@@ -61,7 +61,7 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
             events.unlink()
         (path / CHECKPOINTS).mkdir(exist_ok=True)
         probe = path / ".writable"
-        probe.write_bytes(b"")
+        probe.write_bytes(b"a full disk takes files without a byte")
         probe.unlink()
         return lock
     except OSError as error:
@@ -75,23 +75,37 @@ def sizes(path: Path) -> dict[str, int]:
     return {name: (path / name).stat().st_size for name in _GROWING if (path / name).exists()}
 
 
-def take_up(path: Path, sizes: Mapping[str, Any]) -> None:
+def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
     """Bring a run's directory back to what it was at a checkpoint: its growing files to the `sizes` they had.
 
     What was logged after it happens once more. The summary and what a killed run left half written go.
 
-    Raises RunDirectoryError if the directory cannot be written.
+    Returns what the user is to know. Raises RunDirectoryError if the directory cannot be written, or one of the files
+    is a link.
     """
+    messages = list[str]()
     try:
         for name in _GROWING:
             file, size = path / name, sizes.get(name, 0)
-            if file.exists() and file.stat().st_size > size:
-                os.truncate(file, size)
+            if file.is_symlink():
+                raise RunDirectoryError(f"{file} is a link, which no run writes: what it points to is left alone")
+            if not file.exists():
+                continue
+            content = file.read_bytes()[:size]
+            whole = content.rfind(b"\n") + 1  # a full disk may have left half a line
+            if whole < size:
+                messages.append(f"{name} is shorter than it was at the checkpoint: some lines are missing")
+            os.truncate(file, whole)
+        for left in path.glob(f"{CHECKPOINTS}/.step-*.old.tmp"):  # killed while it took another's place
+            name = left.name.removeprefix(".").removesuffix(".old.tmp")
+            if not left.with_name(name).exists():
+                os.replace(left, left.with_name(name))
         (path / SUMMARY).unlink(missing_ok=True)
         for leftover in path.glob(f"{CHECKPOINTS}/.step-*.tmp"):
             shutil.rmtree(leftover)
     except OSError as error:
         raise RunDirectoryError(f"cannot write to the run directory {path} ({error.strerror or error})") from None
+    return messages
 
 
 class RunLock:
@@ -106,7 +120,12 @@ class RunLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path / _LOCK, "a")  # noqa: SIM115  (kept until close)
+        try:
+            self._file = open(path / _LOCK, "a")  # noqa: SIM115  (kept until close)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
+            ) from None
         try:
             import fcntl  # noqa: PLC0415  (not on Windows)
 

@@ -53,4 +53,5 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received, self.received_at = number, time.monotonic()
+        if self.received is None:
+            self.received, self.received_at = number, time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy
@@ -26,8 +26,8 @@ from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvFacts, EnvSource
-from a3c.errors import SavingFailed, UsageError, WorkerError
-from a3c.experiment import resuming, run_directory
+from a3c.errors import SavingFailed, StoreBusy, UsageError, WorkerError
+from a3c.experiment import checkpoint, resuming, run_directory
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.idle_settings import refuse_idle
 from a3c.experiment.live import LiveView, choose_view
@@ -112,25 +112,10 @@ def run_training(
     progress = Progress(started_at, solved_return)
     with contextlib.ExitStack() as locks:
         if changes is None:
-            recipe = make_recipe(facts.source, config, spec, device)
-            run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
-            resumed = None
+            place = _begin(facts, config, spec, device, runtime, locks)
         else:
-            assert config.run_dir is not None
-            run_dir = Path(config.run_dir)
-            locks.enter_context(contextlib.closing(run_directory.RunLock(run_dir)))
-            before = replace(config, **{name: values[0] for name, values in changes.items()})
-            resumed = resuming.take_up(run_dir, config, spec, store, progress, make_rule(before), make_rule(config))
-            recipe = make_recipe(facts.source, config, spec, device, resumed.incarnation)
-        if isinstance(runtime, ProcessRuntime):
-            dumped(recipe)  # what cannot be sent is refused before anything is written
-        if resumed is None:
-            locks.enter_context(contextlib.closing(run_directory.create(run_dir, overwrite=config.overwrite)))
-            record = config_record(facts.source, config, spec) | {"id": secrets.token_hex(8)}
-        else:
-            run_directory.take_up(run_dir, resumed.sizes)
-            record = resumed.record(config_record(facts.source, config, spec), changes or {})
-        run_directory.write_json(run_dir / run_directory.CONFIG, record)
+            place = _take_up(facts, config, spec, device, runtime, locks, store, progress, changes)
+        run_dir, recipe, record, resumed = place
         session = _Session(config, run_dir, store, progress, on_report)
         view = choose_view(
             config.quiet,
@@ -140,9 +125,12 @@ def run_training(
             workers=config.workers,
         )
         with StopSignals() as signals, view, contextlib.ExitStack() as ending:
-            loggers = RunLoggers(run_dir, config, record, view.message, None if resumed is None else resumed.env_steps)
-            session.saver = CheckpointSaver(run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message)
-            session.incarnation = lambda: recipe.incarnation + runtime.incarnation
+            with saving(run_dir):
+                resumed_at = None if resumed is None else resumed.env_steps
+                loggers = RunLoggers(run_dir, config, record, view.message, resumed_at)
+            session.saver = CheckpointSaver(
+                run_dir, record, spec, model, config.checkpoint_every_s, config.keep, view.message
+            )
             # However it ends, all of this is done, from the last to the first, whatever fails of it.
             ending.callback(loggers.close)
             ending.callback(session.save_weights, loggers)
@@ -158,10 +146,10 @@ def run_training(
                     view.message,
                 )
                 if resumed is not None:
-                    session.evaluation.restore(resumed.best_evaluation, resumed.env_steps)
+                    session.evaluation.restore(resumed.evaluation)
                 ending.callback(session.end_evaluation)
             if resumed is None:
-                session.begin_checkpoint(loggers)
+                session.begin_checkpoint(view, loggers)
             for text in () if resumed is None else resumed.messages:
                 view.message(text)
             if not config.quiet:
@@ -170,6 +158,75 @@ def run_training(
     if session.exit_reason == signals.exit_reason:
         signals.raise_again()
     return Run(run_dir, session.summary, config.model)
+
+
+def finished_run(run_dir: Path, model: str | Callable[..., Any] | None) -> Run:
+    """A run that has come to its end. Raises RunDirectoryError if it has no summary."""
+    return Run(run_dir, run_directory.read_json(run_dir / run_directory.SUMMARY), model)
+
+
+class _Place(NamedTuple):
+    """Where a run goes, and what goes there."""
+
+    run_dir: Path
+    recipe: ActorLearnerRecipe
+    record: dict[str, Any]  # what config.json holds
+    resumed: resuming.Resumed | None
+
+
+def _begin(
+    facts: EnvFacts,
+    config: TrainConfig,
+    spec: PolicySpec,
+    device: str,
+    runtime: AnyRuntime,
+    locks: contextlib.ExitStack,
+) -> _Place:
+    """A directory for a new run; `locks` holds the one on it."""
+    recipe = make_recipe(facts.source, config, spec, device)
+    _check_it_can_be_sent(recipe, runtime)
+    run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
+    locks.enter_context(contextlib.closing(run_directory.create(run_dir, overwrite=config.overwrite)))
+    record = config_record(facts.source, config, spec) | {"id": secrets.token_hex(8)}
+    with saving(run_dir):
+        run_directory.write_json(run_dir / run_directory.CONFIG, record)
+    return _Place(run_dir, recipe, record, None)
+
+
+def _take_up(
+    facts: EnvFacts,
+    config: TrainConfig,
+    spec: PolicySpec,
+    device: str,
+    runtime: AnyRuntime,
+    locks: contextlib.ExitStack,
+    store: ParameterStore,
+    progress: Progress,
+    changes: Mapping[str, tuple[Any, Any]],
+) -> _Place:
+    """The directory, store and progress of a run as its newest whole checkpoint has them; `locks` as in `_begin`."""
+    assert config.run_dir is not None
+    run_dir = Path(config.run_dir)
+    locks.enter_context(contextlib.closing(run_directory.RunLock(run_dir)))
+    before = replace(config, **{name: values[0] for name, values in changes.items()})
+    resumed = resuming.take_up(run_dir, config, spec, store, progress, make_rule(before), make_rule(config))
+    recipe = make_recipe(facts.source, config, spec, device, resumed.incarnation)
+    _check_it_can_be_sent(recipe, runtime)
+    # From here on things are written.
+    resumed.messages.extend(run_directory.take_up(run_dir, resumed.sizes))
+    with saving(run_dir):
+        checkpoint.set_damaged_aside(run_dir)
+        now = config_record(facts.source, config, spec)
+        resumed.say_what_is_new(now)
+        record = resumed.record(now, changes)
+        run_directory.write_json(run_dir / run_directory.CONFIG, record)
+    return _Place(run_dir, recipe, record, resumed)
+
+
+def _check_it_can_be_sent(recipe: ActorLearnerRecipe, runtime: AnyRuntime) -> None:
+    """Raise UsageError, before anything is written, where a worker process could not be sent this."""
+    if isinstance(runtime, ProcessRuntime):
+        dumped(recipe)
 
 
 class _Session:
@@ -197,7 +254,6 @@ class _Session:
         self.summary: dict[str, Any] = {}
         self.evaluation: PeriodicEvaluation | None = None
         self.saver: CheckpointSaver | None = None
-        self.incarnation: Callable[[], int] = lambda: 0
         self._next_line = 0.0
         self._next_drop_message = 0.0
         self._stop_reason: str | None = None
@@ -219,7 +275,7 @@ class _Session:
                         self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
                     if self.saver is not None and self.saver.due:
-                        self.begin_checkpoint(loggers)
+                        self.begin_checkpoint(view, loggers)
                     self._stop_for(signals.exit_reason, _GRACE_AFTER_SIGNAL_S)
                     self._stop_for(self._criterion(), _GRACE_S)
                     if time.monotonic() > self._last_call:
@@ -230,7 +286,7 @@ class _Session:
             raise
         except WorkerError as error:
             self.exit_reason = "worker_failed"
-            self._keep_error(str(error))
+            self._keep_error(str(error), view)
             raise
         finally:
             self.progress.end_training()
@@ -263,10 +319,14 @@ class _Session:
         assert self.evaluation is not None
         self.evaluation.close(0.0 if self.exit_reason in _CUT_SHORT else _EVALUATION_PATIENCE_S)
 
-    def begin_checkpoint(self, loggers: RunLoggers) -> None:
-        """Have a checkpoint of the shared state written while the run goes on."""
+    def begin_checkpoint(self, view: LiveView, loggers: RunLoggers) -> None:
+        """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so."""
         assert self.saver is not None
-        self.saver.begin(self.store.state_dict(), self._progress_state(loggers))
+        try:
+            self.saver.begin(self.store.state_dict(), self._progress_state(loggers))
+        except (StoreBusy, OSError) as error:
+            self.saver.put_off()
+            view.message(f"no checkpoint now ({error}); the run goes on")
 
     def save_weights(self, loggers: RunLoggers) -> None:
         """Write a checkpoint of the shared state. Raises SavingFailed."""
@@ -277,15 +337,14 @@ class _Session:
     def _progress_state(self, loggers: RunLoggers) -> dict[str, Any]:
         return self.progress.state() | {
             "sizes": loggers.sizes(),
-            "incarnation": self.incarnation(),
-            "best_evaluation": None if self.evaluation is None else self.evaluation.best,
+            "evaluation": None if self.evaluation is None else self.evaluation.state(),
         }
 
     def _take(self, report: Report, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> None:
         for row in self.progress.add(report):
             loggers.episode(row)
         for text in report.failures:
-            self._keep_error(text)
+            self._keep_error(text, view)
             first, *rest = text.splitlines()
             more = f"; its traceback is in {self.run_dir / run_directory.ERROR}" if rest else ""
             view.message(f"{first}: it is started anew{more}")
@@ -297,9 +356,12 @@ class _Session:
             if self.on_report is not None and self.on_report(line):
                 self._stop_for("on_report", _GRACE_S)
 
-    def _keep_error(self, text: str) -> None:
-        with saving(self.run_dir), open(self.run_dir / run_directory.ERROR, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%F %T')} {text}\n")
+    def _keep_error(self, text: str, view: LiveView) -> None:
+        try:
+            with open(self.run_dir / run_directory.ERROR, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%F %T')} {text}\n")
+        except OSError as error:  # the failure itself matters more
+            view.message(f"{run_directory.ERROR} cannot be written ({error.strerror or error}): {text}")
 
     def _criterion(self) -> str | None:
         goal, mean = self.config.stop_at_return, self.progress.best_return_mean_100

@@ -11,13 +11,13 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
-from a3c.errors import OutOfResources, WorkerDied, WorkerError, WorkerFailed, WorkerHung
+from a3c.errors import OutOfResources, StoreBusy, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped, hidden_main, signals_blocked
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import Life, MakeActorLearner, Report
@@ -31,6 +31,7 @@ _SHORT_OF = {
     errno.EAGAIN: "raise the limit of processes (ulimit -u)",
     errno.ENOMEM: "free some memory",
 }
+_FOR_GOOD = ("NonFiniteError", "UsageError", "UnknownEnvironment", "UnsupportedEnvironment", "IllegalCombination")
 _LINE = 8  # doubles in a cache line; what different workers write must not share one
 _HOUR_S = 3600.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
@@ -169,16 +170,16 @@ class ProcessRuntime:
                 self.alive = len(crew.active)
                 if failed is None or failure is not None:
                     continue
-                if restarts.allow(worker.number):
+                if _may_pass(failed) and restarts.allow(worker.number):
                     yield Report(failures=[str(failed)])
                 else:
                     failure = failed
             crew.kill_who_hangs(self.policy.timeout_s)
+            crew.count_out()
             if restarts.waiting and store.counters().stop:
                 restarts.waiting.clear()
-            for number in restarts.due():
-                store.join(number)
-                crew.start(number)
+            for number in restarts.due(crew.leaving):
+                crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
                 self.alive = len(crew.active)
         if failure is not None:
             yield from _what_still_lies_in_the_pipes(crew.active.values())
@@ -199,6 +200,7 @@ class _Crew:
 
     Attributes:
         active: those that have not ended, by number.
+        leaving: those that have ended and are not yet counted out of the store.
     """
 
     def __init__(self, runtime: ProcessRuntime, recipe: bytes, store: Any, workers: int) -> None:
@@ -209,6 +211,8 @@ class _Crew:
         self._beats: Any = runtime.context.RawArray(ctypes.c_double, workers * _LINE)
         self._suspects: dict[int, float] = {}  # who seems to hang, and their last beat
         self._hung: set[int] = set()
+        self.leaving: set[int] = set()
+        self._looked_at = time.monotonic()
         self._done: list[_Worker] = []
 
     def start(self, number: int) -> None:
@@ -219,11 +223,14 @@ class _Crew:
         self._beats[number * _LINE] = time.monotonic() + _START_S
         try:
             self.active[number] = self._launched(number, life)
-        except OSError as error:
-            if error.errno not in _SHORT_OF:
+        except (OSError, EOFError) as error:
+            # The fork server cannot say what it is short of: it ends.
+            lost = isinstance(error, EOFError | ConnectionError)
+            code = errno.EAGAIN if lost else getattr(error, "errno", None)
+            if code not in _SHORT_OF:
                 raise
             raise OutOfResources(
-                f"worker {number} cannot be started ({error.strerror}): {_SHORT_OF[error.errno]}, or take fewer "
+                f"worker {number} cannot be started ({os.strerror(code)}): {_SHORT_OF[code]}, or take fewer "
                 f"--workers than {len(self._lives)}"
             ) from error
 
@@ -256,7 +263,10 @@ class _Crew:
     def dismiss(self, worker: _Worker, message: Done | Failure | None) -> WorkerError | None:
         """Count a worker out that has said its last word, or died without one; what it failed with, if it did."""
         del self.active[worker.number]
-        self._store.leave(worker.number)
+        hung = worker.number in self._hung
+        self._hung.discard(worker.number)
+        self.leaving.add(worker.number)
+        self.count_out()
         if isinstance(message, Done):
             self._done.append(worker)  # it is on its way out
             return None
@@ -268,21 +278,32 @@ class _Crew:
         _free(worker)
         if isinstance(message, Failure):
             return WorkerFailed(worker.number, message.kind, message.summary, message.worker_traceback)
-        if worker.number in self._hung:
-            self._hung.remove(worker.number)
+        if hung:
             return WorkerHung(worker.number, self._runtime.policy.timeout_s)
         return WorkerDied(worker.number, exit_code)
+
+    def count_out(self) -> None:
+        """Count those out of the store who have ended; who cannot be yet, since a lock is kept, at the next call."""
+        for number in tuple(self.leaving):
+            with contextlib.suppress(StoreBusy):
+                self._store.leave(number)
+                self.leaving.discard(number)
 
     def kill_who_hangs(self, timeout_s: float) -> None:
         """Kill the worker that was last seen alive longest ago, if that is too long; the others get time anew.
 
-        Those who wait for others are passed over. Who is killed has been found so twice, between two of which there was
-        time for a word that it was about to write.
+        Those who wait for others are as good as seen alive. Who is killed has been found so twice, between two of which
+        there was time for a word that it was about to write. Nobody is judged by a time at which this process itself
+        did not look, stopped or busy with something else: workers may have waited for it.
         """
         if timeout_s == math.inf:
             return
         now = time.monotonic()
-        beats = {n: self._beats[n * _LINE] for n in self.active if n not in self._hung and not self._store.waits(n)}
+        looked_at, self._looked_at = self._looked_at, now
+        for number in self.active:
+            if self._store.waits(number) or now - looked_at > timeout_s / 2:
+                self._beats[number * _LINE] = max(self._beats[number * _LINE], now)
+        beats = {n: self._beats[n * _LINE] for n in self.active if n not in self._hung}
         late = {n: beat for n, beat in beats.items() if now - beat > timeout_s}
         certain = {n: beat for n, beat in late.items() if self._suspects.get(n) == beat}
         self._suspects = late
@@ -344,13 +365,18 @@ class _Restarts:
         """Until somebody is due."""
         return max(0.0, min(self.waiting.values(), default=math.inf) - time.monotonic())
 
-    def due(self) -> list[int]:
-        """Who is to be started now; waits no longer."""
+    def due(self, but: Collection[int] = ()) -> list[int]:
+        """Who is to be started now, but for some; they wait no longer."""
         now = time.monotonic()
-        numbers = [number for number, when in self.waiting.items() if when <= now]
+        numbers = [number for number, when in self.waiting.items() if when <= now and number not in but]
         for number in numbers:
             del self.waiting[number]
         return numbers
+
+
+def _may_pass(failed: WorkerError) -> bool:
+    """Whether a worker that is started anew may do better."""
+    return not (isinstance(failed, WorkerFailed) and failed.kind in _FOR_GOOD)
 
 
 def _receive(worker: _Worker) -> Report | Done | Failure | None:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing import reduction
@@ -17,9 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
+from a3c.errors import StoreBusy
+
 if sys.platform == "win32":
     import msvcrt
-    import time
 else:
     import fcntl
 
@@ -28,6 +30,7 @@ NUMPY_DTYPES = {torch.float32: "f4", torch.float64: "f8"}
 
 Layout: TypeAlias = dict[str, tuple[DTypeLike, Sequence[int]]]
 
+_PATIENCE_S, _POLL_S = 2.0, 0.0005
 _CACHE_LINE = 64  # bytes; what different workers write must not share one
 
 
@@ -66,11 +69,15 @@ def _rounded(dtype: DTypeLike, shape: Sequence[int]) -> int:
 class ProcessLock:
     """A readers-writer lock between processes, which the kernel releases when its holder dies.
 
+    Where it was made, nobody waits for it for ever: after two seconds StoreBusy is raised, since a process that is
+    stopped in the middle of an update keeps it for as long as it pleases, and only there somebody can end that process.
+
     A POSIX record lock on an unlinked file. It belongs to the process: within one process it excludes nobody,
     and it is not to be taken twice. (On Windows a byte of a temporary file, always held alone.)
     """
 
     def __init__(self) -> None:
+        self._home: int | None = os.getpid()
         descriptor, path = tempfile.mkstemp(prefix="a3c-lock-")
         if sys.platform != "win32":
             os.unlink(path)
@@ -85,7 +92,7 @@ class ProcessLock:
     def shared(self) -> Iterator[None]:
         """Hold the lock together with other sharers, and with no exclusive holder."""
         try:  # around the locking, too: what a signal raises right behind it must not keep the lock
-            _lock(self._descriptor, exclusive=False)
+            self._take(exclusive=False)
             yield
         finally:
             _unlock(self._descriptor)
@@ -94,10 +101,20 @@ class ProcessLock:
     def exclusive(self) -> Iterator[None]:
         """Hold the lock alone."""
         try:
-            _lock(self._descriptor, exclusive=True)
+            self._take(exclusive=True)
             yield
         finally:
             _unlock(self._descriptor)
+
+    def _take(self, *, exclusive: bool) -> None:
+        if os.getpid() != self._home:
+            _lock(self._descriptor, exclusive=exclusive)
+            return
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _try_lock(self._descriptor, exclusive=exclusive):
+            if time.monotonic() > deadline:
+                raise StoreBusy(f"a worker has held the store's lock for {_PATIENCE_S:g} s: it hangs in an update")
+            time.sleep(_POLL_S)
 
     def __getstate__(self) -> dict[str, Any]:
         if sys.platform == "win32":
@@ -105,6 +122,7 @@ class ProcessLock:
         return {"path": self._path, "descriptor": reduction.DupFd(self._descriptor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._home = None
         if sys.platform == "win32":
             self._own(os.open(state["path"], os.O_RDWR | os.O_BINARY), state["path"])
         else:
@@ -114,12 +132,16 @@ class ProcessLock:
 if sys.platform == "win32":
 
     def _lock(descriptor: int, *, exclusive: bool) -> None:
-        while True:
-            try:
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-            except OSError:
-                time.sleep(0.0005)
+        while not _try_lock(descriptor, exclusive=exclusive):
+            time.sleep(_POLL_S)
+
+    def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
+        try:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
 
     def _unlock(descriptor: int) -> None:
         with contextlib.suppress(OSError):  # it was not held
@@ -135,6 +157,13 @@ else:
 
     def _lock(descriptor: int, *, exclusive: bool) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+
+    def _try_lock(descriptor: int, *, exclusive: bool) -> bool:
+        try:
+            fcntl.lockf(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the standard allows either
+            return False
+        return True
 
     def _unlock(descriptor: int) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_UN)

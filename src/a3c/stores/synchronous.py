@@ -251,6 +251,8 @@ class SynchronousHandle:
         """
         store = self.store
         check_vector(out, store.parameters, "the vector to pull into")
+        if not store.rows[self.worker, _MEMBER]:  # counted out, and back again
+            store.join(self.worker)
         self._wait_for_round()
         with store.lock.shared():
             if self._unsettled is not None:

@@ -21,7 +21,7 @@ class TensorBoardLogger:
 
     Args:
         directory: where the event file goes; made if it does not exist.
-        resumed_at: for a run that is taken up: T; TensorBoard then passes over what older files have from there on.
+        resumed_at: for a run that is taken up: T; TensorBoard then passes over what older files have beyond it.
     """
 
     def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
@@ -36,7 +36,7 @@ class TensorBoardLogger:
         self._append(self._event(wall_time=time.time(), file_version="brain.Event:2"))
         if resumed_at is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._append(self._event(wall_time=time.time(), step=resumed_at, session_log=start))
+            self._append(self._event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append one event that holds the line's scalars."""
