@@ -271,8 +271,10 @@ def test_code_that_the_files_name_wants_trust(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["resume", str(tmp_path / "run")])
     assert ended.value.code == 2
-    main(["resume", str(tmp_path / "run"), "--trust-code"])
-    assert "total_env_steps at 4," in capsys.readouterr().out
+    main(["resume", str(tmp_path / "run"), "--trust-code", "--no-tensorboard", "--checkpoint-every-s", "None"])
+    said = capsys.readouterr().out
+    assert "total_env_steps at 4," in said
+    assert "--checkpoint-every-s 60.0 -> None" in said
 
 
 def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(tmp_path):

@@ -36,6 +36,7 @@ _LINE = 8  # doubles in a cache line; what different workers write must not shar
 _HOUR_S = 3600.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
 _START_S = 60.0  # what a start may take besides: imports, an environment that is made
+_LONGEST_LOOK_S = 1.0
 _QUIET_S = 10.0  # a worker that has lived so long is taken to be sound again
 
 
@@ -209,7 +210,7 @@ class _Crew:
         self._lives = [0] * workers
         # A cache line each: when the worker was last seen alive, by the monotonic clock.
         self._beats: Any = runtime.context.RawArray(ctypes.c_double, workers * _LINE)
-        self._suspects: dict[int, float] = {}  # who seems to hang, and their last beat
+        self._still: dict[int, tuple[float, float]] = {}  # each one's last beat, and for how long there was no other
         self._hung: set[int] = set()
         self.leaving: set[int] = set()
         self._looked_at = time.monotonic()
@@ -220,7 +221,8 @@ class _Crew:
         life = Life(self._lives[number], _Beat(self._beats, number * _LINE))
         self._lives[number] += 1
         self._runtime.incarnation = max(self._runtime.incarnation, life.incarnation)
-        self._beats[number * _LINE] = time.monotonic() + _START_S
+        self._beats[number * _LINE] = 0.0
+        self._still[number] = 0.0, -_START_S
         try:
             self.active[number] = self._launched(number, life)
         except (OSError, EOFError) as error:
@@ -290,31 +292,24 @@ class _Crew:
                 self.leaving.discard(number)
 
     def kill_who_hangs(self, timeout_s: float) -> None:
-        """Kill the worker that was last seen alive longest ago, if that is too long; the others get time anew.
+        """Kill the worker that has stood still longest, if that is too long; the others get time anew.
 
-        Those who wait for others are as good as seen alive. Who is killed has been found so twice, between two of which
-        there was time for a word that it was about to write. Nobody is judged by a time at which this process itself
-        did not look, stopped or busy with something else: workers may have waited for it.
+        Who waits for others does not stand still. Time in which this process did not look, stopped or busy with
+        something else, counts as one look: workers may have waited for it.
         """
-        if timeout_s == math.inf:
-            return
         now = time.monotonic()
-        looked_at, self._looked_at = self._looked_at, now
+        passed, self._looked_at = min(now - self._looked_at, timeout_s / 4, _LONGEST_LOOK_S), now
         for number in self.active:
-            if self._store.waits(number) or now - looked_at > timeout_s / 2:
-                self._beats[number * _LINE] = max(self._beats[number * _LINE], now)
-        beats = {n: self._beats[n * _LINE] for n in self.active if n not in self._hung}
-        late = {n: beat for n, beat in beats.items() if now - beat > timeout_s}
-        certain = {n: beat for n, beat in late.items() if self._suspects.get(n) == beat}
-        self._suspects = late
-        if not certain:
+            beat, (seen, still_s) = self._beats[number * _LINE], self._still[number]
+            moves = beat != seen or self._store.waits(number)
+            self._still[number] = beat, (0.0 if moves else still_s + passed)
+        worst = max(self.active, key=lambda number: self._still[number][1], default=None)
+        if worst is None or self._still[worst][1] <= timeout_s or worst in self._hung:
             return
-        worst = min(certain, key=certain.__getitem__)
         self._hung.add(worst)
         self.active[worst].process.kill()
         for number in self.active:  # a lock that it held may have been what they waited for
-            self._beats[number * _LINE] = now
-        self._suspects = {}
+            self._still[number] = self._beats[number * _LINE], 0.0
 
     def end(self) -> None:
         """Give workers that have finished a moment to leave by themselves, end all others at once, and free both."""
