@@ -90,6 +90,13 @@ def training(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.stderr.close()
 
 
+def wait_for_a_line(run_dir: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the run has logged something, or has ended."""
+    metrics = run_dir / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
+
+
 def parents() -> dict[int, int]:
     """The parent of each process that is not a zombie."""
     found = {}
@@ -147,8 +154,7 @@ def kill_workers(
     command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
     began, done = time.monotonic(), 0
     with training([*command, *flags(total_env_steps, pause_s, *more)]) as process:
-        while not (run_dir / "metrics.jsonl").exists() and process.poll() is None:
-            time.sleep(0.05)
+        wait_for_a_line(run_dir, process)
         while done < kills and process.poll() is None:
             time.sleep(chance.uniform(*every_s))
             if victims := workers_of(process.pid):
@@ -243,8 +249,10 @@ def last_logged(run_dir: Path) -> int:
     return int(json.loads(lines[-1])["env_steps"]) if lines else 0
 
 
-def soak(run_dir: Path, seconds: float, pause_s: float, every_s: tuple[float, float], seed: int) -> dict[str, Any]:
-    """Kill workers all the time and look at what the processes hold, every ten seconds."""
+def soak(
+    run_dir: Path, seconds: float, pause_s: float, every_s: tuple[float, float], sample_s: float, seed: int
+) -> dict[str, Any]:
+    """Kill workers all the time, and look now and then at what the processes hold."""
     chance, samples = random.Random(seed), []
     more = ["--seed", str(seed), "--on-worker-failure", "restart", "--max-restarts-per-hour", "100000"]
     command = [
@@ -256,7 +264,7 @@ def soak(run_dir: Path, seconds: float, pause_s: float, every_s: tuple[float, fl
         "--max-seconds",
         str(seconds),
     ]
-    next_sample, kills, began = time.monotonic() + 10, 0, time.monotonic()
+    next_sample, kills, began = time.monotonic() + sample_s, 0, time.monotonic()
     with training([*command, *flags(10**9, pause_s, *more)]) as process:
         while process.poll() is None:
             time.sleep(chance.uniform(*every_s))
@@ -265,7 +273,7 @@ def soak(run_dir: Path, seconds: float, pause_s: float, every_s: tuple[float, fl
                     os.kill(chance.choice(victims), signal.SIGKILL)
                     kills += 1
             if time.monotonic() >= next_sample:
-                next_sample += 10
+                next_sample += sample_s
                 samples.append({"seconds": round(time.monotonic() - began, 1), **held(process.pid)})
     half = samples[len(samples) // 2 :]
     return {
@@ -411,7 +419,7 @@ def main() -> None:
         elif arguments.what == "parents":
             records.append(kill_parents(run_dir, arguments.kills or 50, 600_000, 0.001, (0.0, 3.0), arguments.seed))
         elif arguments.what == "soak":
-            records.append(soak(run_dir, arguments.seconds, 0.001, (2.0, 4.0), arguments.seed))
+            records.append(soak(run_dir, arguments.seconds, 0.001, (2.0, 4.0), 10.0, arguments.seed))
         elif arguments.what == "fuzz":
             records.append(fuzz(tiny_run(run_dir), arguments.inputs, arguments.seed))
     for record in records:

@@ -16,6 +16,7 @@ from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
 from a3c.envs.teaching import Recall
 from a3c.errors import RunDirectoryError, UnsupportedEnvironment, UsageError
+from a3c.experiment import checkpoint
 from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import bootstrap_interval
 from a3c.experiment.launch import env_source
@@ -102,9 +103,15 @@ def policy():
     return policy_for(tiny_envs.Corridor)
 
 
+def as_checkpoint(policy, run_dir):
+    """A policy as a run's only checkpoint, of no optimiser."""
+    state = {"parameters": policy.model.flat.clone(), "moments": policy.model.normaliser.moments, "env_steps": 0}
+    checkpoint.save_checkpoint(run_dir, policy.spec, policy.model, state)
+
+
 def run_of(path, settings, make_env=tiny_envs.Corridor, **record):
     """A run's directory with these settings in config.json, and a policy."""
-    policy_for(make_env).save(path / "checkpoints" / "step-000000000000")
+    as_checkpoint(policy_for(make_env), path)
     record = {"settings": settings, "env_by_name": True} | record
     (path / "config.json").write_text(json.dumps(record))
     return path
@@ -304,7 +311,7 @@ UNTRUSTED = [
 @pytest.mark.parametrize(("settings", "modules"), UNTRUSTED, ids=str)
 def test_code_that_a_run_names_is_not_run_unasked(tmp_path, settings, modules):
     run = run_of(tmp_path, settings)
-    with pytest.raises(UsageError, match=rf"its files name, from {modules}: .*--trust-code .*trust_code=True"):
+    with pytest.raises(UsageError, match=rf"name, from {modules}: .*--trust-code .*trust_code=True"):
         a3c.evaluate(run)
     assert "raises_on_import" not in sys.modules
 
@@ -348,7 +355,7 @@ def test_a_run_with_a_network_of_ones_own(tmp_path):
         tiny_envs.Corridor.observation_space, tiny_envs.Corridor.action_space, model="test_evaluate:make_torso"
     )
     trained = a3c.Policy(spec, spec.build())
-    trained.save(tmp_path / "checkpoints" / "step-000000000000")
+    as_checkpoint(trained, tmp_path)
     settings = {"env": "tiny_envs:Corridor", "model": "test_evaluate:make_torso"}
     (tmp_path / "config.json").write_text(json.dumps({"settings": settings, "env_by_name": True}))
     with pytest.raises(UsageError, match="from test_evaluate, tiny_envs: "):

@@ -133,8 +133,8 @@ class SynchronousStore:
             self.close_round_if_full()
 
     def waits(self, worker: int) -> bool:
-        """Whether the worker has pushed and its round has not closed."""
-        return bool(self.pending()[worker])
+        """Whether the worker has pushed and somebody else has not. If all have, it may be closing the round itself."""
+        return bool(self.pending()[worker]) and bool(self.missing())
 
     def request_stop(self) -> None:
         """Ask for a stop: workers see it once a round that has gradients has closed, or else at once."""
