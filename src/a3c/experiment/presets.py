@@ -126,8 +126,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "total_env_steps": 5_000_000,
         "rollout_length": 16,
         "discount": 0.995,
-        "entropy_coef": 0.0003,
-        "learning_rate": 1e-3,
+        "entropy_coef": 0.0,
+        "learning_rate": 2e-3,
         "initial_log_std": -0.7,
     },
     "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
@@ -255,7 +255,7 @@ def _for_more_workers(
     if config.algorithm == "a2c" and "total_env_steps" not in named and config.total_env_steps is not None:
         steps = config.total_env_steps * config.workers // preset["workers"]
         return replace(config, total_env_steps=steps), f"{source}, steps x {ratio} for as many updates"
-    if config.algorithm == "a3c" and "learning_rate" not in named and config.runtime == "processes":
+    if config.algorithm == "a3c" and "learning_rate" not in named and config.runtime != "serial":
         rate = rate_for(config.workers, preset["workers"], config.learning_rate)
         return replace(config, learning_rate=rate), f"{source}, rate / sqrt({ratio}) for staleness"
     return config, source
