@@ -40,6 +40,7 @@ from leftovers import nothing_left
 from scripted_env import vectorise
 
 STORE_NAMES = ("local", "hogwild", "locked", "synchronous", "delayed-0", "delayed-2")
+RAY_STORE_NAMES = ("ray", "ray-1", "ray-synchronous")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,13 @@ def make_store(
         store = DelayedStore(LocalStore(initial, rule, tracked=tracked), int(name.removeprefix("delayed-")))
     elif name == "synchronous":
         store = SynchronousStore(initial, rule, workers, reduction, context, tracked=tracked)
+    elif name in RAY_STORE_NAMES:
+        from ray_cluster import StoreOnUsedServer  # the tests' processes need not load it
+
+        rounds = reduction if name == "ray-synchronous" else None
+        store = StoreOnUsedServer(
+            initial, rule, workers, reduction=rounds, in_flight=int(name == "ray-1"), tracked=tracked
+        )
     else:
         store = SharedStore(initial, rule, workers, name, context, tracked=tracked)  # type: ignore[arg-type]
     for worker in range(workers):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def descendants(pid: int | None = None) -> set[int]:
-    """Live (not zombie) processes below `pid`, by default this one."""
+    """Live (not zombie) processes below `pid`, by default this one; of a Ray cluster only a run's workers."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -20,7 +20,11 @@ def descendants(pid: int | None = None) -> set[int]:
     while frontier:
         frontier = {child for child, parent in parents.items() if parent in frontier} - found
         found |= frontier
-    return found
+    return {pid for pid in found if not _is_rays_own(_command(pid))}
+
+
+def _is_rays_own(command: str) -> bool:
+    return ("ray::" in command or "/ray/" in command) and "ray::RayWorker" not in command
 
 
 def shared_files() -> set[str]:

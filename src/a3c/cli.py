@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from a3c.config import RuntimeName, StoreName, TrainConfig, flag, setting_names
+from a3c.config import JSON_OBJECT, RuntimeName, StoreName, TrainConfig, flag, setting_names
 from a3c.errors import A3CError, UsageError
 
 _FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
@@ -58,6 +58,18 @@ class Resume:
     """When a worker counts as hanging."""
     start_method: Literal["forkserver", "spawn"] | None = None
     """How worker processes start."""
+    ray_address: str | None = None
+    """Ray: HOST:PORT of the cluster."""
+    worker_cpus: float = 1.0
+    """Ray: processors that each worker takes."""
+    worker_gpus: float = 0.0
+    """Ray: GPUs that each worker takes."""
+    updates_in_flight: Literal[0, 1] = 1
+    """Ray, a3c: updates that a worker does not wait for."""
+    ray_runtime_env: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
+    """Ray: runtime environment of the workers, as JSON."""
+    ray_wait_s: float = 0.0
+    """Ray: seconds to wait for nodes that are still to come."""
     evaluate_every: int | None = None
     """Evaluate whenever so many environment steps have gone by."""
     evaluate_episodes: int = 20

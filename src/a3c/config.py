@@ -14,13 +14,15 @@ import tyro
 from a3c.errors import IllegalCombination, UsageError
 
 Algorithm = Literal["a3c", "a2c"]
-RuntimeName = Literal["processes", "serial"]
-StoreName = Literal["auto", "local", "hogwild", "locked", "synchronous", "delayed"]
+RuntimeName = Literal["processes", "serial", "ray"]
+StoreName = Literal["auto", "local", "hogwild", "locked", "synchronous", "delayed", "ray", "ray-synchronous"]
 
 LEGAL_STORES: dict[tuple[Algorithm, RuntimeName], tuple[str, ...]] = {
     ("a3c", "processes"): ("hogwild", "locked"),
     ("a3c", "serial"): ("local", "hogwild", "locked", "delayed"),
+    ("a3c", "ray"): ("ray",),
     ("a2c", "processes"): ("synchronous",),
+    ("a2c", "ray"): ("ray-synchronous",),
     ("a2c", "serial"): ("synchronous", "local"),  # local with one worker
 }
 """Which stores go with which algorithm and runtime; the first is what `auto` takes."""
@@ -38,7 +40,7 @@ OwnCode = Annotated[
 ]
 """A person's own code: `package.module:name` on the command line, in Python that or a callable."""
 
-_JSON_OBJECT = tyro.constructors.PrimitiveConstructorSpec(
+JSON_OBJECT = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="JSON",
     instance_from_str=lambda words: _json_object(words[0]),
@@ -88,7 +90,7 @@ class TrainConfig:
     preset: Literal["auto", "none", "paper", "atari"] = "auto"
     """Where settings that you do not name come from: the environment's own preset, none, or a named one."""
 
-    env_kwargs: Annotated[dict[str, Any], _JSON_OBJECT] = field(default_factory=dict)
+    env_kwargs: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
     """Keyword arguments for making the environment, as JSON: '{"gravity": -5.0}'."""
     wrappers: tuple[OwnCode, ...] = ()
     """Wrappers around each environment, innermost first: package.module:Wrapper or a name in gymnasium.wrappers."""
@@ -194,9 +196,9 @@ class TrainConfig:
     """Logarithm of a Gaussian's standard deviation at the start, -10 to 2; half an action's range has length 1."""
 
     runtime: RuntimeName = "processes"
-    """processes runs each worker in its own process; serial runs all in this one, in turn, repeatably."""
+    """processes runs each worker in one of its own, serial all in this one, in turn, ray all over a Ray cluster."""
     store: StoreName = "auto"
-    """Where the shared parameters live: hogwild (no lock), locked, local, delayed or synchronous (a2c)."""
+    """Where the shared parameters live: hogwild (no lock), locked, local, delayed or synchronous (a2c); ray's own."""
     delay: int = 1
     """Delayed store: how many pushes late each one is applied."""
     on_worker_failure: Literal["stop", "restart"] = "stop"
@@ -207,6 +209,18 @@ class TrainConfig:
     """A worker whose single step, reset or update takes longer counts as hanging, and is killed."""
     start_method: Literal["forkserver", "spawn"] | None = None
     """How worker processes start; by default forkserver where the platform has it."""
+    ray_address: str | None = None
+    """Ray: HOST:PORT of the cluster; by default RAY_ADDRESS, or else a cluster of this machine alone is begun."""
+    worker_cpus: float = 1.0
+    """Ray: processors that each worker takes."""
+    worker_gpus: float = 0.0
+    """Ray: GPUs that each worker takes, also a part of one."""
+    updates_in_flight: Literal[0, 1] = 1
+    """Ray, a3c: updates that a worker does not wait for; each of its gradients is then as many updates late."""
+    ray_runtime_env: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
+    """Ray: runtime environment of the workers, as JSON: '{"working_dir": ".", "pip": ["minatar"]}'."""
+    ray_wait_s: float = 0.0
+    """Ray: seconds to wait for nodes that are still to come, where the cluster has no room for the workers."""
     device: str = "cpu"
     """Device of the workers' local networks: cpu, cuda, cuda:1 or auto. The shared parameters stay on the CPU."""
 
@@ -244,7 +258,7 @@ class TrainConfig:
             self._require(name, 0 < getattr(self, name) < math.inf, "more than 0")
         for name in ("seed", "delay"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("entropy_coef", "value_coef"):
+        for name in ("entropy_coef", "value_coef", "worker_cpus", "worker_gpus", "ray_wait_s"):
             self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         for name in ("discount", "lambda_"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -308,6 +322,7 @@ class TrainConfig:
         values["env_kwargs"] = {
             name: value if is_json(value) else repr(value) for name, value in self.env_kwargs.items()
         }
+        values["ray_runtime_env"] = dict(self.ray_runtime_env)
         values["model"] = None if self.model is None else own_code_name(self.model)
         values["wrappers"] = [own_code_name(wrapper) for wrapper in self.wrappers]
         return values | {name: list(values[name]) for name in ("hidden_sizes", "import_")}
@@ -334,8 +349,14 @@ _GOES_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "memory_size": ("memory", ("lstm", "gru")),
     "noise_steps": ("log_std", ("gsde",)),
     "start_method": ("runtime", ("processes",)),
-    "on_worker_failure": ("runtime", ("processes",)),
-    "worker_timeout_s": ("runtime", ("processes",)),
+    "on_worker_failure": ("runtime", ("processes", "ray")),
+    "worker_timeout_s": ("runtime", ("processes", "ray")),
+    "ray_address": ("runtime", ("ray",)),
+    "worker_cpus": ("runtime", ("ray",)),
+    "worker_gpus": ("runtime", ("ray",)),
+    "updates_in_flight": ("store", ("ray",)),
+    "ray_runtime_env": ("runtime", ("ray",)),
+    "ray_wait_s": ("runtime", ("ray",)),
     "max_restarts_per_hour": ("on_worker_failure", ("restart",)),
     "wandb_project": ("wandb", ()),
     "wandb_mode": ("wandb", ()),

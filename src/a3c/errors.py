@@ -12,6 +12,7 @@ A3CError
 │   └── WorkerHung                      it made no step for too long, and was killed
 ├── SavingFailed                        a run's files could not be written          exit code 1
 ├── OutOfResources                      the machine lacks what a run needs          exit code 1
+├── ClusterError                        a Ray cluster cannot be used, or fell apart exit code 1
 ├── NonFiniteError                      NaN or infinity, in too many rollouts in a row or in the weights
 └── StoreError                          a parameter store was used against its promise
     ├── RoundCannotFill                 a synchronous round waits for somebody who cannot come
@@ -74,8 +75,8 @@ class WorkerDied(WorkerError):
         exit_code: the process's exit code; minus the signal's number if a signal ended it; None if unknown.
     """
 
-    def __init__(self, worker: int, exit_code: int | None) -> None:
-        super().__init__(f"worker {worker} died: {_describe_exit(exit_code)}")
+    def __init__(self, worker: int, exit_code: int | None, reason: str | None = None) -> None:
+        super().__init__(f"worker {worker} died: {reason or _describe_exit(exit_code)}")
         self.worker = worker
         self.exit_code = exit_code
 
@@ -102,6 +103,10 @@ class SavingFailed(A3CError):
 
 class OutOfResources(A3CError):
     """The machine, or a limit that is set on it, lacks what a run needs: file descriptors, processes, memory."""
+
+
+class ClusterError(A3CError):
+    """A Ray cluster cannot be reached, or has lost what a run cannot do without; the message names a fix."""
 
 
 class NonFiniteError(A3CError):

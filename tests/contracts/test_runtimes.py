@@ -18,8 +18,9 @@ from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreBusy, WorkerDied, WorkerFailed, WorkerHung
-from a3c.runtimes import processes
-from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
+from a3c.runtimes import restarts as restarts_module
+from a3c.runtimes.processes import ProcessRuntime
+from a3c.runtimes.restarts import FailurePolicy, Restarts
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
@@ -40,6 +41,10 @@ def runtime(request):
 
 def shared_store(runtime, kind="hogwild", budget=None):
     rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
+    if type(runtime).__name__ == "RayRuntime":
+        from ray_cluster import StoreOnUsedServer  # only where Ray is used
+
+        return StoreOnUsedServer(torch.zeros(P), rule, W, reduction="mean" if kind == "synchronous" else None)
     context = getattr(runtime, "context", None)
     if kind == "synchronous":
         return SynchronousStore(torch.zeros(P), rule, W, "mean", context)
@@ -380,8 +385,8 @@ def test_each_failure_of_a_worker_waits_longer_than_the_one_before(monkeypatch):
     class Clock:
         now = 0.0
 
-    monkeypatch.setattr(processes.time, "monotonic", lambda: Clock.now)
-    restarts, waits = processes._Restarts(per_hour=20), []
+    monkeypatch.setattr(restarts_module.time, "monotonic", lambda: Clock.now)
+    restarts, waits = Restarts(per_hour=20), []
     for _ in range(12):
         assert restarts.allow(0)
         waits.append(restarts.seconds_to_next())

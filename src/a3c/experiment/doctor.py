@@ -22,7 +22,8 @@ from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import A3CError
 from a3c.experiment import shape
-from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
+from a3c.runtimes.processes import ProcessRuntime
+from a3c.runtimes.restarts import FailurePolicy
 from a3c.stores.local import LocalStore
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,8 @@ from a3c.experiment.env_source import env_source
 from a3c.experiment.loggers.wandb import check_installed
 from a3c.experiment.run_directory import CHECKPOINTS
 from a3c.experiment.saved_settings import read_settings
-from a3c.runtimes.processes import FailurePolicy, ProcessRuntime
+from a3c.runtimes.processes import ProcessRuntime
+from a3c.runtimes.restarts import FailurePolicy
 from a3c.runtimes.serial import SerialRuntime
 
 if TYPE_CHECKING:
@@ -150,9 +152,14 @@ def _take_up(
         return run_training(facts, config, (), description, runtime, on_report, started_at, changes)
 
 
-def make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
+def make_runtime(config: TrainConfig) -> Any:
     """The runtime that the settings name."""
     episodes_at_once = config.stop_at_return is not None
+    policy = FailurePolicy(
+        config.max_restarts_per_hour if config.on_worker_failure == "restart" else 0, config.worker_timeout_s
+    )
+    if config.runtime == "ray":
+        return _ray_runtime(config, episodes_at_once, policy)
     if config.runtime == "serial":
         # With evaluations every update is reported: which one crosses a multiple must not depend on the clock.
         every_s = _REPORT_EVERY_S if config.evaluate_every is None else 0.0
@@ -163,9 +170,18 @@ def make_runtime(config: TrainConfig) -> ProcessRuntime | SerialRuntime:
             preload=_PRELOAD,
             report_every_s=_REPORT_EVERY_S,
             episodes_at_once=episodes_at_once,
-            policy=FailurePolicy(
-                config.max_restarts_per_hour if config.on_worker_failure == "restart" else 0, config.worker_timeout_s
-            ),
+            policy=policy,
         )
     except ValueError:
         raise UsageError(f"this platform has no --start-method {config.start_method}: take spawn") from None
+
+
+def _ray_runtime(config: TrainConfig, episodes_at_once: bool, policy: FailurePolicy) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--runtime ray needs Ray, which is not installed: pip install 'a3c[ray]'")
+    from a3c.runtimes.ray import ClusterWish, RayRuntime  # noqa: PLC0415  (an extra, imported only where used)
+
+    wish = ClusterWish(
+        config.ray_address, config.worker_cpus, config.worker_gpus, config.ray_runtime_env, config.ray_wait_s
+    )
+    return RayRuntime(wish, report_every_s=_REPORT_EVERY_S, episodes_at_once=episodes_at_once, policy=policy)

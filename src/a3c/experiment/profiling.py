@@ -265,6 +265,8 @@ def profile(
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds must be more than 0, not {seconds}")
     config, description = presets.resolve(EnvSource(env).name, settings)
+    if config.runtime == "ray":
+        raise UsageError("a3c profile measures the processes of this machine: leave --runtime ray out")
     if config.runtime == "serial" and config.workers > 1:
         raise UsageError("the serial runtime's workers share one process, and their time: add --workers 1")
     source = env_source(env, config)

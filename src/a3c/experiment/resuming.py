@@ -30,7 +30,8 @@ CHANGEABLE = frozenset(
         "workers", "total_env_steps", "total_episodes", "max_seconds", "stop_at_return", "evaluate_every",
         "evaluate_episodes", "checkpoint_every_s", "keep", "label", "quiet", "tensorboard", "wandb", "wandb_project",
         "wandb_mode", "on_worker_failure", "max_restarts_per_hour", "worker_timeout_s", "runtime",
-        "store", "start_method", "device",
+        "store", "start_method", "device", "ray_address", "worker_cpus", "worker_gpus", "updates_in_flight",
+        "ray_runtime_env", "ray_wait_s",
     }
 )  # fmt: skip
 """The settings that a run may be taken up with anew: what is learned, and from what, stays the same."""

@@ -49,7 +49,8 @@ from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
 from a3c.types import ParameterStore, Report
 
-AnyRuntime = ProcessRuntime | SerialRuntime
+AnyRuntime = Any
+"""A `Runtime` that can also be prepared and closed; Ray's module is imported only where it is used."""
 
 _ENVIRONMENT_PACKAGES = ("ale-py", "box2d", "box2d-py", "envpool", "minatar", "mujoco")
 _LINE_EVERY_S = 0.25
@@ -101,7 +102,7 @@ def run_training(
     where the others came from. With `changes`, the run in the run directory is taken up where it was; they
     are the settings that are to be others than before: the old value and the new.
     """
-    device = resolve_device(config.device)
+    device = config.device if config.runtime == "ray" else resolve_device(config.device)
     refuse_idle(named, facts)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
@@ -140,7 +141,7 @@ def run_training(
                 session.evaluation = PeriodicEvaluation(
                     config.evaluate_every,
                     EvaluatorRecipe(facts.source, spec, config.evaluate_episodes, config.seed),
-                    runtime.context if isinstance(runtime, ProcessRuntime) else None,
+                    None if isinstance(runtime, SerialRuntime) else runtime.context,
                     run_dir,
                     lambda: session.progress.seconds,
                     view.message,
@@ -225,7 +226,7 @@ def _take_up(
 
 def _check_it_can_be_sent(recipe: ActorLearnerRecipe, runtime: AnyRuntime) -> None:
     """Raise UsageError, before anything is written, where a worker process could not be sent this."""
-    if isinstance(runtime, ProcessRuntime):
+    if not isinstance(runtime, SerialRuntime):
         dumped(recipe)
 
 
@@ -439,6 +440,18 @@ def make_store(config: TrainConfig, initial: torch.Tensor, runtime: AnyRuntime, 
         return DelayedStore(LocalStore(initial, rule, tracked=tracked), config.delay)
     if name == "synchronous":
         return SynchronousStore(initial, rule, config.workers, config.loss_reduction, context, tracked=tracked)
+    if name in ("ray", "ray-synchronous"):
+        from a3c.stores.ray import RayStore  # noqa: PLC0415  (an extra, imported only where used)
+
+        rounds = name == "ray-synchronous"
+        return RayStore(
+            initial,
+            rule,
+            config.workers,
+            reduction=config.loss_reduction if rounds else None,
+            in_flight=0 if rounds else config.updates_in_flight,
+            tracked=tracked,
+        )
     assert name in ("hogwild", "locked")
     return SharedStore(initial, rule, config.workers, name, context, tracked=tracked)  # type: ignore[arg-type]
 
@@ -486,7 +499,7 @@ def make_recipe(
         device=device,
         seed=config.seed,
         incarnation=incarnation,
-        seed_libraries=config.runtime == "processes",
+        seed_libraries=config.runtime != "serial",
     )
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import math
 import multiprocessing
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -19,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from a3c.errors import OutOfResources, StoreBusy, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped, hidden_main, signals_blocked
+from a3c.runtimes.restarts import FailurePolicy, Restarts, may_pass
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import Life, MakeActorLearner, Report
 
@@ -31,20 +30,9 @@ _SHORT_OF = {
     errno.EAGAIN: "raise the limit of processes (ulimit -u)",
     errno.ENOMEM: "free some memory",
 }
-_FOR_GOOD = ("NonFiniteError", "UsageError", "UnknownEnvironment", "UnsupportedEnvironment", "IllegalCombination")
 _LINE = 8  # doubles in a cache line; what different workers write must not share one
-_HOUR_S = 3600.0
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
 _START_S = 60.0  # what a start may take besides: imports, an environment that is made
 _LONGEST_LOOK_S = 1.0
-_QUIET_S = 10.0  # a worker that has lived so long is taken to be sound again
-
-
-class FailurePolicy(NamedTuple):
-    """What becomes of a worker that fails, dies or hangs."""
-
-    restarts_per_hour: int = 0  # of all workers together; one more failure ends the run
-    timeout_s: float = math.inf  # of one step, reset or update; after that the worker is killed
 
 
 class _Worker(NamedTuple):
@@ -149,7 +137,7 @@ class ProcessRuntime:
                 service._stop()
 
     def _reports(self, crew: _Crew, store: Any) -> Iterator[Report]:
-        restarts = _Restarts(self.policy.restarts_per_hour)
+        restarts = Restarts(self.policy.restarts_per_hour)
         self.alive = len(crew.active)
         failure: WorkerError | None = None
         while (crew.active or restarts.waiting) and failure is None:
@@ -171,7 +159,7 @@ class ProcessRuntime:
                 self.alive = len(crew.active)
                 if failed is None or failure is not None:
                     continue
-                if _may_pass(failed) and restarts.allow(worker.number):
+                if may_pass(failed) and restarts.allow(worker.number):
                     yield Report(failures=[str(failed)])
                 else:
                     failure = failed
@@ -328,50 +316,6 @@ class _Crew:
 def _free(worker: _Worker) -> None:
     worker.pipe.close()
     worker.process.close()
-
-
-class _Restarts:
-    """Says which failed workers are to be started anew, and when.
-
-    Each waits twice as long as the last time, up to a bound, unless it has lived for a while since.
-    """
-
-    def __init__(self, per_hour: int) -> None:
-        self.waiting: dict[int, float] = {}  # when, by the monotonic clock
-        self._per_hour = per_hour
-        self._times: deque[float] = deque()  # of all restarts of the last hour
-        self._last: dict[int, tuple[float, float]] = {}  # each worker's last failure, and how long it waited then
-
-    def allow(self, worker: int) -> bool:
-        """Whether the worker, which has failed now, is to be started anew."""
-        now = time.monotonic()
-        while self._times and now - self._times[0] > _HOUR_S:
-            self._times.popleft()
-        if len(self._times) >= self._per_hour:
-            return False
-        self._times.append(now)
-        failed, waited = self._last.get(worker, (-math.inf, 0.0))
-        wait = min(2 * waited, _LONGEST_BACKOFF_S) if now - failed < waited + _QUIET_S else _FIRST_BACKOFF_S
-        self._last[worker] = now, wait
-        self.waiting[worker] = now + wait
-        return True
-
-    def seconds_to_next(self) -> float:
-        """Until somebody is due."""
-        return max(0.0, min(self.waiting.values(), default=math.inf) - time.monotonic())
-
-    def due(self, but: Collection[int] = ()) -> list[int]:
-        """Who is to be started now, but for some; they wait no longer."""
-        now = time.monotonic()
-        numbers = [number for number, when in self.waiting.items() if when <= now and number not in but]
-        for number in numbers:
-            del self.waiting[number]
-        return numbers
-
-
-def _may_pass(failed: WorkerError) -> bool:
-    """Whether a worker that is started anew may do better."""
-    return not (isinstance(failed, WorkerFailed) and failed.kind in _FOR_GOOD)
 
 
 def _receive(worker: _Worker) -> Report | Done | Failure | None:

@@ -242,7 +242,7 @@ class SynchronousHandle:
         self.store = store
         self.worker = worker
         self._unsettled: Receipt | None = None  # of a push whose round this worker has not seen closed yet
-        self._settled: Receipt | None = None
+        self.settled: Receipt | None = None  # of the latest push whose round it has
 
     def pull(self, out: Tensor) -> Snapshot:
         """Wait for the round that holds this worker's gradient, if there is one, and copy θ into `out`.
@@ -256,7 +256,7 @@ class SynchronousHandle:
         self._wait_for_round()
         with store.lock.shared():
             if self._unsettled is not None:
-                self._settled, self._unsettled = self._settle(self._unsettled), None
+                self.settled, self._unsettled = self._settle(self._unsettled), None
             out.copy_(store.parameters)
             counters = store.counters()
             return counters._replace(moments=store.last_moments().clone()) if store.tracked else counters
@@ -276,7 +276,7 @@ class SynchronousHandle:
             self._unsettled = Receipt(gradient is not None, staleness, 0.0, 0.0)
             store.lay_ready(self.worker, gradient is not None, counts.env_steps, counts.episodes)
             store.close_round_if_full()
-        return self._settled
+        return self.settled
 
     def leave(self) -> None:
         """Be waited for no more."""

@@ -1,0 +1,373 @@
+"""The Ray runtime: every actor-learner in an actor of its own, anywhere on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from a3c.errors import ClusterError, OutOfResources, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
+from a3c.runtimes.child_process import dumped
+from a3c.runtimes.ray_worker import RayWorker, versions_here
+from a3c.runtimes.restarts import FailurePolicy, Restarts, may_pass
+from a3c.runtimes.worker import Done, Failure
+from a3c.types import MakeActorLearner, Report
+
+_CONNECT_S = 5.0
+_START_S = 120.0  # what a start may take besides: a place on the cluster, imports, an environment that is made
+_LOST_PER_HOUR = 100  # workers that may go with their process or node, where nobody says how many
+_LONGEST_LOOK_S = 1.0
+_LONGEST_REASON = 300
+_NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
+
+
+class ClusterWish(NamedTuple):
+    """What a run wants of Ray."""
+
+    address: str | None = None  # of a running cluster; None: RAY_ADDRESS, or else one of this machine alone
+    worker_cpus: float = 1.0
+    worker_gpus: float = 0.0
+    runtime_env: Mapping[str, Any] = {}  # as Ray takes it: packages, modules, variables that workers need
+    wait_s: float = 0.0  # for nodes that are still to come
+
+
+class RayRuntime:
+    """Runs W actor-learners in W actors on a Ray cluster and hands out their reports.
+
+    A worker whose process or node is lost is started anew, where there is room, whatever the policy says of workers
+    that fail by themselves; while that goes on, the others go on. The run's actors end with the iterator of `run`, and
+    all of them when the caller's process dies. The connection to Ray is closed with the runtime, unless the caller had
+    made it before.
+
+    Args:
+        wish: what is wanted of Ray.
+        report_every_s: seconds between a worker's reports.
+        episodes_at_once: report whenever an episode has finished.
+        policy: what becomes of a worker that fails.
+
+    Attributes:
+        alive: how many workers are running.
+        incarnation: the highest that any worker has had: 0, and more where some were started anew.
+        context: of multiprocessing, for what a run does in processes beside the workers.
+    """
+
+    def __init__(
+        self,
+        wish: ClusterWish = ClusterWish(),  # noqa: B008  (immutable)
+        *,
+        report_every_s: float = 0.25,
+        episodes_at_once: bool = False,
+        policy: FailurePolicy = FailurePolicy(),  # noqa: B008  (immutable)
+    ) -> None:
+        self.wish = wish
+        self.report_every_s = report_every_s
+        self.episodes_at_once = episodes_at_once
+        self.policy = policy
+        self.alive = 0
+        self.incarnation = 0
+        self.context = multiprocessing.get_context("spawn")
+        self._connected = False
+
+    def prepare(self) -> None:
+        """Connect to the cluster, or begin one of this machine alone.
+
+        Raises UsageError if it cannot be reached.
+        """
+        if ray.is_initialized():
+            if self.wish.runtime_env:
+                raise UsageError(
+                    "Ray is in use in this process already: hand the runtime environment to your own ray.init, and "
+                    "leave --ray-runtime-env out"
+                )
+            return
+        os.environ.setdefault(_NO_OVERRIDE, "0")
+        address = self.wish.address or os.environ.get("RAY_ADDRESS")
+        if address is not None:
+            _check_reachable(address)
+        options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+        if self.wish.runtime_env:
+            options["runtime_env"] = dict(self.wish.runtime_env)
+        try:
+            ray.init(**options, logging_level=logging.ERROR)
+        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+            what = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
+            raise UsageError(f"{what} cannot be used ({_one_line(error)}): see `ray status` there") from error
+        self._connected = True
+
+    def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
+        """See `a3c.types.Runtime.run`.
+
+        Raises:
+            UsageError: the actor-learner cannot be sent, or the cluster has no room for so many workers.
+            WorkerFailed: an actor-learner raised.
+            WorkerDied: processes or nodes of workers are lost again and again.
+            WorkerHung: it made no step for too long, and was killed.
+            OutOfResources: a worker finds no place.
+        """
+        recipe = dumped(make_actor_learner)
+        self._check_room(workers)
+        crew = _Crew(self, recipe, store, workers)
+        try:
+            for number in range(workers):
+                store.join(number)
+            for number in range(workers):
+                crew.start(number)
+            yield from self._reports(crew, store)
+        finally:
+            crew.end()
+
+    def close(self) -> None:
+        """Close the connection, if this runtime has made it."""
+        if self._connected:
+            self._connected = False
+            ray.shutdown()
+
+    def _reports(self, crew: _Crew, store: Any) -> Iterator[Report]:
+        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR)
+        self.alive = len(crew.active)
+        failure: WorkerError | OutOfResources | None = None
+        while (crew.active or restarts.waiting or losses.waiting) and failure is None:
+            wait_s = min(self.report_every_s, restarts.seconds_to_next(), losses.seconds_to_next())
+            ready = crew.with_news(wait_s)
+            if not ready:
+                yield Report()
+            for worker in ready:
+                message = worker.next_message()
+                if isinstance(message, Report):
+                    yield message
+                    continue
+                failed = crew.dismiss(worker, message)
+                self.alive = len(crew.active)
+                if failed is None or failure is not None:
+                    continue
+                lost = isinstance(failed, WorkerDied)
+                anew = isinstance(failed, WorkerError) and may_pass(failed)
+                if anew and (losses if lost else restarts).allow(worker.number):
+                    yield Report(failures=[str(failed)])
+                else:
+                    failure = failed
+            crew.kill_who_hangs(self.policy.timeout_s)
+            if (restarts.waiting or losses.waiting) and store.counters().stop:
+                restarts.waiting.clear()
+                losses.waiting.clear()
+            for number in (*restarts.due(), *losses.due()):
+                crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
+                self.alive = len(crew.active)
+        if failure is not None:
+            raise failure
+
+    def _check_room(self, workers: int) -> None:
+        """Raise UsageError unless so many workers fit on the cluster, now or within `wait_s`."""
+        deadline = time.monotonic() + self.wish.wait_s
+        while (places := self._places()) < workers:
+            if time.monotonic() >= deadline:
+                raise UsageError(
+                    f"{workers} workers with {self._needs()} each do not fit on this Ray cluster, {places:g} do ("
+                    f"{_described(_alive_nodes())}): take fewer --workers, --worker-cpus or --worker-gpus, or, if "
+                    "nodes are still to come, --ray-wait-s"
+                )
+            time.sleep(0.5)
+
+    def _places(self) -> float:
+        """How many workers the nodes have room for, whoever uses them now."""
+        wants = {"CPU": self.wish.worker_cpus, "GPU": self.wish.worker_gpus}
+        wants = {name: amount for name, amount in wants.items() if amount > 0}
+        if not wants:
+            return math.inf
+        return sum(
+            min(int(node["Resources"].get(name, 0.0) / amount + 1e-9) for name, amount in wants.items())
+            for node in _alive_nodes()
+        )
+
+    def _needs(self) -> str:
+        gpus = f" and {self.wish.worker_gpus:g} GPUs" if self.wish.worker_gpus else ""
+        return f"{self.wish.worker_cpus:g} CPUs{gpus}"
+
+
+class _Worker:
+    """One life of a worker."""
+
+    def __init__(self, number: int, actor: Any, stream: Any) -> None:
+        self.number = number
+        self.actor = actor
+        self.stream = stream
+        self.beats = -1  # what the latest pulse said
+        self.pulse: Any = None  # the reference of one that is under way
+        self.still_s = -_START_S  # for how long no beat has come
+        self.started = False
+
+    def next_message(self) -> Report | Done | Failure | WorkerDied:
+        """What it has said next; there must be something."""
+        try:
+            message = ray.get(next(self.stream))
+            self.started = True
+            return message  # type: ignore[no-any-return]
+        except StopIteration:
+            return Done()
+        except RayActorError as error:
+            text = _one_line(error)
+            if "creation task" in text:  # it could not even be made
+                summary = f"it cannot be started there ({text}): is a3c installed on every node? See docs/cluster.md"
+                return Failure("UsageError", summary, str(error))
+            return WorkerDied(self.number, None, text[:_LONGEST_REASON])
+        except RayError as error:
+            return Failure(type(error).__name__, _one_line(error)[:_LONGEST_REASON], str(error))
+
+    def look(self) -> bool:
+        """Whether it has made a step since the last look, as far as is known."""
+        if self.pulse is None:
+            self.pulse = self.actor.pulse.remote()
+            return False
+        if not ray.wait([self.pulse], timeout=0)[0]:
+            return False
+        try:
+            beats = int(ray.get(self.pulse))
+        except RayError:  # it is gone, as its stream will say
+            return True
+        self.pulse = None
+        moved, self.beats, self.started = beats != self.beats, beats, True
+        return moved
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(RayError, ValueError):
+            ray.kill(self.actor, no_restart=True)
+
+
+class _Crew:
+    """The workers of a run.
+
+    Attributes:
+        active: those that have not ended, by number.
+    """
+
+    def __init__(self, runtime: RayRuntime, recipe: bytes, store: Any, workers: int) -> None:
+        self.active: dict[int, _Worker] = {}
+        self._runtime, self._recipe, self._store = runtime, ray.put(recipe), store
+        self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
+        self._lives = [0] * workers
+        self._versions = versions_here()
+        self._hung: set[int] = set()
+        self._looked_at = time.monotonic()
+
+    def start(self, number: int) -> None:
+        """Start a worker, for the first time or anew."""
+        life, self._lives[number] = self._lives[number], self._lives[number] + 1
+        runtime, wish = self._runtime, self._runtime.wish
+        runtime.incarnation = max(runtime.incarnation, life)
+        actor = self._actor_class.options(
+            name=f"a3c-worker-{number}" + (f"-life-{life}" if life else ""),
+            num_cpus=wish.worker_cpus,
+            num_gpus=wish.worker_gpus,
+            scheduling_strategy="SPREAD",
+        ).remote()
+        stream = actor.run.remote(
+            number,
+            self._recipe,
+            self._store.connect(number),
+            life,
+            self._versions,
+            runtime.report_every_s,
+            runtime.episodes_at_once,
+        )
+        self.active[number] = _Worker(number, actor, stream)
+
+    def with_news(self, timeout_s: float) -> list[_Worker]:
+        """Whoever has said something, as soon as somebody has."""
+        streams = {worker.stream: worker for worker in self.active.values()}
+        if not streams:
+            time.sleep(timeout_s)
+            return []
+        ready, _ = ray.wait(list(streams), num_returns=1, timeout=timeout_s, fetch_local=False)
+        others = [stream for stream in streams if stream not in ready]
+        if ready and others:
+            ready += ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0]
+        return [streams[stream] for stream in ready]
+
+    def dismiss(self, worker: _Worker, message: Done | Failure | WorkerDied) -> WorkerError | OutOfResources | None:
+        """Count a worker out that has said its last word, or died without one; what it failed with, if it did."""
+        del self.active[worker.number]
+        hung = worker.number in self._hung
+        self._hung.discard(worker.number)
+        worker.kill()
+        self._store.leave(worker.number)
+        if isinstance(message, Failure):
+            return WorkerFailed(worker.number, message.kind, message.summary, message.worker_traceback)
+        if isinstance(message, Done):
+            return None
+        if hung and not worker.started:
+            return OutOfResources(
+                f"worker {worker.number} has found no place on the Ray cluster for "
+                f"{_START_S + self._runtime.policy.timeout_s:g} s ({_described(_alive_nodes())}): take fewer "
+                "--workers, or see `ray status`"
+            )
+        return WorkerHung(worker.number, self._runtime.policy.timeout_s) if hung else message
+
+    def kill_who_hangs(self, timeout_s: float) -> None:
+        """Kill the worker that has stood still longest, if that is too long; the others get time anew.
+
+        Who waits for others does not stand still. Time in which nobody looked counts as one look.
+        """
+        if math.isinf(timeout_s) or time.monotonic() - self._looked_at < min(timeout_s / 4, _LONGEST_LOOK_S):
+            return
+        now = time.monotonic()
+        passed, self._looked_at = min(now - self._looked_at, timeout_s / 4, 2 * _LONGEST_LOOK_S), now
+        for worker in self.active.values():
+            moved = worker.look() or (worker.still_s > timeout_s / 2 and self._store.waits(worker.number))
+            worker.still_s = 0.0 if moved else worker.still_s + passed
+        worst = max(self.active.values(), key=lambda worker: worker.still_s, default=None)
+        if worst is None or worst.still_s <= timeout_s or worst.number in self._hung:
+            return
+        self._hung.add(worst.number)
+        worst.kill()
+        for worker in self.active.values():
+            worker.still_s = min(worker.still_s, 0.0)
+
+    def end(self) -> None:
+        """End all workers at once."""
+        for worker in self.active.values():
+            worker.kill()
+        self.active = {}
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UsageError at once where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # "auto" or "local"
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
+            pass
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address} ({error}): `ray start --head` on its first machine prints the "
+            "address for --ray-address"
+        ) from error
+
+
+def _alive_nodes() -> list[dict[str, Any]]:
+    try:
+        return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    except RayError as error:
+        raise ClusterError(f"the Ray cluster does not answer ({_one_line(error)}): see `ray status`") from error
+
+
+def _described(nodes: list[dict[str, Any]]) -> str:
+    def of(node: dict[str, Any]) -> str:
+        amounts = ((name, node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU"))
+        return " and ".join(f"{amount:g} {name}s" for name, amount in amounts if amount) or "none to spare"
+
+    return f"{len(nodes)} nodes: " + ", ".join(map(of, nodes))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,67 @@
+"""What becomes of workers that fail: which are started anew, and when."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Collection
+from typing import NamedTuple
+
+from a3c.errors import WorkerError, WorkerFailed
+
+_FOR_GOOD = ("NonFiniteError", "UsageError", "UnknownEnvironment", "UnsupportedEnvironment", "IllegalCombination")
+_HOUR_S = 3600.0
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
+_QUIET_S = 10.0  # a worker that has lived so long is taken to be sound again
+
+
+class FailurePolicy(NamedTuple):
+    """What becomes of a worker that fails, dies or hangs."""
+
+    restarts_per_hour: int = 0  # of all workers together; one more failure ends the run
+    timeout_s: float = math.inf  # of one step, reset or update; after that the worker is killed
+
+
+class Restarts:
+    """Says which failed workers are to be started anew, and when.
+
+    Each waits twice as long as the last time, up to a bound, unless it has lived for a while since.
+    """
+
+    def __init__(self, per_hour: int) -> None:
+        self.waiting: dict[int, float] = {}  # when, by the monotonic clock
+        self._per_hour = per_hour
+        self._times: deque[float] = deque()  # of all restarts of the last hour
+        self._last: dict[int, tuple[float, float]] = {}  # each worker's last failure, and how long it waited then
+
+    def allow(self, worker: int) -> bool:
+        """Whether the worker, which has failed now, is to be started anew."""
+        now = time.monotonic()
+        while self._times and now - self._times[0] > _HOUR_S:
+            self._times.popleft()
+        if len(self._times) >= self._per_hour:
+            return False
+        self._times.append(now)
+        failed, waited = self._last.get(worker, (-math.inf, 0.0))
+        wait = min(2 * waited, _LONGEST_BACKOFF_S) if now - failed < waited + _QUIET_S else _FIRST_BACKOFF_S
+        self._last[worker] = now, wait
+        self.waiting[worker] = now + wait
+        return True
+
+    def seconds_to_next(self) -> float:
+        """Until somebody is due."""
+        return max(0.0, min(self.waiting.values(), default=math.inf) - time.monotonic())
+
+    def due(self, but: Collection[int] = ()) -> list[int]:
+        """Who is to be started now, but for some; they wait no longer."""
+        now = time.monotonic()
+        numbers = [number for number, when in self.waiting.items() if when <= now and number not in but]
+        for number in numbers:
+            del self.waiting[number]
+        return numbers
+
+
+def may_pass(failed: WorkerError) -> bool:
+    """Whether a worker that is started anew may do better."""
+    return not (isinstance(failed, WorkerFailed) and failed.kind in _FOR_GOOD)

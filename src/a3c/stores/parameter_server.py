@@ -1,0 +1,261 @@
+"""What runs in the actor that holds θ, g and T on a Ray cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+
+from a3c.core.losses import Reduction
+from a3c.core.update_rule import UpdateRule
+from a3c.errors import StoreError
+from a3c.stores.local import LocalStore
+from a3c.stores.synchronous import SynchronousHandle, SynchronousStore
+from a3c.types import Counts, Receipt, Snapshot, StoreHandle
+
+if TYPE_CHECKING:
+    from a3c.types import Array
+
+_KEEP_EVERY_S = 2.0
+_SENT_WITH_THE_CALL = 64 * 1024  # bytes; a longer θ goes by Ray's object store, once for all who ask for that version
+
+Session = tuple[int, int]
+"""One life of a worker, as one life of the server has numbered it: later ones are greater."""
+
+
+class Contents(NamedTuple):
+    """What a parameter server is made of.
+
+    With a `reduction` it waits for every worker's gradient and applies them as one (a2c), else it applies each at once.
+    """
+
+    initial: Array  # the first θ, [P]
+    rule: UpdateRule
+    workers: int
+    reduction: Reduction | None
+    tracked: int  # M
+
+
+class Push(NamedTuple):
+    """What a worker hands in: a rollout's gradient, counts and moments."""
+
+    gradient: Array | None  # dθ, [P]
+    env_steps: int
+    episodes: int
+    moments: Array | None  # [3, M]
+    base: tuple[int, int]  # the server's incarnation and version that dθ was computed at
+
+
+class Reply(NamedTuple):
+    """What the server answers: what a pull tells, and what became of the push."""
+
+    parameters: Any  # θ, [P]: an array, or the reference of one
+    snapshot: Snapshot  # without moments
+    moments: Array | None  # [3, M]
+    receipt: Receipt | None  # of this worker's latest settled push
+    incarnation: int
+
+
+class Kept(NamedTuple):
+    """A cut through a server, from which another one goes on."""
+
+    state: Mapping[str, Any]
+    sequences: Mapping[int, tuple[Session, int]]  # of each worker: its session, and its latest push that is in `state`
+    members: frozenset[int]
+    stop: bool
+
+
+class ParameterServer:
+    """Owns the shared state of a run on a cluster: an ordinary store, and who has pushed what.
+
+    Its methods run in turn, in one thread, but for waits. A push that comes twice, because a call was tried again, is
+    applied once: each worker numbers its own. Ray starts the server anew, on another node if need be, when it dies; it
+    then goes on from the cut that the keeper has. Versions may then come a second time, so a gradient says in which of
+    the server's lives its base was: one of an earlier life is not applied, its steps count.
+
+    Args:
+        keeper: the name of the actor that knows what it is made of, and remembers it.
+    """
+
+    def __init__(self, keeper: str) -> None:
+        torch.set_num_threads(1)
+        self.keeper_name = keeper
+        self._keeper: Any = ray.get_actor(keeper)
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a wait that holds everybody up: they must wait
+        begun: Any = ray.get(self._keeper.begin.remote())
+        self.incarnation: int = begun[0]
+        contents: Contents = pickle.loads(begun[1])
+        kept: Kept | None = None if begun[2] is None else pickle.loads(begun[2])
+        initial = torch.from_numpy(np.array(contents.initial))
+        self._waits_for_all: bool = contents.reduction is not None
+        self._store: Any = (
+            LocalStore(initial, contents.rule, tracked=contents.tracked)
+            if contents.reduction is None
+            else SynchronousStore(
+                initial, contents.rule, contents.workers, contents.reduction, tracked=contents.tracked
+            )
+        )
+        self._handles: dict[int, StoreHandle] = {w: self._store.connect(w) for w in range(contents.workers)}
+        self._sequences: dict[int, tuple[Session, int]] = {}
+        self._receipts: dict[int, Receipt | None] = {}
+        self._members: set[int] = set()
+        self._entered: int = 0  # in this life
+        self._stop: bool = False
+        self._published: tuple[int, Any] | None = None  # the reference of a version's θ
+        self._changed: asyncio.Event = asyncio.Event()
+        self._next_keep: float = time.monotonic() + _KEEP_EVERY_S
+        if kept is not None:
+            self._go_on_from(kept)
+
+    async def enter(self, worker: int) -> tuple[Session, Reply]:
+        """Begin a session, for a worker that begins, and pull. Pushes of its former ones are refused from now on."""
+        session = self.incarnation, self._entered
+        self._entered += 1
+        self._sequences[worker] = session, 0
+        await self._round(worker)
+        return session, self._reply(worker)
+
+    async def pull(self, worker: int) -> Reply:
+        """θ as it is, or once the round that holds this worker's gradient has closed."""
+        await self._round(worker)
+        return self._reply(worker)
+
+    async def exchange(self, worker: int, session: Session, sequence: int, push: Push) -> Reply:
+        """Take a push, unless it has been taken already, then as `pull`."""
+        known, latest = self._sequences.get(worker, (session, 0))
+        if session < known:
+            raise StoreError(f"worker {worker} has begun anew, and this is not its latest life")
+        if (session, sequence) > (known, latest):
+            self._take(worker, push)
+            self._sequences[worker] = session, sequence
+            if time.monotonic() >= self._next_keep and not self._pending().any():
+                self._next_keep = time.monotonic() + _KEEP_EVERY_S
+                self._keeper.keep.remote(self._cut())
+        await self._round(worker)
+        return self._reply(worker)
+
+    async def join(self, worker: int) -> None:
+        """See `a3c.types.ParameterStore`."""
+        self._members.add(worker)
+        self._store.join(worker)
+        await self._keep()
+
+    async def leave(self, worker: int) -> None:
+        """See `a3c.types.ParameterStore`."""
+        self._members.discard(worker)
+        self._store.leave(worker)
+        self._wake()
+        await self._keep()
+
+    async def waits(self, worker: int) -> bool:
+        """See `a3c.types.ParameterStore`."""
+        return bool(self._store.waits(worker))
+
+    async def request_stop(self) -> None:
+        """See `a3c.types.ParameterStore`."""
+        self._stop = True
+        self._store.request_stop()
+        await self._keep()
+
+    async def counters(self) -> Snapshot:
+        """See `a3c.types.ParameterStore`."""
+        return self._store.counters()  # type: ignore[no-any-return]
+
+    async def state_dict(self) -> dict[str, Any]:
+        """See `a3c.types.ParameterStore`; tensors are arrays."""
+        return _with_arrays(self._store.state_dict())
+
+    async def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `a3c.types.ParameterStore`; tensors are arrays."""
+        self._store.load_state_dict(_with_tensors(state))
+        self._published = None
+        await self._keep()
+
+    async def place(self) -> tuple[str, int]:
+        """Which node it is on, by its id, and its process."""
+        return ray.get_runtime_context().get_node_id(), os.getpid()
+
+    def _take(self, worker: int, push: Push) -> None:
+        incarnation, version = push.base
+        gradient = None if push.gradient is None else tensor_of(push.gradient)
+        if incarnation != self.incarnation:
+            gradient, version = None, self._store.counters().version
+        moments = None if push.moments is None else tensor_of(push.moments)
+        counts = Counts(push.env_steps, push.episodes, moments)
+        self._receipts[worker] = self._handles[worker].push(gradient, counts, version)
+        self._wake()
+
+    async def _round(self, worker: int) -> None:
+        """Wait until the round that this worker has pushed in, if it has, is closed."""
+        while self._pending()[worker]:
+            await self._changed.wait()
+
+    def _pending(self) -> Any:
+        return self._store.pending() if self._waits_for_all else np.zeros(len(self._handles), bool)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _reply(self, worker: int) -> Reply:
+        store, handle = self._store, self._handles[worker]
+        snapshot = handle.pull(store.parameters)  # onto itself: what is wanted is the rest
+        receipt = handle.settled if isinstance(handle, SynchronousHandle) else self._receipts.get(worker)
+        moments = None if snapshot.moments is None else snapshot.moments.numpy()
+        return Reply(self._theta(), snapshot._replace(moments=None), moments, receipt, self.incarnation)
+
+    def _theta(self) -> Any:
+        # A reply is turned into bytes in another thread, while the next push may change θ: a copy, then, or what Ray's
+        # own store has copied already.
+        array = self._store.parameters.numpy()
+        if array.nbytes <= _SENT_WITH_THE_CALL:
+            return array.copy()
+        version = self._store.counters().version
+        if self._published is None or self._published[0] != version:
+            self._published = version, ray.put(array)
+        return self._published[1]
+
+    async def _keep(self) -> None:
+        await self._keeper.keep.remote(self._cut())
+
+    def _cut(self) -> bytes:
+        pending = self._pending()
+        sequences = {
+            worker: (session, latest - int(pending[worker])) for worker, (session, latest) in self._sequences.items()
+        }
+        kept = Kept(_with_arrays(self._store.state_dict()), sequences, frozenset(self._members), self._stop)
+        return pickle.dumps(kept, protocol=5)
+
+    def _go_on_from(self, kept: Kept) -> None:
+        self._store.load_state_dict(_with_tensors(kept.state))
+        self._sequences = dict(kept.sequences)
+        for worker in kept.members:
+            self._members.add(worker)
+            self._store.join(worker)
+        if kept.stop:
+            self._stop = True
+            self._store.request_stop()
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """The array as a tensor that shares its memory, though that may be read only, as Ray's is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _with_arrays(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+
+
+def _with_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tensor_of(value) if isinstance(value, np.ndarray) else value for name, value in state.items()}

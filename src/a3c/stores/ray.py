@@ -1,0 +1,218 @@
+"""The store on a Ray cluster: θ, g and T live in an actor, and workers exchange vectors with it."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import numpy as np
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import Tensor
+
+from a3c.core.losses import Reduction
+from a3c.core.update_rule import UpdateRule
+from a3c.errors import A3CError, ClusterError
+from a3c.stores.keeper import Keeper
+from a3c.stores.parameter_server import Contents, ParameterServer, Push, Reply, Session, tensor_of
+from a3c.stores.state import check_deltas, check_vector, unpack_state
+from a3c.types import Counts, Receipt, Snapshot, StoreState
+
+if TYPE_CHECKING:
+    from a3c.types import Array
+
+_LIVES = 100  # of the server: it is started anew so often
+_START_S = 120.0  # what its first start may take
+
+
+class RayStore:
+    """Owns θ, the optimiser's statistics, the counters and the moments, in an actor on a Ray cluster.
+
+    Gradients are applied as they come, or, with a `reduction`, once a round, as in the synchronous store. A push and
+    the next pull are one round trip. With `in_flight=1` a worker does not wait for it: it acts on the θ that the
+    answer before has brought, so each of its gradients is one update of its own late. One worker alone then equals a
+    DelayedStore(1), and without it a LocalStore, to the bit.
+
+    The server is started anew, by Ray, when it dies, with what it was some seconds before; workers go on with it.
+
+    Args:
+        initial: the first θ, [P]; copied.
+        rule: how a gradient changes θ.
+        workers: W, how many may push.
+        reduction: how each worker's loss is reduced over its real steps, for rounds; None applies each at once.
+        in_flight: pushes whose answer a worker does not wait for, 0 or 1; 0 with rounds.
+        tracked: M, how many scalars to keep moments of.
+        server_options: Ray's options for the server, such as where it is placed; by default the caller's node if that
+            is there, and no processor of its own.
+
+    Raises:
+        ClusterError: the server cannot be started.
+    """
+
+    def __init__(
+        self,
+        initial: Tensor,
+        rule: UpdateRule,
+        workers: int,
+        *,
+        reduction: Reduction | None = None,
+        in_flight: int = 0,
+        tracked: int = 0,
+        server_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert in_flight in ((0, 1) if reduction is None else (0,)), "a round cannot be waited for later"
+        self.rule, self.workers, self.tracked, self.in_flight = rule, workers, tracked, in_flight
+        self.like = initial.detach().to("meta")  # θ's shape and dtype, without its numbers
+        contents = cloudpickle.dumps(Contents(initial.detach().cpu().numpy(), rule, workers, reduction, tracked))
+        self.server, self.keeper = self.start(contents, server_options or {})
+        answer(self.server.counters.remote(), _START_S)
+
+    def start(self, contents: bytes, server_options: Mapping[str, Any]) -> tuple[Any, Any]:
+        """A server made of this, and its keeper, which stays on the caller's node."""
+        here = ray.get_runtime_context().get_node_id()
+        run = secrets.token_hex(3)
+        keeper = (
+            ray.remote(Keeper)
+            .options(
+                num_cpus=0,
+                name=f"a3c-keeper-{run}",
+                scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
+            )
+            .remote(contents)
+        )
+        options = {
+            "num_cpus": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True),
+            "name": f"a3c-parameter-server-{run}",
+            "max_restarts": _LIVES,
+            "max_task_retries": -1,
+        }
+        server_class: Any = ray.remote(ParameterServer)
+        return server_class.options(**options | dict(server_options)).remote(f"a3c-keeper-{run}"), keeper
+
+    def connect(self, worker: int) -> RayHandle:
+        """That worker's handle; it may be sent to another node."""
+        assert 0 <= worker < self.workers, f"no place for worker {worker}"
+        return RayHandle(self.server, worker, self.like, self.tracked, self.in_flight)
+
+    def join(self, worker: int) -> None:
+        """Count the worker in."""
+        answer(self.server.join.remote(worker))
+
+    def leave(self, worker: int) -> None:
+        """Count the worker out."""
+        answer(self.server.leave.remote(worker))
+
+    def waits(self, worker: int) -> bool:
+        """Whether the worker is waiting for others."""
+        return bool(answer(self.server.waits.remote(worker)))
+
+    def request_stop(self) -> None:
+        """Ask every worker to stop at its next pull."""
+        answer(self.server.request_stop.remote())
+
+    def counters(self) -> Snapshot:
+        """The counters as they stand."""
+        found: Snapshot = answer(self.server.counters.remote())
+        return found
+
+    def snapshot(self) -> StoreState:
+        """A copy of the shared state, cut between updates."""
+        return unpack_state(self.state_dict(), self.rule, self.like, self.tracked)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shared state by name."""
+        state = answer(self.server.state_dict.remote())
+        return {
+            name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+            for name, value in state.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
+        unpack_state(state, self.rule, self.like, self.tracked)
+        arrays = {n: value.cpu().numpy() if isinstance(value, Tensor) else value for n, value in state.items()}
+        answer(self.server.load_state_dict.remote(arrays))
+
+
+class RayHandle:
+    """One worker's end of a RayStore."""
+
+    def __init__(self, server: Any, worker: int, like: Tensor, tracked: int, in_flight: int) -> None:
+        self.worker = worker
+        self._server, self._like, self._tracked, self._in_flight = server, like, tracked, in_flight
+        self._session: Session | None = None
+        self._sequence = 0
+        self._under_way: deque[Any] = deque()  # the references of answers
+        self._latest: Reply | None = None
+
+    def pull(self, out: Tensor) -> Snapshot:
+        """Copy θ into `out`: as the answer to the latest push but `in_flight` has it."""
+        check_vector(out, self._like, "the vector to pull into")
+        if self._session is None:
+            self._session, self._latest = answer(self._server.enter.remote(self.worker))
+        elif not self._under_way:
+            self._latest = answer(self._server.pull.remote(self.worker))
+        while len(self._under_way) > self._in_flight:
+            self._latest = answer(self._under_way[0])
+            self._under_way.popleft()
+        reply = self._latest
+        assert reply is not None
+        out.copy_(tensor_of(self._theta(reply)))
+        moments = None if reply.moments is None else torch.from_numpy(np.array(reply.moments))
+        return reply.snapshot._replace(moments=moments)
+
+    def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
+        """Send the gradient off; the receipt is that of the latest push whose answer a pull has waited for."""
+        if gradient is not None:
+            check_vector(gradient, self._like, "the gradient")
+        deltas = check_deltas(counts, self._tracked)
+        if self._session is None:
+            self._session, self._latest = answer(self._server.enter.remote(self.worker))
+        assert self._latest is not None
+        push = Push(
+            None if gradient is None else gradient.detach().cpu().numpy(),
+            counts.env_steps,
+            counts.episodes,
+            None if deltas is None else deltas.numpy(),
+            (self._latest.incarnation, base_version),
+        )
+        self._sequence += 1
+        self._under_way.append(self._server.exchange.remote(self.worker, self._session, self._sequence, push))
+        return self._latest.receipt
+
+    def leave(self) -> None:
+        """Be waited for no more; what has been pushed counts."""
+        answer(self._server.leave.remote(self.worker))  # calls are taken in turn: the pushes have been, too
+
+    def _theta(self, reply: Reply) -> Array:
+        while not isinstance(reply.parameters, np.ndarray):
+            try:
+                return ray.get(reply.parameters)  # type: ignore[no-any-return]
+            except ObjectLostError:  # with the server, which has been started anew
+                reply = answer(self._server.pull.remote(self.worker))
+        return reply.parameters
+
+
+def answer(reference: Any, timeout_s: float | None = None) -> Any:
+    """What a call of an actor returns, or the error of this library that it raised.
+
+    Raises ClusterError if the actor is gone for good, or does not come back in time.
+    """
+    try:
+        return ray.get(reference, timeout=timeout_s)
+    except RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, A3CError):
+            raise cause from None
+        raise
+    except (RayActorError, GetTimeoutError) as error:
+        raise ClusterError(
+            f"the parameter server cannot be started, or is gone for good ({str(error).splitlines()[-1].strip()}): the "
+            "run's last checkpoint is in its run directory, and `a3c resume` goes on from it"
+        ) from error

@@ -1,0 +1,143 @@
+"""The runtimes' contract, on Ray, and what is Ray's own: workers that are lost are always started anew."""
+
+import contextlib
+import inspect
+import sys
+import time
+
+import pytest
+import test_runtimes
+import torch
+from test_runtimes import FAILURES, W, collect, explode, fail_at, kill_oneself, learner, make, shared_store
+
+from a3c.errors import UsageError, WorkerDied, WorkerFailed, WorkerHung
+from a3c.runtimes import ray as ray_runtime
+from a3c.runtimes.ray import ClusterWish, RayRuntime
+from a3c.runtimes.ray_worker import check_versions, versions_here
+from a3c.runtimes.restarts import FailurePolicy
+from leftovers import nothing_left
+from ray_cluster import ray_cluster
+
+pytestmark = pytest.mark.timeout(60)
+
+globals().update(
+    {
+        name: test
+        for name, test in vars(test_runtimes).items()
+        if name.startswith("test_") and "runtime" in inspect.signature(test).parameters
+    }
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cluster():
+    with ray_cluster():
+        yield
+
+
+@pytest.fixture
+def runtime():
+    return RayRuntime(report_every_s=0.05)
+
+
+@pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(kind, how):
+    fail, message = FAILURES[how]
+    message = {"killed": "died: ", "exits": "died: "}.get(how, message)
+    policy = FailurePolicy(restarts_per_hour=1, timeout_s=2 if how == "hangs" else 600)
+    runtime = RayRuntime(report_every_s=0.05, policy=policy)
+    with nothing_left():
+        store = shared_store(runtime, kind)
+        reports = collect(runtime, make(updates=40, pause_s=0.02, at_update=fail_at(fail, 3)), store)
+    failures = [text for report in reports for text in report.failures]
+    assert len(failures) == 1
+    assert failures[0].startswith("worker 1")
+    assert message in failures[0]
+    assert runtime.incarnation == 1
+    episodes = [e for report in reports for e in report.episodes]
+    assert sorted(e.length for e in episodes if e.worker == 0) == list(range(40))
+    assert [e.length for e in episodes if e.worker == 1][-40:] == list(range(40))  # its last life
+    counters = store.counters()
+    assert counters.env_steps == 3 * (40 + 40 + 3)  # what was pushed
+    assert counters.episodes == 40 + 40 + 3 >= len(episodes)
+
+
+def test_a_worker_that_is_lost_is_started_anew_whatever_the_policy_and_one_that_raises_is_not(monkeypatch):
+    runtime = RayRuntime(report_every_s=0.05)
+
+    def recipe(worker, handle, life):
+        at_update = fail_at(kill_oneself if life.incarnation == 0 else explode, 2, 1002)
+        return learner(worker, handle, life, updates=10**6, pause_s=0.02, at_update=at_update)
+
+    seen = []
+    with nothing_left(), pytest.raises(WorkerFailed, match="the pole fell over"):  # noqa: PT012
+        with contextlib.closing(runtime.run(recipe, shared_store(runtime), W)) as reports:
+            for report in reports:
+                seen += report.failures
+    assert len(seen) == 1
+    monkeypatch.setattr(ray_runtime, "_LOST_PER_HOUR", 1)
+    recipe = make(updates=10**6, pause_s=0.02, at_update=fail_at(kill_oneself, 2, 1002))
+    with nothing_left(), pytest.raises(WorkerDied, match="worker 1 died: "):
+        collect(runtime, recipe, shared_store(runtime))
+
+
+def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew():
+    runtime = RayRuntime(report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    recipe = make(updates=10**6, pause_s=0.01, at_update=fail_at(lambda: time.sleep(1000), 5))
+    with nothing_left(), pytest.raises(WorkerHung, match="worker 1 hung: .* --worker-timeout-s 2"):
+        collect(runtime, recipe, shared_store(runtime))
+
+
+def test_a_worker_has_one_torch_thread():
+    def check(worker, update):
+        assert torch.get_num_threads() == 1, torch.get_num_threads()
+
+    runtime = RayRuntime()
+    with nothing_left():
+        collect(runtime, make(updates=1, at_update=check), shared_store(runtime))
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (ClusterWish(worker_cpus=2), "2 workers with 2 CPUs each do not fit on this Ray cluster, 1 do"),
+        (ClusterWish(worker_gpus=1), "1 CPUs and 1 GPUs each do not fit on this Ray cluster, 0 do"),
+        (ClusterWish(worker_cpus=2, wait_s=1.0), "--ray-wait-s"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused_at_once(wish, message):
+    runtime = RayRuntime(wish)
+    began = time.monotonic()
+    with nothing_left(), pytest.raises(UsageError, match=message):
+        collect(runtime, make(), shared_store(runtime))
+    assert wish.wait_s <= time.monotonic() - began < 10
+
+
+def test_a_cluster_that_nobody_answers_at_is_named():
+    with pytest.raises(UsageError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
+        ray_runtime._check_reachable("127.0.0.1:9")
+
+
+def test_a_runtime_environment_comes_too_late_where_ray_is_in_use():
+    with pytest.raises(UsageError, match=r"Ray is in use in this process already.*--ray-runtime-env"):
+        RayRuntime(ClusterWish(runtime_env={"env_vars": {"A": "1"}})).prepare()
+
+
+def test_another_version_on_a_node_is_named():
+    here = versions_here()
+    assert set(here) == {"a3c", "torch", "gymnasium", "numpy"}
+    check_versions(here)
+    with pytest.raises(UsageError, match=rf"node .* has torch {here['torch']}, .* has 1\.0: install the same"):
+        check_versions(here | {"torch": "1.0"})
+
+
+def test_what_a_node_cannot_import_is_named(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def learner(worker, handle, life):\n    yield\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here
+
+    runtime = RayRuntime()
+    with nothing_left(), pytest.raises(WorkerFailed, match="No module named 'only_here'"):
+        collect(runtime, only_here.learner, shared_store(runtime))
+    del sys.modules["only_here"]

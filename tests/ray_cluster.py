@@ -1,0 +1,63 @@
+"""A Ray cluster of this machine alone, for tests."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
+import ray
+
+from a3c.stores.ray import RayStore
+from leftovers import descendants
+
+
+@contextlib.contextmanager
+def ray_cluster(cpus: int = 2) -> Iterator[None]:
+    """Ray with so many processors, gone again afterwards."""
+    with for_the_workers():
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+        try:
+            yield
+        finally:
+            StoreOnUsedServer.idle.clear()
+            ray.shutdown()
+    assert not descendants()
+
+
+@contextlib.contextmanager
+def for_the_workers() -> Iterator[None]:
+    """Environment variables for the processes of a cluster that is begun meanwhile."""
+    variables = {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if "tests" in path),
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # or, beside other tests, they would get no processor for long
+    }
+    with mock.patch.dict(os.environ, variables):
+        yield
+
+
+class StoreOnUsedServer(RayStore):
+    """A RayStore whose actors have served others before: they are made anew in their processes, which starts faster."""
+
+    idle: list = []  # noqa: RUF012
+
+    def start(self, contents, server_options):
+        """Take actors that nobody uses any more, or new ones."""
+        if not self.idle:
+            return super().start(contents, server_options)
+        server, keeper = self.idle.pop()
+        name = ray.get(server.__ray_call__.remote(lambda server: server.keeper_name))
+        ray.get(keeper.__ray_call__.remote(lambda keeper, contents: keeper.__init__(contents), contents))
+        ray.get(server.__ray_call__.remote(lambda server, name: server.__init__(name), name))
+        return server, keeper
+
+    def __del__(self):
+        if ray.is_initialized():
+            self.idle.append((self.server, self.keeper))

@@ -1,0 +1,152 @@
+"""Whole runs on Ray: from `a3c.train` and the command line, on one machine and on clusters that fall apart."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import ray
+
+import a3c
+from a3c.errors import UsageError, WorkerFailed
+from leftovers import descendants
+from ray_cluster import for_the_workers, ray_cluster
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def one_machine():
+    with ray_cluster():
+        yield
+
+
+@pytest.mark.usefixtures("one_machine")
+@pytest.mark.parametrize("algorithm", ["a3c", "a2c"])
+def test_cartpole_is_solved_with_two_workers(tmp_path, algorithm):
+    run = a3c.train(
+        "CartPole-v1", runtime="ray", algorithm=algorithm, stop_at_return=475.0, total_env_steps=10**6, seed=1,
+        run_dir=str(tmp_path / "run"), quiet=True, tensorboard=False,
+    )  # fmt: skip
+    assert run.solved, run.summary
+    assert a3c.evaluate(run.policy(), "CartPole-v1", episodes=20).return_mean > 400
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["env_steps"] == run.summary["env_steps"]
+    stale = [line["staleness_max"] for line in lines if line["staleness_max"] is not None]
+    assert max(stale) >= 1 if algorithm == "a3c" else max(stale) == 0
+
+
+@pytest.mark.usefixtures("one_machine")
+def test_a_run_is_taken_up_on_ray_and_off_it_again(tmp_path):
+    common = {"run_dir": str(tmp_path / "run"), "quiet": True, "tensorboard": False}
+    a3c.train("CartPole-v1", total_env_steps=20_000, learning_rate_schedule="constant", **common)
+    for runtime, steps in (("ray", 40_000), ("processes", 60_000)):
+        run = a3c.resume(common["run_dir"], runtime=runtime, total_env_steps=steps, quiet=True)
+        assert steps <= run.summary["env_steps"] < steps + 10_000
+    with open(run.path / "episodes.csv") as file:
+        seen = [int(row["env_steps"]) for row in csv.DictReader(file)]
+    assert max(seen) > 40_000
+
+
+@pytest.mark.usefixtures("one_machine")
+def test_what_a_worker_fails_with_is_told(tmp_path):
+    def broken():
+        if ray.get_runtime_context().get_actor_id() is None:
+            return gym.make("CartPole-v1")
+        raise ZeroDivisionError("no pole here")
+
+    with pytest.raises(WorkerFailed, match=r"worker \d failed: ZeroDivisionError: no pole here"):
+        a3c.train(broken, runtime="ray", run_dir=str(tmp_path / "run"), quiet=True, tensorboard=False)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "worker_failed"
+
+
+@pytest.mark.usefixtures("one_machine")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 3}, "3 workers with 1 CPUs each do not fit on this Ray cluster, 2 do"),
+        ({"worker_gpus": -1.0}, "--worker-gpus must be 0 or more"),
+        ({"store": "hogwild"}, "take --store ray"),
+        ({"store": "ray", "algorithm": "a2c"}, "take --store ray-synchronous"),
+        ({"algorithm": "a2c", "updates_in_flight": 0}, "--updates-in-flight changes nothing without --store ray"),
+        ({"runtime": "processes", "worker_cpus": 2.0}, "--worker-cpus changes nothing without --runtime ray"),
+        ({"ray_runtime_env": {"env_vars": {"A": "1"}}}, "Ray is in use in this process already"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        a3c.train("CartPole-v1", **{"runtime": "ray", "run_dir": str(tmp_path / "run"), "quiet": True} | settings)
+
+
+def test_without_ray_the_extra_is_named(tmp_path):
+    script = "import sys; sys.modules['ray'] = None; import a3c.cli; a3c.cli.main()"
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "train",
+        "CartPole-v1",
+        "--runtime",
+        "ray",
+        "--run-dir",
+        str(tmp_path / "r"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "pip install 'a3c[ray]'" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path):
+    command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--ray-address", "127.0.0.1:9"]
+    began = time.monotonic()
+    done = subprocess.run([*command, "--run-dir", str(tmp_path / "r")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_command_line_begins_a_cluster_and_ends_it(tmp_path):
+    with for_the_workers():
+        command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--seed", "1"]
+        done = subprocess.run(
+            [*command, "--total-env-steps", "20000", "--run-dir", str(tmp_path / "run")],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "store ray" in done.stdout
+    assert not any("raylet" in Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants())
+
+
+def test_ctrl_c_saves_and_leaves_nothing(tmp_path):
+    with for_the_workers():
+        command = [
+            sys.executable,
+            "-m",
+            "a3c",
+            "train",
+            "CartPole-v1",
+            "--runtime",
+            "ray",
+            "--total-env-steps",
+            "10**9",
+        ]
+        command[-1] = str(10**9)
+        run = subprocess.Popen(
+            [*command, "--run-dir", str(tmp_path / "run"), "--quiet"], stderr=subprocess.PIPE, text=True
+        )
+        episodes = tmp_path / "run" / "episodes.csv"
+        deadline = time.monotonic() + 90
+        while not (episodes.exists() and episodes.read_text().count("\n") > 5):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        _, told = run.communicate(timeout=30)
+    assert run.returncode == 130, told
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "interrupted"
