@@ -77,10 +77,11 @@ class Kept(NamedTuple):
 class ParameterServer:
     """Owns the shared state of a run on a cluster: an ordinary store, and who has pushed what.
 
-    Its methods run in turn, in one thread, but for waits. A push that comes twice, because a call was tried again, is
-    applied once: each worker numbers its own. Ray starts the server anew, on another node if need be, when it dies; it
-    then goes on from the cut that the keeper has. Versions may then come a second time, so a gradient says in which of
-    the server's lives its base was: one of an earlier life is not applied, its steps count.
+    Its methods run in turn, in one thread, but for waits. Each worker numbers its pushes: one that comes twice, because
+    a call was tried again, is applied once, and one that overtakes another, as Ray lets long ones be overtaken, waits
+    for it. Ray starts the server anew, on another node if need be, when it dies; it then goes on from the cut that the
+    keeper has. Versions may then come a second time, so a gradient says in which of the server's lives its base was:
+    one of an earlier life is not applied, its steps count.
 
     Args:
         keeper: the name of the actor that knows what it is made of, and remembers it.
@@ -108,6 +109,7 @@ class ParameterServer:
         self._sequences: dict[int, tuple[Session, int]] = {}
         self._receipts: dict[int, Receipt | None] = {}
         self._members: set[int] = set()
+        self._unsure: set[int] = set()  # whose pushes since the cut were taken by a server that is gone
         self._entered: int = 0  # in this life
         self._stop: bool = False
         self._published: tuple[int, Any] | None = None  # the reference of a version's θ
@@ -121,22 +123,27 @@ class ParameterServer:
         session = self.incarnation, self._entered
         self._entered += 1
         self._sequences[worker] = session, 0
-        await self._round(worker)
-        return session, self._reply(worker)
+        self._unsure.discard(worker)
+        return session, await self.pull(worker)
 
     async def pull(self, worker: int) -> Reply:
-        """θ as it is, or once the round that holds this worker's gradient has closed."""
+        """θ as it is, or once the round that holds this worker's gradient has closed. Counts the worker in."""
         await self._round(worker)
+        if worker not in self._members:
+            await self.join(worker)
         return self._reply(worker)
 
     async def exchange(self, worker: int, session: Session, sequence: int, push: Push) -> Reply:
         """Take a push, unless it has been taken already, then as `pull`."""
-        known, latest = self._sequences.get(worker, (session, 0))
-        if session < known:
-            raise StoreError(f"worker {worker} has begun anew, and this is not its latest life")
-        if (session, sequence) > (known, latest):
+        while (taken := self._taken(worker, session)) is not None and taken < sequence - 1:
+            await self._changed.wait()
+        if taken is None or taken < sequence:
+            if self._waits_for_all and worker not in self._members:
+                raise StoreError(f"worker {worker} has been counted out, and no round waits for it")
             self._take(worker, push)
             self._sequences[worker] = session, sequence
+            self._unsure.discard(worker)
+            self._wake()
             if time.monotonic() >= self._next_keep and not self._pending().any():
                 self._next_keep = time.monotonic() + _KEEP_EVERY_S
                 self._keeper.keep.remote(self._cut())
@@ -149,8 +156,11 @@ class ParameterServer:
         self._store.join(worker)
         await self._keep()
 
-    async def leave(self, worker: int) -> None:
-        """See `a3c.types.ParameterStore`."""
+    async def leave(self, worker: int, session: Session | None = None, sequence: int = 0) -> None:
+        """See `a3c.types.ParameterStore`. A worker that leaves by itself says what its last push was."""
+        if session is not None:
+            while (taken := self._taken(worker, session)) is not None and taken < sequence:
+                await self._changed.wait()
         self._members.discard(worker)
         self._store.leave(worker)
         self._wake()
@@ -192,7 +202,16 @@ class ParameterServer:
         moments = None if push.moments is None else tensor_of(push.moments)
         counts = Counts(push.env_steps, push.episodes, moments)
         self._receipts[worker] = self._handles[worker].push(gradient, counts, version)
-        self._wake()
+
+    def _taken(self, worker: int, session: Session) -> int | None:
+        """The number of a session's latest push; None where a server before this one may have taken more since its cut.
+
+        What that one took is not in θ, so whatever comes next is taken. Raises StoreError for a former session.
+        """
+        known, latest = self._sequences.get(worker, (session, 0))
+        if session < known:
+            raise StoreError(f"worker {worker} has begun anew, and this is not its latest life")
+        return latest if session == known and worker not in self._unsure else None
 
     async def _round(self, worker: int) -> None:
         """Wait until the round that this worker has pushed in, if it has, is closed."""
@@ -208,6 +227,8 @@ class ParameterServer:
 
     def _reply(self, worker: int) -> Reply:
         store, handle = self._store, self._handles[worker]
+        if self._waits_for_all and worker not in self._members:  # gone meanwhile; a pull would count it in
+            return Reply(self._theta(), store.counters(), None, None, self.incarnation)
         snapshot = handle.pull(store.parameters)  # onto itself: what is wanted is the rest
         receipt = handle.settled if isinstance(handle, SynchronousHandle) else self._receipts.get(worker)
         moments = None if snapshot.moments is None else snapshot.moments.numpy()
@@ -238,6 +259,7 @@ class ParameterServer:
     def _go_on_from(self, kept: Kept) -> None:
         self._store.load_state_dict(_with_tensors(kept.state))
         self._sequences = dict(kept.sequences)
+        self._unsure = set(range(len(self._handles)))
         for worker in kept.members:
             self._members.add(worker)
             self._store.join(worker)

@@ -188,7 +188,10 @@ class RayHandle:
 
     def leave(self) -> None:
         """Be waited for no more; what has been pushed counts."""
-        answer(self._server.leave.remote(self.worker))  # calls are taken in turn: the pushes have been, too
+        if self._session is None:
+            answer(self._server.leave.remote(self.worker))
+        else:  # calls may overtake one another
+            answer(self._server.leave.remote(self.worker, self._session, self._sequence))
 
     def _theta(self, reply: Reply) -> Array:
         while not isinstance(reply.parameters, np.ndarray):
