@@ -3,7 +3,9 @@
 import contextlib
 import os
 import sys
+import weakref
 from collections.abc import Iterator
+from typing import Any, ClassVar
 from unittest import mock
 
 import ray
@@ -26,7 +28,8 @@ def ray_cluster(cpus: int = 2) -> Iterator[None]:
         try:
             yield
         finally:
-            StoreOnUsedServer.idle.clear()
+            StoreOnUsedServer.started.clear()
+            StoreOnUsedServer.idle = []  # stores that are still to be finalised have the old one
             ray.shutdown()
     assert not descendants()
 
@@ -46,18 +49,19 @@ def for_the_workers() -> Iterator[None]:
 class StoreOnUsedServer(RayStore):
     """A RayStore whose actors have served others before: they are made anew in their processes, which starts faster."""
 
-    idle: list = []  # noqa: RUF012
+    started: ClassVar[list[tuple[Any, Any]]] = []  # held here, for Ray ends an actor with its last reference
+    idle: ClassVar[list[int]] = []
 
     def start(self, contents, server_options):
         """Take actors that nobody uses any more, or new ones."""
-        if not self.idle:
-            return super().start(contents, server_options)
-        server, keeper = self.idle.pop()
-        name = ray.get(server.__ray_call__.remote(lambda server: server.keeper_name))
-        ray.get(keeper.__ray_call__.remote(lambda keeper, contents: keeper.__init__(contents), contents))
-        ray.get(server.__ray_call__.remote(lambda server, name: server.__init__(name), name))
-        return server, keeper
-
-    def __del__(self):
-        if ray.is_initialized():
-            self.idle.append((self.server, self.keeper))
+        if self.idle:
+            number = self.idle.pop()
+            server, keeper = self.started[number]
+            name = ray.get(server.__ray_call__.remote(lambda server: server.keeper_name))
+            ray.get(keeper.__ray_call__.remote(lambda keeper, contents: keeper.__init__(contents), contents))
+            ray.get(server.__ray_call__.remote(lambda server, name: server.__init__(name), name))
+        else:
+            number = len(self.started)
+            self.started.append(super().start(contents, server_options))
+        weakref.finalize(self, self.idle.append, number)
+        return self.started[number]
