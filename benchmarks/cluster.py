@@ -116,6 +116,7 @@ def server(size: int, workers: int) -> dict[str, Any]:
     with contextlib.closing(runtime.run(Pushing(size, workers, PUSHING_S), store, workers)) as reports:
         for report in reports:
             total.merge(report)
+    store.close()
     return {
         "size": size,
         "workers": workers,

@@ -112,6 +112,7 @@ def run_training(
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
     progress = Progress(started_at, solved_return)
     with contextlib.ExitStack() as locks:
+        locks.callback(getattr(store, "close", lambda: None))  # one that is not in this process
         if changes is None:
             place = _begin(facts, config, spec, device, runtime, locks)
         else:

@@ -22,6 +22,8 @@ from a3c.runtimes.restarts import FailurePolicy, Restarts, may_pass
 from a3c.runtimes.worker import Done, Failure
 from a3c.types import MakeActorLearner, Report
 
+_HELD: list[Any] = []  # handles of actors, which are never freed: see a3c.stores.ray
+
 _CONNECT_S = 5.0
 _START_S = 120.0  # what a start may take besides: a place on the cluster, imports, an environment that is made
 _LOST_PER_HOUR = 100  # workers that may go with their process or node, where nobody says how many
@@ -252,7 +254,8 @@ class _Crew:
 
     def __init__(self, runtime: RayRuntime, recipe: bytes, store: Any, workers: int) -> None:
         self.active: dict[int, _Worker] = {}
-        self._runtime, self._recipe, self._store = runtime, ray.put(recipe), store
+        self._runtime, self._store = runtime, store
+        self._recipe: Any = ray.put(recipe)
         self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
         self._lives = [0] * workers
         self._versions = versions_here()
@@ -270,6 +273,7 @@ class _Crew:
             num_gpus=wish.worker_gpus,
             scheduling_strategy="SPREAD",
         ).remote()
+        _HELD.append(actor)
         stream = actor.run.remote(
             number,
             self._recipe,
@@ -296,6 +300,7 @@ class _Crew:
     def dismiss(self, worker: _Worker, message: Done | Failure | WorkerDied) -> WorkerError | OutOfResources | None:
         """Count a worker out that has said its last word, or died without one; what it failed with, if it did."""
         del self.active[worker.number]
+        worker.stream = worker.pulse = None
         hung = worker.number in self._hung
         self._hung.discard(worker.number)
         worker.kill()
@@ -336,7 +341,8 @@ class _Crew:
         """End all workers at once."""
         for worker in self.active.values():
             worker.kill()
-        self.active = {}
+            worker.stream = worker.pulse = None  # while this session of Ray lasts
+        self.active, self._recipe = {}, None
 
 
 def _check_reachable(address: str) -> None:

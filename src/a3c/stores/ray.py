@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections import deque
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import cloudpickle
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -25,6 +26,10 @@ from a3c.types import Counts, Receipt, Snapshot, StoreState
 
 if TYPE_CHECKING:
     from a3c.types import Array
+
+# Ray numbers actors anew in each of a process's sessions, and counts the handles of each: one of an earlier session, if
+# freed during a later one, would end somebody else's actor. So handles are never freed; actors are ended by `close`.
+_HELD: list[Any] = []
 
 _LIVES = 100  # of the server: it is started anew so often
 _START_S = 120.0  # what its first start may take
@@ -70,6 +75,7 @@ class RayStore:
         self.like = initial.detach().to("meta")  # θ's shape and dtype, without its numbers
         contents = cloudpickle.dumps(Contents(initial.detach().cpu().numpy(), rule, workers, reduction, tracked))
         self.server, self.keeper = self.start(contents, server_options or {})
+        _HELD.extend((self.server, self.keeper))
         answer(self.server.counters.remote(), _START_S)
 
     def start(self, contents: bytes, server_options: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -99,6 +105,12 @@ class RayStore:
         """That worker's handle; it may be sent to another node."""
         assert 0 <= worker < self.workers, f"no place for worker {worker}"
         return RayHandle(self.server, worker, self.like, self.tracked, self.in_flight)
+
+    def close(self) -> None:
+        """End the server: what it holds is lost."""
+        with contextlib.suppress(RayError):
+            for actor in (self.server, self.keeper):
+                ray.kill(actor)
 
     def join(self, worker: int) -> None:
         """Count the worker in."""

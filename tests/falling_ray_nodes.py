@@ -1,0 +1,84 @@
+"""A program for test_ray_nodes: trains on a Ray cluster of several nodes while it falls apart, and says how it went.
+
+It is one of its own because a process that has been connected to one cluster cannot always begin with another.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import gymnasium as gym
+import ray
+from ray.cluster_utils import Cluster
+
+import a3c
+from ray_cluster import for_the_workers
+
+
+class SlowCartPole(gym.Wrapper):
+    """CartPole-v1 that takes a while for a step."""
+
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+
+    def step(self, action):
+        time.sleep(0.0001)
+        return super().step(action)
+
+
+class Falling:
+    """A cluster of one machine whose nodes, and the run's server, are killed when the run has come to some steps."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+        self.plan = [(5_000, self.lose_a_node), (15_000, self.kill_server), (25_000, self.lose_a_node)]
+        self.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.done = []
+
+    def on_report(self, line):
+        if self.plan and line["env_steps"] > self.plan[0][0]:
+            _, action = self.plan.pop(0)
+            action()
+
+    def lose_a_node(self):
+        self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+        self.done.append("node")
+
+    def kill_server(self):
+        (name,) = [name for name in ray.util.list_named_actors() if "parameter-server" in name]
+        _, pid = ray.get(ray.get_actor(name).place.remote())
+        os.kill(pid, signal.SIGKILL)
+        self.done.append("server")
+
+
+def main(run_dir):
+    """Train there, and print a line of JSON."""
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": 100 * 2**20,
+            "_system_config": {"health_check_period_ms": 500, "health_check_failure_threshold": 4},
+        },
+    )
+    try:
+        falling = Falling(cluster)
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        cluster.wait_for_nodes()
+        run = a3c.train(
+            SlowCartPole, preset="none", runtime="ray", workers=2, envs_per_worker=16, learning_rate=4e-3,
+            total_env_steps=1_000_000, stop_at_return=475.0, seed=1, run_dir=run_dir, quiet=True,
+            tensorboard=False, on_report=falling.on_report,
+        )  # fmt: skip
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    print(json.dumps({"done": falling.done, "solved": run.solved, "summary": run.summary}))
+
+
+if __name__ == "__main__":
+    with for_the_workers():
+        main(sys.argv[1])
