@@ -124,9 +124,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {
         "envs_per_worker": 16,
         "total_env_steps": 5_000_000,
-        "rollout_length": 8,
-        "discount": 0.99,
-        "lambda_": 0.9,
+        "rollout_length": 16,
+        "discount": 0.995,
+        "entropy_coef": 0.0003,
         "learning_rate": 1e-3,
         "initial_log_std": -0.7,
     },
