@@ -24,7 +24,8 @@ def descendants(pid: int | None = None) -> set[int]:
 
 
 def _is_rays_own(command: str) -> bool:
-    return ("ray::" in command or "/ray/" in command) and "ray::RayWorker" not in command
+    program = command.partition(" -c ")[0]  # whose arguments may name Ray's folders, too
+    return ("ray::" in program or "/ray/" in program) and "ray::RayWorker" not in program
 
 
 def shared_files() -> set[str]:

@@ -142,7 +142,8 @@ class RunLock:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write atomically: the file holds the old content or the new, never a part of it."""
+    """Write atomically: the file holds the old content or the new, never a part of it. Its directory may have gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
     aside = path.with_name(f".{path.name}.tmp")
     with open(aside, "w", encoding="utf-8") as file:

@@ -75,6 +75,7 @@ class RayStore:
         self.like = initial.detach().to("meta")  # θ's shape and dtype, without its numbers
         contents = cloudpickle.dumps(Contents(initial.detach().cpu().numpy(), rule, workers, reduction, tracked))
         self.server, self.keeper = self.start(contents, server_options or {})
+        self._handles: dict[int, RayHandle] = {}
         _HELD.extend((self.server, self.keeper))
         answer(self.server.counters.remote(), _START_S)
 
@@ -104,7 +105,8 @@ class RayStore:
     def connect(self, worker: int) -> RayHandle:
         """That worker's handle; it may be sent to another node."""
         assert 0 <= worker < self.workers, f"no place for worker {worker}"
-        return RayHandle(self.server, worker, self.like, self.tracked, self.in_flight)
+        self._handles[worker] = RayHandle(self.server, worker, self.like, self.tracked, self.in_flight)
+        return self._handles[worker]
 
     def close(self) -> None:
         """End the server: what it holds is lost."""
@@ -117,8 +119,11 @@ class RayStore:
         answer(self.server.join.remote(worker))
 
     def leave(self, worker: int) -> None:
-        """Count the worker out."""
-        answer(self.server.leave.remote(worker))
+        """Count the worker out; if it has pushed in this process, after its last push."""
+        if worker in self._handles:
+            self._handles[worker].leave()
+        else:
+            answer(self.server.leave.remote(worker))
 
     def waits(self, worker: int) -> bool:
         """Whether the worker is waiting for others."""
