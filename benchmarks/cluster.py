@@ -5,7 +5,8 @@
     python benchmarks/cluster.py --address HOST:PORT      # on a cluster that runs
 
 * server: W actors pull and push as fast as they can, for networks of 5 k, 700 k and 5 M parameters: pushes/s, the time
-  of a round trip (a push and the pull after it), and from how many workers on there are no more pushes (90% of the most that were seen).
+  of a round trip (a push and the pull after it), and from how many workers on there are no more pushes (90% of the most
+  that were seen).
 * processes: training on an environment that sleeps 5 ms a step, two workers with one environment each, on Ray and in
   processes of this machine, in turn.
 * model: throughput of up to 1,000 workers for environments of 0.1 to 20 ms a step, from these numbers, and beside it
