@@ -29,19 +29,18 @@ import logging
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
+import cloudpickle
 import matplotlib.pyplot as plt
 import numpy as np
 import ray
 import torch
 
-import a3c
+import slow_environment
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
@@ -49,6 +48,7 @@ from a3c.runtimes.ray import ClusterWish, RayRuntime
 from a3c.stores.ray import RayStore
 from a3c.types import Counts, Life, Report, StoreHandle, Update
 from cartpole import commit
+from slow_environment import steps_per_second
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "cluster.png"
@@ -59,32 +59,6 @@ STEP_S, ROLLOUT = 0.005, 20
 MODELLED_STEPS_S = (0.0001, 0.001, 0.005, 0.02)
 CHECKED_WORKERS = (1, 2, 4, 8, 16)
 SATURATED = 0.9
-
-
-class Sleeping(gym.Env):
-    """Random observations; a step sleeps."""
-
-    observation_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
-    action_space = gym.spaces.Discrete(4)
-
-    def __init__(self, step_s: float = STEP_S) -> None:
-        self.step_s = step_s
-
-    def reset(self, *, seed=None, options=None):
-        """Begin an episode."""
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observe(), {}
-
-    def step(self, action):
-        """Sleep, and go on."""
-        time.sleep(self.step_s)
-        self.steps += 1
-        return self.observe(), float(action == 1), False, self.steps == 100, {}
-
-    def observe(self):
-        """Eight numbers."""
-        return self.np_random.uniform(-1, 1, 8).astype(np.float32)
 
 
 class Pushing:
@@ -126,19 +100,13 @@ def server(size: int, workers: int) -> dict[str, Any]:
     }
 
 
-def training_rate(runtime: str, workers: int, step_s: float, seed: int) -> float:
-    """Steps/s between the third and the last line of metrics."""
-    lines: list[tuple[float, int]] = []
+def training_rate(runtime: str, workers: int, seed: int) -> float:
+    """Steps/s of so many workers with one sleeping environment each."""
     own = {"worker_cpus": 0.01} if runtime == "ray" else {}
-    with tempfile.TemporaryDirectory() as folder:
-        a3c.train(
-            Sleeping, env_kwargs={"step_s": step_s}, runtime=runtime, workers=workers, envs_per_worker=1,
-            rollout_length=ROLLOUT, learning_rate=1e-4, max_seconds=TRAINING_S + workers, total_env_steps=10**8,
-            seed=seed, run_dir=folder, overwrite=True, tensorboard=False, quiet=True, checkpoint_every_s=None,
-            on_report=lambda line: lines.append((line["seconds"], line["env_steps"])), **own,
-        )  # fmt: skip
-    begin = next(line for line in lines if line[1] > 3 * workers * ROLLOUT)  # everybody is up
-    return (lines[-1][1] - begin[1]) / (lines[-1][0] - begin[0])
+    return steps_per_second(
+        workers, 1, seed, env_kwargs={"step_s": STEP_S}, runtime=runtime, rollout_length=ROLLOUT, learning_rate=1e-4,
+        max_seconds=TRAINING_S + workers, checkpoint_every_s=None, **own,
+    )  # fmt: skip
 
 
 def saturation(rows: list[dict[str, Any]], size: int) -> tuple[int, float]:
@@ -232,6 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts, runs = arguments.part or ["server", "processes", "model"], range(arguments.runs)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    cloudpickle.register_pickle_by_value(slow_environment)  # other nodes have no such module
     ray.init(address=arguments.address, logging_level=logging.ERROR, log_to_driver=False)
     sections, data = [], {}
     if "server" in parts or "model" in parts:
@@ -242,11 +211,11 @@ def main() -> None:
         rates: dict[str, list[float]] = {"processes": [], "ray": []}
         for seed in runs:
             for name, some in rates.items():
-                some.append(training_rate(name, 2, STEP_S, seed))
+                some.append(training_rate(name, 2, seed))
         data["processes"] = rates
         sections += ["## Beside processes: 5 ms a step, two workers", "", *processes_table(rates), ""]
     if "model" in parts:
-        checked = {w: [training_rate("ray", w, STEP_S, seed) for seed in runs] for w in CHECKED_WORKERS}
+        checked = {w: [training_rate("ray", w, seed) for seed in runs] for w in CHECKED_WORKERS}
         services = {size: 1 / saturation(rows, size)[1] for size in SIZES}
         think_s = ROLLOUT / statistics.median(checked[1])
         data["checked"] = checked

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,10 +28,13 @@ OUT = Path(__file__).parent / "results" / "slow-environment.md"
 
 
 class Slow(gym.Env):
-    """Random observations, 20 ms a step, 50 steps an episode."""
+    """Random observations, a step that sleeps, 50 steps an episode."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
     action_space = gym.spaces.Discrete(4)
+
+    def __init__(self, step_s: float = STEP_S) -> None:
+        self.step_s = step_s
 
     def reset(self, *, seed=None, options=None):
         """Begin an episode."""
@@ -40,7 +44,7 @@ class Slow(gym.Env):
 
     def step(self, action):
         """Wait, and go on."""
-        time.sleep(STEP_S)
+        time.sleep(self.step_s)
         self.steps += 1
         return self.observe(), float(action == 1), False, self.steps == 50, {}
 
@@ -49,24 +53,26 @@ class Slow(gym.Env):
         return self.np_random.uniform(-1, 1, 8).astype(np.float32)
 
 
-def steps_per_second(workers: int, envs: int, seed: int) -> float:
-    """Between the first and the last line of metrics."""
+def steps_per_second(workers: int, envs: int, seed: int, **settings: Any) -> float:
+    """Between the first line of metrics after three rollouts of each worker, and the last but one."""
+    settings = {"rollout_length": 5, "max_seconds": SECONDS} | settings
+    all_up = 3 * workers * envs * settings["rollout_length"]
     lines: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
         a3c.train(
             Slow,
             workers=workers,
             envs_per_worker=envs,
-            rollout_length=5,
-            max_seconds=SECONDS,
-            total_env_steps=10**7,
+            total_env_steps=10**8,
             seed=seed,
             run_dir=folder,
             tensorboard=False,
             quiet=True,
             on_report=lambda line: lines.append((line["seconds"], line["env_steps"])),
+            **settings,
         )
-    (first_time, first_steps), (last_time, last_steps) = lines[2], lines[-2]
+    first_time, first_steps = next((seconds, steps) for seconds, steps in lines if steps > all_up)
+    last_time, last_steps = lines[-2]  # the last one waits for workers that end
     return (last_steps - first_steps) / (last_time - first_time)
 
 

@@ -49,8 +49,7 @@ class Falling:
 
     def kill_server(self):
         (name,) = [name for name in ray.util.list_named_actors() if "parameter-server" in name]
-        _, pid = ray.get(ray.get_actor(name).place.remote())
-        os.kill(pid, signal.SIGKILL)
+        os.kill(ray.get(ray.get_actor(name).process.remote()), signal.SIGKILL)
         self.done.append("server")
 
 

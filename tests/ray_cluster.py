@@ -52,7 +52,7 @@ class StoreOnUsedServer(RayStore):
     started: ClassVar[list[tuple[Any, Any]]] = []  # held here, for Ray ends an actor with its last reference
     idle: ClassVar[list[int]] = []
 
-    def start(self, contents, server_options):
+    def start(self, contents):
         """Take actors that nobody uses any more, or new ones."""
         if self.idle:
             number = self.idle.pop()
@@ -62,6 +62,6 @@ class StoreOnUsedServer(RayStore):
             ray.get(server.__ray_call__.remote(lambda server, name: server.__init__(name), name))
         else:
             number = len(self.started)
-            self.started.append(super().start(contents, server_options))
+            self.started.append(super().start(contents))
         weakref.finalize(self, self.idle.append, number)
         return self.started[number]

@@ -75,28 +75,21 @@ def test_what_a_worker_fails_with_is_told(tmp_path):
         ({"store": "ray", "algorithm": "a2c"}, "take --store ray-synchronous"),
         ({"algorithm": "a2c", "updates_in_flight": 0}, "--updates-in-flight changes nothing without --store ray"),
         ({"runtime": "processes", "worker_cpus": 2.0}, "--worker-cpus changes nothing without --runtime ray"),
+        ({"device": "cuda"}, "--worker-gpus 1"),
+        ({"device": "cuda:0", "worker_gpus": 1.0}, "must be cpu, cuda or auto with --runtime ray"),
         ({"ray_runtime_env": {"env_vars": {"A": "1"}}}, "Ray is in use in this process already"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(tmp_path, settings, message):
     with pytest.raises(UsageError, match=message):
         a3c.train("CartPole-v1", **{"runtime": "ray", "run_dir": str(tmp_path / "run"), "quiet": True} | settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_ray_the_extra_is_named(tmp_path):
     script = "import sys; sys.modules['ray'] = None; import a3c.cli; a3c.cli.main()"
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        "train",
-        "CartPole-v1",
-        "--runtime",
-        "ray",
-        "--run-dir",
-        str(tmp_path / "r"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", script, "train", "CartPole-v1", "--runtime", "ray"]
+    done = subprocess.run([*command, "--run-dir", str(tmp_path / "r")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "pip install 'a3c[ray]'" in done.stderr
     assert not (tmp_path / "r").exists()
@@ -126,21 +119,11 @@ def test_the_command_line_begins_a_cluster_and_ends_it(tmp_path):
 
 def test_ctrl_c_saves_and_leaves_nothing(tmp_path):
     with for_the_workers():
-        command = [
-            sys.executable,
-            "-m",
-            "a3c",
-            "train",
-            "CartPole-v1",
-            "--runtime",
-            "ray",
-            "--total-env-steps",
-            "10**9",
-        ]
-        command[-1] = str(10**9)
+        command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--quiet"]
         run = subprocess.Popen(
-            [*command, "--run-dir", str(tmp_path / "run"), "--quiet"], stderr=subprocess.PIPE, text=True
-        )
+            [*command, "--total-env-steps", str(10**9), "--run-dir", str(tmp_path / "run")],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         episodes = tmp_path / "run" / "episodes.csv"
         deadline = time.monotonic() + 90
         while not (episodes.exists() and episodes.read_text().count("\n") > 5):

@@ -319,10 +319,8 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values["env_kwargs"] = {
-            name: value if is_json(value) else repr(value) for name, value in self.env_kwargs.items()
-        }
-        values["ray_runtime_env"] = dict(self.ray_runtime_env)
+        for name in ("env_kwargs", "ray_runtime_env"):
+            values[name] = {key: value if is_json(value) else repr(value) for key, value in values[name].items()}
         values["model"] = None if self.model is None else own_code_name(self.model)
         values["wrappers"] = [own_code_name(wrapper) for wrapper in self.wrappers]
         return values | {name: list(values[name]) for name in ("hidden_sizes", "import_")}

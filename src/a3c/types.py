@@ -254,6 +254,9 @@ class ParameterStore(Protocol):
     def counters(self) -> Snapshot:
         """The counters as they stand, read without waiting for anybody; without the moments."""
 
+    def close(self) -> None:
+        """End what the store has elsewhere; it is not used any more."""
+
     def snapshot(self) -> StoreState:
         """A copy of the shared state, cut between updates."""
 

@@ -41,10 +41,6 @@ def runtime(request):
 
 def shared_store(runtime, kind="hogwild", budget=None):
     rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
-    if type(runtime).__name__ == "RayRuntime":
-        from ray_cluster import StoreOnUsedServer  # only where Ray is used
-
-        return StoreOnUsedServer(torch.zeros(P), rule, W, reduction="mean" if kind == "synchronous" else None)
     context = getattr(runtime, "context", None)
     if kind == "synchronous":
         return SynchronousStore(torch.zeros(P), rule, W, "mean", context)

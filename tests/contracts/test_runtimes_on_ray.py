@@ -8,15 +8,18 @@ import time
 import pytest
 import test_runtimes
 import torch
-from test_runtimes import FAILURES, W, collect, explode, fail_at, kill_oneself, learner, make, shared_store
+from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make
 
+from a3c.core.optimizers import RMSProp
+from a3c.core.schedules import Budget, constant
+from a3c.core.update_rule import UpdateRule
 from a3c.errors import UsageError, WorkerDied, WorkerFailed, WorkerHung
 from a3c.runtimes import ray as ray_runtime
 from a3c.runtimes.ray import ClusterWish, RayRuntime
 from a3c.runtimes.ray_worker import check_versions, versions_here
 from a3c.runtimes.restarts import FailurePolicy
 from leftovers import nothing_left
-from ray_cluster import ray_cluster
+from ray_cluster import StoreOnUsedServer, ray_cluster
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -33,6 +36,16 @@ globals().update(
 def _cluster():
     with ray_cluster():
         yield
+
+
+def shared_store(runtime, kind="hogwild", budget=None):
+    rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
+    return StoreOnUsedServer(torch.zeros(P), rule, W, reduction="mean" if kind == "synchronous" else None)
+
+
+@pytest.fixture(autouse=True)
+def _stores_on_ray(monkeypatch):
+    monkeypatch.setattr(test_runtimes, "shared_store", shared_store)
 
 
 @pytest.fixture
@@ -110,7 +123,7 @@ def test_more_than_the_cluster_has_is_refused_at_once(wish, message):
     runtime = RayRuntime(wish)
     began = time.monotonic()
     with nothing_left(), pytest.raises(UsageError, match=message):
-        collect(runtime, make(), shared_store(runtime))
+        runtime.check_room(W)
     assert wish.wait_s <= time.monotonic() - began < 10
 
 

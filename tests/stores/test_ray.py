@@ -116,8 +116,7 @@ def test_a_large_theta_travels_as_a_small_one_does(size):
 
 
 def kill_server(store):
-    _, pid = answer(store.server.place.remote())
-    os.kill(pid, signal.SIGKILL)
+    os.kill(answer(store.server.process.remote()), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("size", [2, 100_000])

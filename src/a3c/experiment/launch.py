@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from a3c.envs.make import EnvSource, examine
 from a3c.errors import UsageError
 from a3c.experiment import presets, resuming, shape
 from a3c.experiment.env_source import env_source
+from a3c.experiment.extras import is_installed
 from a3c.experiment.loggers.wandb import check_installed
 from a3c.experiment.run_directory import CHECKPOINTS
 from a3c.experiment.saved_settings import read_settings
@@ -24,7 +24,8 @@ from a3c.runtimes.restarts import FailurePolicy
 from a3c.runtimes.serial import SerialRuntime
 
 if TYPE_CHECKING:
-    from a3c.experiment.train import Run
+    from a3c.experiment.train import AnyRuntime, Run
+    from a3c.runtimes.ray import RayRuntime
 
 OnReport = Callable[[Mapping[str, Any]], object]
 
@@ -152,7 +153,7 @@ def _take_up(
         return run_training(facts, config, (), description, runtime, on_report, started_at, changes)
 
 
-def make_runtime(config: TrainConfig) -> Any:
+def make_runtime(config: TrainConfig) -> AnyRuntime:
     """The runtime that the settings name."""
     episodes_at_once = config.stop_at_return is not None
     policy = FailurePolicy(
@@ -176,8 +177,8 @@ def make_runtime(config: TrainConfig) -> Any:
         raise UsageError(f"this platform has no --start-method {config.start_method}: take spawn") from None
 
 
-def _ray_runtime(config: TrainConfig, episodes_at_once: bool, policy: FailurePolicy) -> Any:
-    if importlib.util.find_spec("ray") is None:
+def _ray_runtime(config: TrainConfig, episodes_at_once: bool, policy: FailurePolicy) -> RayRuntime:
+    if not is_installed("ray"):
         raise UsageError("--runtime ray needs Ray, which is not installed: pip install 'a3c[ray]'")
     from a3c.runtimes.ray import ClusterWish, RayRuntime  # noqa: PLC0415  (an extra, imported only where used)
 

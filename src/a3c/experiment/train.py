@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 import numpy
@@ -49,8 +49,10 @@ from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
 from a3c.types import ParameterStore, Report
 
-AnyRuntime = Any
-"""A `Runtime` that can also be prepared and closed; Ray's module is imported only where it is used."""
+if TYPE_CHECKING:
+    from a3c.runtimes.ray import RayRuntime
+
+    AnyRuntime = ProcessRuntime | SerialRuntime | RayRuntime
 
 _ENVIRONMENT_PACKAGES = ("ale-py", "box2d", "box2d-py", "envpool", "minatar", "mujoco")
 _LINE_EVERY_S = 0.25
@@ -102,17 +104,17 @@ def run_training(
     where the others came from. With `changes`, the run in the run directory is taken up where it was; they
     are the settings that are to be others than before: the old value and the new.
     """
-    device = config.device if config.runtime == "ray" else resolve_device(config.device)
+    device = _device_on_ray(config) if config.runtime == "ray" else resolve_device(config.device)
     refuse_idle(named, facts)
     spec = make_spec(config, facts)
     model = spec.build(seed=seeding.model_seed(config.seed))
+    runtime.check_room(config.workers)
     store = make_store(config, model.flat, runtime, model.normaliser.tracked)
-    if config.init_from is not None and changes is None:
-        store.load_state_dict(store.state_dict() | starting_state(config.init_from, spec, "--init-from"))
     solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
     progress = Progress(started_at, solved_return)
-    with contextlib.ExitStack() as locks:
-        locks.callback(getattr(store, "close", lambda: None))  # one that is not in this process
+    with contextlib.closing(store), contextlib.ExitStack() as locks:
+        if config.init_from is not None and changes is None:
+            store.load_state_dict(store.state_dict() | starting_state(config.init_from, spec, "--init-from"))
         if changes is None:
             place = _begin(facts, config, spec, device, runtime, locks)
         else:
@@ -415,6 +417,22 @@ def resolve_device(name: str) -> str:
         if (device.index or 0) >= count:
             raise UsageError(f"--device {name}: this machine has {count} CUDA devices; take --device cpu or auto")
     return name
+
+
+def _device_on_ray(config: TrainConfig) -> str:
+    """The device that `config.device` stands for in a worker somewhere: "auto" is the GPU if workers take one.
+
+    Raises UsageError if workers take none, or if it has a number: Ray shows each worker its own as the first.
+    """
+    if config.device == "auto":
+        return "cuda" if config.worker_gpus else "cpu"
+    if config.device not in ("cpu", "cuda"):
+        raise UsageError(f"--device must be cpu, cuda or auto with --runtime ray, not {config.device!r}")
+    if config.device == "cuda" and not config.worker_gpus:
+        raise UsageError(
+            "--device cuda with --runtime ray needs a GPU, or a part of one, for each worker: --worker-gpus 1"
+        )
+    return config.device
 
 
 def make_rule(config: TrainConfig) -> UpdateRule:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from a3c.errors import OutOfResources, StoreBusy, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped, hidden_main, signals_blocked
-from a3c.runtimes.restarts import FailurePolicy, Restarts, may_pass
+from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import Life, MakeActorLearner, Report
 
@@ -32,7 +32,6 @@ _SHORT_OF = {
 }
 _LINE = 8  # doubles in a cache line; what different workers write must not share one
 _START_S = 60.0  # what a start may take besides: imports, an environment that is made
-_LONGEST_LOOK_S = 1.0
 
 
 class _Worker(NamedTuple):
@@ -101,6 +100,9 @@ class ProcessRuntime:
             with hidden_main(), signals_blocked():
                 forkserver.ensure_running()
 
+    def check_room(self, workers: int) -> None:
+        """There is room for any number, if not a core for each."""
+
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """See `a3c.types.Runtime.run`.
 
@@ -163,7 +165,7 @@ class ProcessRuntime:
                     yield Report(failures=[str(failed)])
                 else:
                     failure = failed
-            crew.kill_who_hangs(self.policy.timeout_s)
+            crew.kill_who_hangs()
             crew.count_out()
             if restarts.waiting and store.counters().stop:
                 restarts.waiting.clear()
@@ -198,10 +200,9 @@ class _Crew:
         self._lives = [0] * workers
         # A cache line each: when the worker was last seen alive, by the monotonic clock.
         self._beats: Any = runtime.context.RawArray(ctypes.c_double, workers * _LINE)
-        self._still: dict[int, tuple[float, float]] = {}  # each one's last beat, and for how long there was no other
-        self._hung: set[int] = set()
+        self._seen: dict[int, float] = {}  # each one's last beat
+        self._stillness = Stillness(runtime.policy.timeout_s, _START_S)
         self.leaving: set[int] = set()
-        self._looked_at = time.monotonic()
         self._done: list[_Worker] = []
 
     def start(self, number: int) -> None:
@@ -210,9 +211,10 @@ class _Crew:
         self._lives[number] += 1
         self._runtime.incarnation = max(self._runtime.incarnation, life.incarnation)
         self._beats[number * _LINE] = 0.0
-        self._still[number] = 0.0, -_START_S
+        self._seen[number] = 0.0
         try:
             self.active[number] = self._launched(number, life)
+            self._stillness.begin(number)
         except (OSError, EOFError) as error:
             # The fork server cannot say what it is short of: it ends.
             lost = isinstance(error, EOFError | ConnectionError)
@@ -253,8 +255,7 @@ class _Crew:
     def dismiss(self, worker: _Worker, message: Done | Failure | None) -> WorkerError | None:
         """Count a worker out that has said its last word, or died without one; what it failed with, if it did."""
         del self.active[worker.number]
-        hung = worker.number in self._hung
-        self._hung.discard(worker.number)
+        hung = self._stillness.end(worker.number)
         self.leaving.add(worker.number)
         self.count_out()
         if isinstance(message, Done):
@@ -279,25 +280,16 @@ class _Crew:
                 self._store.leave(number)
                 self.leaving.discard(number)
 
-    def kill_who_hangs(self, timeout_s: float) -> None:
-        """Kill the worker that has stood still longest, if that is too long; the others get time anew.
+    def kill_who_hangs(self) -> None:
+        """Kill the worker that has stood still for too long, if there is one."""
+        hung = self._stillness.look(self._moves)
+        if hung is not None:
+            self.active[hung].process.kill()
 
-        Who waits for others does not stand still. Time in which this process did not look, stopped or busy with
-        something else, counts as one look: workers may have waited for it.
-        """
-        now = time.monotonic()
-        passed, self._looked_at = min(now - self._looked_at, timeout_s / 4, _LONGEST_LOOK_S), now
-        for number in self.active:
-            beat, (seen, still_s) = self._beats[number * _LINE], self._still[number]
-            moves = beat != seen or self._store.waits(number)
-            self._still[number] = beat, (0.0 if moves else still_s + passed)
-        worst = max(self.active, key=lambda number: self._still[number][1], default=None)
-        if worst is None or self._still[worst][1] <= timeout_s or worst in self._hung:
-            return
-        self._hung.add(worst)
-        self.active[worst].process.kill()
-        for number in self.active:  # a lock that it held may have been what they waited for
-            self._still[number] = self._beats[number * _LINE], 0.0
+    def _moves(self, number: int) -> bool:
+        beat, seen = self._beats[number * _LINE], self._seen[number]
+        self._seen[number] = beat
+        return bool(beat != seen or self._store.waits(number))
 
     def end(self) -> None:
         """Give workers that have finished a moment to leave by themselves, end all others at once, and free both."""

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayError
 from a3c.errors import ClusterError, OutOfResources, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped
 from a3c.runtimes.ray_worker import RayWorker, versions_here
-from a3c.runtimes.restarts import FailurePolicy, Restarts, may_pass
+from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
 from a3c.runtimes.worker import Done, Failure
 from a3c.types import MakeActorLearner, Report
 
@@ -27,7 +27,7 @@ _HELD: list[Any] = []  # handles of actors, which are never freed: see a3c.store
 _CONNECT_S = 5.0
 _START_S = 120.0  # what a start may take besides: a place on the cluster, imports, an environment that is made
 _LOST_PER_HOUR = 100  # workers that may go with their process or node, where nobody says how many
-_LONGEST_LOOK_S = 1.0
+_LOOK_EVERY_S = 1.0
 _LONGEST_REASON = 300
 _NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
 
@@ -109,14 +109,13 @@ class RayRuntime:
         """See `a3c.types.Runtime.run`.
 
         Raises:
-            UsageError: the actor-learner cannot be sent, or the cluster has no room for so many workers.
+            UsageError: the actor-learner cannot be sent.
             WorkerFailed: an actor-learner raised.
             WorkerDied: processes or nodes of workers are lost again and again.
             WorkerHung: it made no step for too long, and was killed.
             OutOfResources: a worker finds no place.
         """
         recipe = dumped(make_actor_learner)
-        self._check_room(workers)
         crew = _Crew(self, recipe, store, workers)
         try:
             for number in range(workers):
@@ -157,7 +156,7 @@ class RayRuntime:
                     yield Report(failures=[str(failed)])
                 else:
                     failure = failed
-            crew.kill_who_hangs(self.policy.timeout_s)
+            crew.kill_who_hangs()
             if (restarts.waiting or losses.waiting) and store.counters().stop:
                 restarts.waiting.clear()
                 losses.waiting.clear()
@@ -167,7 +166,7 @@ class RayRuntime:
         if failure is not None:
             raise failure
 
-    def _check_room(self, workers: int) -> None:
+    def check_room(self, workers: int) -> None:
         """Raise UsageError unless so many workers fit on the cluster, now or within `wait_s`."""
         deadline = time.monotonic() + self.wish.wait_s
         while (places := self._places()) < workers:
@@ -204,7 +203,6 @@ class _Worker:
         self.stream = stream
         self.beats = -1  # what the latest pulse said
         self.pulse: Any = None  # the reference of one that is under way
-        self.still_s = -_START_S  # for how long no beat has come
         self.started = False
 
     def next_message(self) -> Report | Done | Failure | WorkerDied:
@@ -259,8 +257,7 @@ class _Crew:
         self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
         self._lives = [0] * workers
         self._versions = versions_here()
-        self._hung: set[int] = set()
-        self._looked_at = time.monotonic()
+        self._stillness = Stillness(runtime.policy.timeout_s, _START_S, _LOOK_EVERY_S)
 
     def start(self, number: int) -> None:
         """Start a worker, for the first time or anew."""
@@ -284,6 +281,7 @@ class _Crew:
             runtime.episodes_at_once,
         )
         self.active[number] = _Worker(number, actor, stream)
+        self._stillness.begin(number)
 
     def with_news(self, timeout_s: float) -> list[_Worker]:
         """Whoever has said something, as soon as somebody has."""
@@ -301,8 +299,7 @@ class _Crew:
         """Count a worker out that has said its last word, or died without one; what it failed with, if it did."""
         del self.active[worker.number]
         worker.stream = worker.pulse = None
-        hung = worker.number in self._hung
-        self._hung.discard(worker.number)
+        hung = self._stillness.end(worker.number)
         worker.kill()
         self._store.leave(worker.number)
         if isinstance(message, Failure):
@@ -317,25 +314,15 @@ class _Crew:
             )
         return WorkerHung(worker.number, self._runtime.policy.timeout_s) if hung else message
 
-    def kill_who_hangs(self, timeout_s: float) -> None:
-        """Kill the worker that has stood still longest, if that is too long; the others get time anew.
+    def kill_who_hangs(self) -> None:
+        """Kill the worker that has stood still for too long, if there is one."""
+        hung = self._stillness.look(self._moves)
+        if hung is not None:
+            self.active[hung].kill()
 
-        Who waits for others does not stand still. Time in which nobody looked counts as one look.
-        """
-        if math.isinf(timeout_s) or time.monotonic() - self._looked_at < min(timeout_s / 4, _LONGEST_LOOK_S):
-            return
-        now = time.monotonic()
-        passed, self._looked_at = min(now - self._looked_at, timeout_s / 4, 2 * _LONGEST_LOOK_S), now
-        for worker in self.active.values():
-            moved = worker.look() or (worker.still_s > timeout_s / 2 and self._store.waits(worker.number))
-            worker.still_s = 0.0 if moved else worker.still_s + passed
-        worst = max(self.active.values(), key=lambda worker: worker.still_s, default=None)
-        if worst is None or worst.still_s <= timeout_s or worst.number in self._hung:
-            return
-        self._hung.add(worst.number)
-        worst.kill()
-        for worker in self.active.values():
-            worker.still_s = min(worker.still_s, 0.0)
+    def _moves(self, number: int) -> bool:
+        late = self._stillness.still_s[number] > self._runtime.policy.timeout_s / 2  # before that nobody need be asked
+        return self.active[number].look() or (late and bool(self._store.waits(number)))
 
     def end(self) -> None:
         """End all workers at once."""

@@ -31,6 +31,9 @@ class SerialRuntime:
     def prepare(self) -> None:
         """Nothing to prepare."""
 
+    def check_room(self, workers: int) -> None:
+        """There is room for any number, if not a core for each."""
+
     def close(self) -> None:
         """Nothing to end."""
 

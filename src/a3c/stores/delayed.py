@@ -70,6 +70,10 @@ class DelayedStore:
         """The wrapped store's counters: what waits is not counted yet."""
         return self.store.counters()
 
+    def close(self) -> None:
+        """End what the wrapped store has elsewhere."""
+        self.store.close()
+
     def snapshot(self) -> StoreState:
         """The wrapped store's state; what waits is not part of it."""
         return self.store.snapshot()

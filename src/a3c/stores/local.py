@@ -93,6 +93,9 @@ class LocalStore:
         stop = self.stop_requested or self.rule.budget.spent(self.env_steps, self.episodes)
         return Snapshot(self.version, self.env_steps, self.episodes, stop)
 
+    def close(self) -> None:
+        """Nothing to end: it goes with whoever holds it."""
+
     def snapshot(self) -> StoreState:
         """A copy of the shared state."""
         return cut(self.parameters, self.statistics, self.counters(), self.moments)

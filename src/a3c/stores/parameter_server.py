@@ -8,7 +8,7 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,11 +65,16 @@ class Reply(NamedTuple):
     incarnation: int
 
 
-class Kept(NamedTuple):
-    """A cut through a server, from which another one goes on."""
+class Cut(NamedTuple):
+    """A cut through a server, from which another one goes on: long, and kept now and then."""
 
     state: Mapping[str, Any]
     sequences: Mapping[int, tuple[Session, int]]  # of each worker: its session, and its latest push that is in `state`
+
+
+class Standing(NamedTuple):
+    """What must not be forgotten: short, and kept at each change."""
+
     members: frozenset[int]
     stop: bool
 
@@ -95,7 +100,7 @@ class ParameterServer:
         begun: Any = ray.get(self._keeper.begin.remote())
         self.incarnation: int = begun[0]
         contents: Contents = pickle.loads(begun[1])
-        kept: Kept | None = None if begun[2] is None else pickle.loads(begun[2])
+        kept = {name: pickle.loads(what) for name, what in begun[2].items()}
         initial = torch.from_numpy(np.array(contents.initial))
         self._waits_for_all: bool = contents.reduction is not None
         self._store: Any = (
@@ -115,8 +120,8 @@ class ParameterServer:
         self._published: tuple[int, Any] | None = None  # the reference of a version's θ
         self._changed: asyncio.Event = asyncio.Event()
         self._next_keep: float = time.monotonic() + _KEEP_EVERY_S
-        if kept is not None:
-            self._go_on_from(kept)
+        if self.incarnation:
+            self._go_on_from(kept.get("cut"), kept.get("standing"))
 
     async def enter(self, worker: int) -> tuple[Session, Reply]:
         """Begin a session, for a worker that begins, and pull. Pushes of its former ones are refused from now on."""
@@ -144,9 +149,9 @@ class ParameterServer:
             self._sequences[worker] = session, sequence
             self._unsure.discard(worker)
             self._wake()
-            if time.monotonic() >= self._next_keep and not self._pending().any():
+            if time.monotonic() >= self._next_keep and not self._pending():
                 self._next_keep = time.monotonic() + _KEEP_EVERY_S
-                self._keeper.keep.remote(self._cut())
+                self._keep_cut()
         await self._round(worker)
         return self._reply(worker)
 
@@ -154,7 +159,7 @@ class ParameterServer:
         """See `a3c.types.ParameterStore`."""
         self._members.add(worker)
         self._store.join(worker)
-        await self._keep()
+        await self._keep_standing()
 
     async def leave(self, worker: int, session: Session | None = None, sequence: int = 0) -> None:
         """See `a3c.types.ParameterStore`. A worker that leaves by itself says what its last push was."""
@@ -164,7 +169,7 @@ class ParameterServer:
         self._members.discard(worker)
         self._store.leave(worker)
         self._wake()
-        await self._keep()
+        await self._keep_standing()
 
     async def waits(self, worker: int) -> bool:
         """See `a3c.types.ParameterStore`."""
@@ -174,7 +179,7 @@ class ParameterServer:
         """See `a3c.types.ParameterStore`."""
         self._stop = True
         self._store.request_stop()
-        await self._keep()
+        await self._keep_standing()
 
     async def counters(self) -> Snapshot:
         """See `a3c.types.ParameterStore`."""
@@ -188,11 +193,11 @@ class ParameterServer:
         """See `a3c.types.ParameterStore`; tensors are arrays."""
         self._store.load_state_dict(_with_tensors(state))
         self._published = None
-        await self._keep()
+        await self._keep_cut()
 
-    async def place(self) -> tuple[str, int]:
-        """Which node it is on, by its id, and its process."""
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    async def process(self) -> int:
+        """The number of its process, on its node."""
+        return os.getpid()
 
     def _take(self, worker: int, push: Push) -> None:
         incarnation, version = push.base
@@ -215,11 +220,12 @@ class ParameterServer:
 
     async def _round(self, worker: int) -> None:
         """Wait until the round that this worker has pushed in, if it has, is closed."""
-        while self._pending()[worker]:
+        while worker in self._pending():
             await self._changed.wait()
 
-    def _pending(self) -> Any:
-        return self._store.pending() if self._waits_for_all else np.zeros(len(self._handles), bool)
+    def _pending(self) -> Collection[int]:
+        """Whose push waits for the others of its round."""
+        return np.flatnonzero(self._store.pending()).tolist() if self._waits_for_all else ()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -245,27 +251,29 @@ class ParameterServer:
             self._published = version, ray.put(array)
         return self._published[1]
 
-    async def _keep(self) -> None:
-        await self._keeper.keep.remote(self._cut())
-
-    def _cut(self) -> bytes:
+    def _keep_cut(self) -> Any:
         pending = self._pending()
         sequences = {
-            worker: (session, latest - int(pending[worker])) for worker, (session, latest) in self._sequences.items()
+            worker: (session, latest - (worker in pending)) for worker, (session, latest) in self._sequences.items()
         }
-        kept = Kept(_with_arrays(self._store.state_dict()), sequences, frozenset(self._members), self._stop)
-        return pickle.dumps(kept, protocol=5)
+        cut = Cut(_with_arrays(self._store.state_dict()), sequences)
+        return self._keeper.keep.remote("cut", pickle.dumps(cut, protocol=5))
 
-    def _go_on_from(self, kept: Kept) -> None:
-        self._store.load_state_dict(_with_tensors(kept.state))
-        self._sequences = dict(kept.sequences)
+    def _keep_standing(self) -> Any:
+        standing = Standing(frozenset(self._members), self._stop)
+        return self._keeper.keep.remote("standing", pickle.dumps(standing))
+
+    def _go_on_from(self, cut: Cut | None, standing: Standing | None) -> None:
         self._unsure = set(range(len(self._handles)))
-        for worker in kept.members:
-            self._members.add(worker)
-            self._store.join(worker)
-        if kept.stop:
-            self._stop = True
-            self._store.request_stop()
+        if cut is not None:
+            self._store.load_state_dict(_with_tensors(cut.state))
+            self._sequences = dict(cut.sequences)
+        if standing is not None:
+            self._members, self._stop = set(standing.members), standing.stop
+            for worker in standing.members:
+                self._store.join(worker)
+            if standing.stop:
+                self._store.request_stop()
 
 
 def tensor_of(array: Array) -> torch.Tensor:

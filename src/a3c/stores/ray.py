@@ -52,8 +52,6 @@ class RayStore:
         reduction: how each worker's loss is reduced over its real steps, for rounds; None applies each at once.
         in_flight: pushes whose answer a worker does not wait for, 0 or 1; 0 with rounds.
         tracked: M, how many scalars to keep moments of.
-        server_options: Ray's options for the server, such as where it is placed; by default the caller's node if that
-            is there, and no processor of its own.
 
     Raises:
         ClusterError: the server cannot be started.
@@ -68,19 +66,18 @@ class RayStore:
         reduction: Reduction | None = None,
         in_flight: int = 0,
         tracked: int = 0,
-        server_options: Mapping[str, Any] | None = None,
     ) -> None:
         assert in_flight in ((0, 1) if reduction is None else (0,)), "a round cannot be waited for later"
         self.rule, self.workers, self.tracked, self.in_flight = rule, workers, tracked, in_flight
         self.like = initial.detach().to("meta")  # θ's shape and dtype, without its numbers
         contents = cloudpickle.dumps(Contents(initial.detach().cpu().numpy(), rule, workers, reduction, tracked))
-        self.server, self.keeper = self.start(contents, server_options or {})
+        self.server, self.keeper = self.start(contents)
         self._handles: dict[int, RayHandle] = {}
         _HELD.extend((self.server, self.keeper))
         answer(self.server.counters.remote(), _START_S)
 
-    def start(self, contents: bytes, server_options: Mapping[str, Any]) -> tuple[Any, Any]:
-        """A server made of this, and its keeper, which stays on the caller's node."""
+    def start(self, contents: bytes) -> tuple[Any, Any]:
+        """A server made of this, on the caller's node as long as that is there, and its keeper, which stays there."""
         here = ray.get_runtime_context().get_node_id()
         run = secrets.token_hex(3)
         keeper = (
@@ -92,15 +89,15 @@ class RayStore:
             )
             .remote(contents)
         )
-        options = {
-            "num_cpus": 0,
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True),
-            "name": f"a3c-parameter-server-{run}",
-            "max_restarts": _LIVES,
-            "max_task_retries": -1,
-        }
         server_class: Any = ray.remote(ParameterServer)
-        return server_class.options(**options | dict(server_options)).remote(f"a3c-keeper-{run}"), keeper
+        server = server_class.options(
+            num_cpus=0,
+            name=f"a3c-parameter-server-{run}",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+            max_restarts=_LIVES,
+            max_task_retries=-1,
+        ).remote(f"a3c-keeper-{run}")
+        return server, keeper
 
     def connect(self, worker: int) -> RayHandle:
         """That worker's handle; it may be sent to another node."""

@@ -146,6 +146,9 @@ class SharedStore:
         self.moments[worker, (merges + 1) % 2] = merge(own, deltas).numpy()
         self.slots[worker, _MERGES] = merges + 1  # last: it makes them valid
 
+    def close(self) -> None:
+        """Nothing to end: it goes with whoever holds it."""
+
     def snapshot(self) -> StoreState:
         """A copy of the shared state between updates: running pushes finish first, new ones wait meanwhile."""
         with self._between_updates():

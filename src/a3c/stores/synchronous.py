@@ -159,6 +159,9 @@ class SynchronousStore:
         """Who has pushed in the round that is open, [W]."""
         return self.rows[:, _ROUND] > self._control[_CLOSED]  # type: ignore[no-any-return]
 
+    def close(self) -> None:
+        """Nothing to end: it goes with whoever holds it."""
+
     def snapshot(self) -> StoreState:
         """A copy of the shared state between rounds; gradients that lie ready are not part of it."""
         with self.lock.shared():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from a3c.errors import UsageError
+from a3c.experiment.extras import is_installed
 from a3c.experiment.loggers import finite_number, is_episode
 
 Mode = Literal["online", "offline", "disabled"]
@@ -103,6 +103,5 @@ class WandbLogger:
 
 def check_installed() -> None:
     """Raise UsageError if wandb is not installed. Imports nothing, so that it can be asked before a run."""
-    spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # without one it is a mere folder: a run's `wandb/` has that name
+    if not is_installed("wandb"):
         raise UsageError("--wandb needs the wandb package: pip install a3c[wandb]")
