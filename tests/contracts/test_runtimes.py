@@ -248,6 +248,20 @@ def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew(kind):
         collect(runtime, recipe, shared_store(runtime, kind))
 
 
+def slow_to_start(worker, handle, life):
+    if worker == 1:
+        time.sleep(5)
+    return learner(worker, handle, life)
+
+
+def test_a_start_may_take_longer_than_a_step():
+    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    with nothing_left():
+        store = shared_store(runtime)
+        collect(runtime, slow_to_start, store)
+        assert store.counters().version == 10 * W
+
+
 def test_who_waits_for_a_slow_one_does_not_hang():
     def recipe(worker, handle, life):
         def at_update(worker, update):

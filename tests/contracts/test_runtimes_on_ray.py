@@ -8,7 +8,7 @@ import time
 import pytest
 import test_runtimes
 import torch
-from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make
+from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make, slow_to_start
 
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
@@ -100,6 +100,14 @@ def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew():
     recipe = make(updates=10**6, pause_s=0.01, at_update=fail_at(lambda: time.sleep(1000), 5))
     with nothing_left(), pytest.raises(WorkerHung, match="worker 1 hung: .* --worker-timeout-s 2"):
         collect(runtime, recipe, shared_store(runtime))
+
+
+def test_a_start_may_take_longer_than_a_step():
+    runtime = RayRuntime(report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    with nothing_left():
+        store = shared_store(runtime)
+        collect(runtime, slow_to_start, store)
+        assert store.counters().version == 10 * W
 
 
 def test_a_worker_has_one_torch_thread():

@@ -201,7 +201,7 @@ class _Worker:
         self.number = number
         self.actor = actor
         self.stream = stream
-        self.beats = -1  # what the latest pulse said
+        self.beats = 0  # what the latest pulse said; none while it is still on its way to the first step
         self.pulse: Any = None  # the reference of one that is under way
         self.started = False
 
