@@ -144,6 +144,7 @@ class RayRuntime:
             for worker in ready:
                 message = worker.next_message()
                 if isinstance(message, Report):
+                    crew.has_reported(worker)
                     yield message
                     continue
                 failed = crew.dismiss(worker, message)
@@ -313,6 +314,10 @@ class _Crew:
                 "--workers, or see `ray status`"
             )
         return WorkerHung(worker.number, self._runtime.policy.timeout_s) if hung else message
+
+    def has_reported(self, worker: _Worker) -> None:
+        """A worker has made a step, the first one perhaps, of which a pulse that comes later could not tell."""
+        self._stillness.step(worker.number)
 
     def kill_who_hangs(self) -> None:
         """Kill the worker that has stood still for too long, if there is one."""

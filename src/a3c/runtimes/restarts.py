@@ -88,6 +88,10 @@ class Stillness:
         """A worker is started."""
         self.still_s[worker] = -self._start_s
 
+    def step(self, worker: int) -> None:
+        """It has made a step."""
+        self.still_s[worker] = 0.0
+
     def end(self, worker: int) -> bool:
         """It has ended; whether it is one that hung."""
         del self.still_s[worker]
