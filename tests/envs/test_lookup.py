@@ -288,13 +288,32 @@ class TestMinAtar:
 @pytest.mark.parametrize(("env_id", "package"), [("LunarLander-v3", "Box2D"), ("Hopper-v5", "mujoco")])
 def test_other_packages_environments_play(env_id, package, tmp_path, monkeypatch):
     pytest.importorskip(package)
-    monkeypatch.chdir(tmp_path)  # MuJoCo logs a deprecation of Gymnasium's models where it stands
+    monkeypatch.chdir(tmp_path)
     envs = examine(EnvSource(env_id)).source.make_vector(2)
     observation, _ = envs.reset(seed=[1, 2])
     assert (observation[0] != observation[1]).any()
     for _ in range(5):
         observation, *_ = envs.step(envs.action_space.sample())
     assert envs.observation_space.contains(observation)
+    assert not list(tmp_path.iterdir())  # where MuJoCo would write down its warnings
+
+
+def test_a_warning_of_mujoco_is_said_once(tmp_path):
+    pytest.importorskip("mujoco")
+    code = """
+import mujoco, numpy
+from a3c.envs.make import EnvSource
+env = EnvSource("HalfCheetah-v5").make()
+for _ in range(3):
+    env.reset(seed=0)
+    env.unwrapped.data.qpos[0] = numpy.nan
+    mujoco.mj_step(env.unwrapped.model, env.unwrapped.data)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert result.stderr.count("MuJoCo: ") == 1
+    assert "unstable" in result.stderr
+    assert "settotalmass" not in result.stderr  # Gymnasium's own model has it
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_package_is_imported_before_it_is_needed():

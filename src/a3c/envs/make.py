@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from a3c.envs import atari, envpool
+from a3c.envs import atari, envpool, mujoco_warnings
 from a3c.envs.action_mask import ActionMask, has_mask
 from a3c.envs.atari import AtariOptions
 from a3c.envs.bare import BareLanes, BareVector
@@ -203,6 +203,7 @@ class EnvSource:
             kwargs = dict(self.env_kwargs) | self._time_limit()
             if render_mode is not None:
                 kwargs["render_mode"] = render_mode
+            mujoco_warnings.say_once(spec)
             # Gymnasium's passive checker warns where Interface and Checked refuse.
             return with_interface(gym.make(spec, disable_env_checker=True, **kwargs), self.name)
         except gym.error.DependencyNotInstalled as error:

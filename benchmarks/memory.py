@@ -1,0 +1,181 @@
+"""What a worker holds in memory beyond its environments, and whether that stays so.
+
+    python benchmarks/memory.py                            # an hour of CartPole-v1, then two minutes of each other one
+    python benchmarks/memory.py --seconds 60 --envs ALE/Pong-v5
+
+Each run is `a3c train ENV` with its preset and no end of steps. Now and then the proportional set size (PSS: what is
+shared counts in parts) of each of its processes is read from /proc. A process that makes the same environments and
+steps them at random, and knows nothing of PyTorch, says what they take by themselves. Results go to
+benchmarks/results/memory.md and .json; those of --envs are only printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cartpole import commit
+from survival import below, workers_of
+
+RESULTS = Path(__file__).parent / "results"
+PYTHON = [sys.executable, "-W", "ignore"]
+ENVS = ("CartPole-v1", "LunarLander-v3", "HalfCheetah-v5", "MinAtar/Breakout-v1", "ALE/Pong-v5")
+MAKE = """
+import sys, time
+sys.modules["torch"] = None  # so that nothing of it is counted
+import importlib, os, numpy
+os.environ["OMP_NUM_THREADS"] = "1"
+import gymnasium as gym
+for module in ("ale_py", "minatar.gym"):
+    try:
+        importlib.import_module(module).register_envs()
+    except (ImportError, AttributeError):
+        pass
+env, many = sys.argv[1], int(sys.argv[2])
+if env.startswith("ALE/"):
+    from ale_py.vector_env import AtariVectorEnv
+    envs = AtariVectorEnv(game=env[4:].split("-")[0].lower(), num_envs=many, num_threads=1)
+    act = envs.action_space.sample
+else:
+    alone = [gym.make(env) for _ in range(many)]
+    envs = None
+if envs is None:
+    for each in alone:
+        each.reset(seed=0)
+else:
+    envs.reset(seed=0)
+ends = time.monotonic() + 5
+while time.monotonic() < ends:
+    if envs is None:
+        for each in alone:
+            *_, terminated, truncated, _ = each.step(each.action_space.sample())
+            if terminated or truncated:
+                each.reset()
+    else:
+        envs.step(act())
+rollup = open("/proc/self/smaps_rollup").read().splitlines()
+print(next(line.split()[1] for line in rollup if line.startswith("Pss:")))
+"""
+
+
+def pss_mb(pid: int) -> float:
+    """The proportional set size of a process, in MB; 0 if it is gone."""
+    with contextlib.suppress(OSError, StopIteration):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024 / 1e6, 1)
+    return 0.0
+
+
+def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
+    """A run's processes, looked at now and then after its start."""
+    with tempfile.TemporaryDirectory() as folder:
+        train = ["train", env, "--run-dir", f"{folder}/run", "--quiet", "--max-seconds", str(seconds)]
+        command = [*PYTHON, "-m", "a3c", *train, "--total-env-steps", str(10**12)]
+        samples = []
+        began = time.monotonic()
+        with subprocess.Popen(command) as process:
+            while process.poll() is None:
+                time.sleep(every_s)
+                if workers := workers_of(process.pid):
+                    everybody = [process.pid, *below(process.pid)]
+                    samples.append(
+                        {
+                            "seconds": round(time.monotonic() - began, 1),
+                            "workers_mb": [pss_mb(pid) for pid in sorted(workers)],
+                            "all_mb": round(sum(pss_mb(pid) for pid in everybody), 1),
+                            "own_mb": pss_mb(process.pid),
+                            "open_files": len(os.listdir(f"/proc/{process.pid}/fd")),
+                        }
+                    )
+        if process.returncode:
+            raise SystemExit(f"the run of {env} failed")
+        steps = json.loads(Path(folder, "run", "summary.json").read_text())["env_steps"]
+    whole = [s for s in samples if all(s["workers_mb"])]
+    return [s | {"env_steps": steps} for s in whole]
+
+
+def bare_mb(env: str, many: int) -> float:
+    """What the environments alone take in a process of their own, Python and NumPy included."""
+    output = subprocess.run([*PYTHON, "-c", MAKE, env, str(many)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return round(int(output.split()[-1]) * 1024 / 1e6, 1)
+
+
+def measured(env: str, seconds: float) -> dict[str, Any]:
+    """One environment."""
+    from a3c.experiment import presets
+
+    config, _ = presets.resolve(env, {})
+    samples = sampled(env, seconds, max(1.0, min(10.0, seconds / 60)))
+    return {
+        "env": env,
+        "seconds": seconds,
+        "workers": config.workers,
+        "envs_per_worker": config.envs_per_worker,
+        "bare_mb": bare_mb(env, config.envs_per_worker),
+        "samples": samples,
+    }
+
+
+def row(result: dict[str, Any]) -> str:
+    """Its line of the table: the largest worker at a tenth of the time, when all has begun, and at the end."""
+    samples = result["samples"]
+    tenth = max(1, len(samples) // 10)
+    early, late = samples[tenth : 2 * tenth] or samples[-1:], samples[-tenth:]
+
+    def largest(some: list[dict[str, Any]]) -> float:
+        return statistics.median(max(sample["workers_mb"]) for sample in some)
+
+    def whole(some: list[dict[str, Any]], what: str) -> float:
+        return statistics.median(sample[what] for sample in some)
+
+    return (
+        f"| {result['env']} | {result['workers']} x {result['envs_per_worker']} | {result['seconds'] / 60:g} "
+        f"| {samples[-1]['env_steps']:,} | {result['bare_mb']:.0f} | {largest(early):.0f} | {largest(late):.0f} "
+        f"| {largest(late) - result['bare_mb']:.0f} | {whole(early, 'own_mb'):.0f} | {whole(late, 'own_mb'):.0f} "
+        f"| {whole(early, 'all_mb'):.0f} | {whole(late, 'all_mb'):.0f} "
+        f"| {whole(early, 'open_files'):.0f} | {whole(late, 'open_files'):.0f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, help="of each; default 3600 of the first, 120 of the others")
+    parser.add_argument("--envs", nargs="+")
+    arguments = parser.parse_args()
+    results = []
+    for index, env in enumerate(arguments.envs or ENVS):
+        results.append(measured(env, arguments.seconds or (120 if index else 3600)))
+        print(row(results[-1]), flush=True)
+    lines = [
+        "# Memory",
+        "",
+        f"`python benchmarks/memory.py`, commit {commit()}; {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}. PSS in MB: of the "
+        "larger worker, of the process that was started, of all. Early is the second tenth of the time, late the last; "
+        "medians.",
+        "",
+        "| environment | W x B | minutes | env steps | environments alone | worker, early | late | beyond those "
+        "| own process, early | late | all, early | late | open files, early | late |",
+        "|---" * 14 + "|",
+        *map(row, results),
+    ]
+    if arguments.envs is None:
+        (RESULTS / "memory.json").write_text(json.dumps(results) + "\n")
+        (RESULTS / "memory.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
