@@ -112,13 +112,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "LunarLander-v3": _NUMBERS
     | {
-        "envs_per_worker": 8,
+        "envs_per_worker": 16,
         "total_env_steps": 1_000_000,
         "rollout_length": 8,
         "discount": 0.995,
         "lambda_": 0.9,
         "entropy_coef": 0.003,
-        "learning_rate": 4e-3,
+        "learning_rate": 6e-3,
     },
     "BipedalWalker-v3": _NUMBERS
     | {
@@ -130,7 +130,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "initial_log_std": -0.7,
     },
-    "HalfCheetah-v5": _MUJOCO | {"discount": 0.98},
+    "HalfCheetah-v5": _MUJOCO | {"envs_per_worker": 16, "discount": 0.98, "learning_rate": 4e-3},
     "Hopper-v5": _MUJOCO,
     "Walker2d-v5": _MUJOCO,
 }
