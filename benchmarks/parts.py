@@ -3,8 +3,12 @@
     python benchmarks/parts.py
 
 Acting: `NumpyPolicy` beside `ActingPolicy`. Learning: the loss and the network's passes, in arrays with gradients that
-are written down, beside torch's autograd on the same formulas. One thread, the least of some repetitions each, at the
-batch sizes of CartPole's, LunarLander's and HalfCheetah's presets and of the paper. Writes benchmarks/results/parts.md.
+are written down, beside torch's autograd on the same formulas. Images: with channels last in memory from the start,
+beside channels first, which the network must turn round. One thread, the least of some repetitions each, at the batch
+sizes of CartPole's, LunarLander's and HalfCheetah's presets, of the paper, and of Atari's preset.
+
+Then what was tried and is not in the library: convolutions of images that are not turned round, and an optimiser's step
+piece by piece. Writes benchmarks/results/parts.md.
 """
 
 from __future__ import annotations
@@ -23,11 +27,14 @@ from gymnasium import spaces
 from a3c.core import moments
 from a3c.core.flat import flat_gradient
 from a3c.core.losses import actor_critic_loss
+from a3c.core.optimizers import RMSProp
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.numpy_acting import NumpyPolicy
+from a3c.models.torsos import image_torso
 from a3c.runtimes.threads import one_thread
+from a3c.spaces.images import buffer_of
 from a3c.types import PolicyValue, Rollout
 from cartpole import commit
 
@@ -56,14 +63,14 @@ CASES = [
 COEFFICIENTS = {"discount": 0.99, "lambda_": 0.95, "entropy_coef": 0.01, "value_coef": 0.5}
 
 
-def microseconds(call: Callable[[], object]) -> float:
+def microseconds(call: Callable[[], object], calls: int = CALLS) -> float:
     """The least mean of some repetitions."""
     times = []
     for _ in range(REPETITIONS):
         began = time.perf_counter()
-        for _ in range(CALLS):
+        for _ in range(calls):
             call()
-        times.append((time.perf_counter() - began) / CALLS)
+        times.append((time.perf_counter() - began) / calls)
     return min(times) * 1e6
 
 
@@ -143,6 +150,84 @@ def measured(case: Case) -> list[tuple[str, float, float]]:
     ]
 
 
+SCREEN = spaces.Box(0, 255, (4, 84, 84), np.uint8)  # an Atari game's
+SCREENS, SCREEN_STEPS = 8, 5
+IMAGE_TORSOS = ("a3c", "nature", "impala")
+
+
+def screens(rows: int, plain: bool) -> torch.Tensor:
+    """Random ones, [rows, 8, *O], as they lie in a rollout's buffer or plainly."""
+    buffer = buffer_of(SCREEN, (rows, SCREENS))
+    buffer[...] = np.random.default_rng(0).integers(0, 256, buffer.shape)
+    return torch.from_numpy(buffer.copy(order="C") if plain else buffer)
+
+
+def measured_images(torso: str) -> list[tuple[str, float, float]]:
+    """As `measured`, of a network for images: the plain form has channels first in memory."""
+    spec = PolicySpec(SCREEN, spaces.Discrete(6), network=Network(torso), normalisation=Normalisation(True, False))
+    model = spec.build()
+    model.normaliser.load(torch.tensor([[1e6], [0.3], [1e5]], dtype=torch.float64))
+    starts, times = torch.zeros(SCREENS, dtype=torch.bool), {}
+    for plain in (True, False):
+        images = screens(SCREEN_STEPS + 1, plain)
+
+        def act(row: torch.Tensor = images[0]) -> None:
+            with torch.inference_mode():
+                model.policy(row, None, starts)
+
+        def gradient(images: torch.Tensor = images) -> None:
+            outputs = model.policy_value(images)
+            flat_gradient(outputs.policy.sum() + outputs.values.sum(), model)
+
+        times[plain] = microseconds(act, 30), microseconds(gradient, 5)
+    whats = f"the policy on {SCREENS} images", f"network and gradient, {SCREENS * (SCREEN_STEPS + 1)} images"
+    return [(what, *both) for what, *both in zip(whats, times[True], times[False], strict=True)]  # type: ignore[misc]
+
+
+def tried_images(torso: str) -> list[tuple[str, float, float]]:
+    """Convolutions with channels last in memory, as they are, and with channels first."""
+    module = image_torso(torso, *SCREEN.shape)
+    plain = screens(SCREEN_STEPS + 1, plain=True).flatten(0, 1).float()
+    turned = plain.contiguous(memory_format=torch.channels_last)
+
+    def act(images: torch.Tensor) -> None:
+        with torch.inference_mode():
+            module(images[:SCREENS])
+
+    def gradient(images: torch.Tensor) -> None:
+        flat_gradient(module(images).sum(), module)
+
+    return [
+        (
+            f"{torso}: features of {SCREENS} images, not turned round",
+            microseconds(lambda: act(turned), 30),
+            microseconds(lambda: act(plain), 30),
+        ),
+        (
+            f"{torso}: gradient, {len(plain)} images, not turned round",
+            microseconds(lambda: gradient(turned), 5),
+            microseconds(lambda: gradient(plain), 5),
+        ),
+    ]
+
+
+def tried_pieces(size: int = 677_000, piece: int = 2**15) -> tuple[str, float, float]:
+    """RMSProp's step on whole vectors, as it is, and on pieces that fit into a core's cache, one after another."""
+    parameters, gradient, average, *scratch = (torch.rand(size) for _ in range(5))
+    rule, chunks = RMSProp(), [slice(start, min(start + piece, size)) for start in range(0, size, piece)]
+
+    def step(part: slice) -> None:
+        own = tuple(vector[: part.stop - part.start] for vector in scratch)
+        rule.step(parameters[part], gradient[part], (average[part],), own, learning_rate=1e-9, step_count=9)
+
+    def in_pieces() -> None:
+        for part in chunks:
+            step(part)
+
+    whole = microseconds(lambda: step(slice(0, size)), 50)
+    return f"RMSProp, {size:,} parameters, in pieces of {piece:,}", whole, microseconds(in_pieces, 50)
+
+
 def main() -> None:
     lines = [
         "# The hot path's parts",
@@ -158,6 +243,13 @@ def main() -> None:
         for case in CASES:
             for what, plain, fast in measured(case):
                 lines.append(f"| {case.name} | {what} | {plain:.1f} | {fast:.1f} | {plain / fast:.1f} |")
+        for torso in IMAGE_TORSOS:
+            for what, plain, fast in measured_images(torso):
+                lines.append(f"| Atari, {torso} | {what} | {plain:.1f} | {fast:.1f} | {plain / fast:.1f} |")
+        lines += ["", "Tried, and not taken:", "", "| what | as it is | tried | ratio |", "|---|---|---|---|"]
+        tried = [row for torso in IMAGE_TORSOS for row in tried_images(torso)]
+        for what, now, other in [*tried, tried_pieces()]:
+            lines.append(f"| {what} | {now:.1f} | {other:.1f} | {now / other:.1f} |")
     OUT.write_text("\n".join(lines) + "\n")
     print(OUT.read_text())
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from a3c.errors import UnsupportedEnvironment
 from a3c.spaces.actions import ActionSpace
-from a3c.spaces.parts import array_of, basic_parts, flatten, map_parts
+from a3c.spaces.images import buffer_of
+from a3c.spaces.parts import basic_parts, flatten, map_parts
 from a3c.types import LIFE_LOST, Episode, Rollout, State, no_beat
 
 Act = Callable[[Any, State, NDArray[np.bool_]], tuple[NDArray[Any], State]]
@@ -65,7 +66,7 @@ class Actor:
         length, lanes = max_rollout_length, envs.num_envs
         self.observation_space = envs.single_observation_space
         observation_parts = basic_parts(self.observation_space, "the observation space")
-        buffers = {path: array_of(part, (length + 1, lanes)) for path, part in observation_parts.items()}
+        buffers = {path: buffer_of(part, (length + 1, lanes)) for path, part in observation_parts.items()}
         self.observations: Any = buffers.get("", buffers)  # [T+1, B, *O]
         distribution = self.action_space.distribution
         action_dtype = _NUMPY_DTYPES[distribution.action_dtype]

@@ -8,6 +8,7 @@ from torch import nn
 
 from a3c.errors import UsageError
 from a3c.models.custom import CustomTorso
+from a3c.spaces.images import buffer_of
 
 BOX = spaces.Box(-np.inf, np.inf, (4,), np.float32)
 PICTURE = spaces.Box(0, 255, (9, 9, 3), np.uint8)
@@ -303,3 +304,19 @@ def test_writing_into_the_observations_is_refused():
             return self.layer(observation.div_(2))
 
     refused(lambda space: InPlace(), "changes the observations")
+
+
+def test_a_torso_is_given_contiguous_images_however_they_lie_in_memory():
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3 * 9 * 9, 2)
+
+        def forward(self, image):
+            return self.layer(image.view(len(image), -1).float())
+
+    space = spaces.Box(0, 255, (3, 9, 9), np.uint8)
+    buffer = buffer_of(space, (4, 2))
+    buffer[...] = np.random.default_rng(0).integers(0, 256, buffer.shape)
+    torso = CustomTorso(lambda space: Flat(), space)
+    assert torch.equal(torso(torch.from_numpy(buffer)), torso(torch.from_numpy(buffer.copy(order="C"))))

@@ -7,8 +7,9 @@ from gymnasium import spaces
 from torch import nn
 
 from a3c.errors import UnsupportedEnvironment, UsageError
-from a3c.models.encoder import Encoder, image_layout
+from a3c.models.encoder import Encoder
 from a3c.models.torsos import image_torso, mlp_torso
+from a3c.spaces.images import image_layout
 from a3c.spaces.parts import flatten
 
 

@@ -52,7 +52,8 @@ def of_bytes(samples: Tensor, unit: float) -> Tensor:
         The moments, [3, 1].
     """
     assert samples.dtype == torch.uint8, f"{samples.dtype} are not bytes"
-    counts = torch.bincount(samples.detach().cpu().reshape(-1), minlength=256).double()  # [256]
+    as_in_memory = samples.permute(sorted(range(samples.ndim), key=samples.stride, reverse=True))  # no copy is needed
+    counts = torch.bincount(as_in_memory.detach().cpu().reshape(-1), minlength=256).double()  # [256]
     count = counts.sum()
     offsets = torch.arange(256, dtype=torch.float64) / unit
     mean = counts @ offsets / count.clamp(min=1)

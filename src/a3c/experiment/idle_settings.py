@@ -9,7 +9,7 @@ from gymnasium import spaces
 from a3c.config import flag
 from a3c.envs.make import EnvFacts
 from a3c.errors import UsageError
-from a3c.models.encoder import image_layout
+from a3c.spaces.images import image_layout
 from a3c.spaces.parts import basic_parts, is_mask
 
 

@@ -15,11 +15,11 @@ from gymnasium import spaces
 from a3c.core.normalisation import Normaliser
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.models.actor_critic import ActorCritic, Network
-from a3c.models.encoder import image_layout, image_unit
 from a3c.models.torsos import ACTIVATIONS, IMAGE_FEATURES
 from a3c.own_code import find_code
 from a3c.spaces.actions import ActionSpace, Bounding
 from a3c.spaces.described import space_from_json, space_to_json
+from a3c.spaces.images import image_layout, image_unit
 from a3c.spaces.parts import Space, basic_parts, is_mask
 
 _FORMAT = 2

@@ -100,7 +100,7 @@ class CustomTorso(nn.Module):
         return self._features(policy, lead), self._features(value, lead)
 
     def _batch(self, part: Tensor, lead: torch.Size) -> Tensor:
-        return self._inputs(part).reshape(lead.numel(), *part.shape[len(lead) :])  # [N, *O]
+        return self._inputs(part).reshape(lead.numel(), *part.shape[len(lead) :]).contiguous()  # [N, *O]
 
     def _inputs(self, part: Tensor) -> Tensor:
         like = self._like

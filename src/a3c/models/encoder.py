@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,13 +13,9 @@ from torch import Tensor, nn
 
 from a3c.errors import UnsupportedEnvironment, UsageError
 from a3c.models.torsos import IMAGE_FEATURES, image_torso, mlp_torso
+from a3c.spaces.images import LEAST_SIDE, LEAST_SIDE_STRIDED, ImageLayout, image_layout, image_unit
 from a3c.spaces.parts import Space, basic_parts, described, is_mask, parts
 
-ImageLayout = Literal["HW", "HWC", "CHW", "SHWC", "SCHW"]
-"""What an image's dimensions are: height, width, channels, and frames that are stacked (S)."""
-
-_LEAST_SIDE = 8  # of an image, in pixels
-_LEAST_SIDE_STRIDED = 36  # from here on, strides lose little
 _WIDEST_ONE_HOT = 1024
 _EMBEDDING = 64
 _MOST_CATEGORIES = 2**20
@@ -79,7 +75,7 @@ class Encoder(nn.Module):
         if torso in IMAGE_FEATURES and not layouts:
             raise UsageError(
                 f"--torso {torso} is for images, and the observation space {observation_space} has none (a Box of "
-                f"{_LEAST_SIDE} x {_LEAST_SIDE} and more, with channels): take --torso auto and --hidden-sizes"
+                f"{LEAST_SIDE} x {LEAST_SIDE} and more, with channels): take --torso auto and --hidden-sizes"
             )
         several = len(encoded) > 1
         own = (hidden_sizes[:-1] or hidden_sizes) if several else ()
@@ -116,43 +112,6 @@ class Encoder(nn.Module):
         return joint(features[0] if len(features) == 1 else torch.cat(features, -1))
 
 
-def image_layout(space: Space) -> ImageLayout | None:
-    """What the dimensions of an image are; None for a space that does not look like one.
-
-    An image is a Box of numbers or truth values with both sides of 8 pixels or more. It has
-    two dimensions: then it is of bytes, or of numbers with bounds and 36 pixels, and grey;
-    three: the sides are the two that are long enough, or, where all three are, the two that are equal, or else the
-        two larger ones; the third are the channels, or grey frames. If that leaves a choice, channels are last;
-    four: frames stacked before three such dimensions.
-    """
-    if not isinstance(space, spaces.Box) or not math.prod(space.shape):
-        return None
-    if len(space.shape) == 2:
-        if space.dtype == np.uint8:
-            return "HW" if min(space.shape) >= _LEAST_SIDE else None
-        return "HW" if min(space.shape) >= _LEAST_SIDE_STRIDED and space.is_bounded() else None
-    if len(space.shape) == 3:
-        return _layout_of_three(*space.shape)
-    if len(space.shape) == 4:
-        layout = _layout_of_three(*space.shape[1:])
-        return None if layout is None else "SHWC" if layout == "HWC" else "SCHW"
-    return None
-
-
-def image_unit(space: spaces.Box) -> float:
-    """What an image's pixels are divided by: 255 where they are bytes, of whatever dtype, else 1."""
-    return 255.0 if (space.low == 0).all() and (space.high == 255).all() else 1.0
-
-
-def _layout_of_three(first: int, second: int, third: int) -> Literal["HWC", "CHW"] | None:
-    last, front = min(first, second) >= _LEAST_SIDE, min(second, third) >= _LEAST_SIDE
-    if last and front:
-        front = first != second and (second == third or first < third)
-    if front:
-        return "CHW"
-    return "HWC" if last else None
-
-
 class _Image(nn.Module):
     """A part that is an image: scaled unless it is ready, as [N, C, H, W], through its torso.
 
@@ -164,7 +123,7 @@ class _Image(nn.Module):
         size = dict(zip(layout, space.shape, strict=True))
         height, width = size["H"], size["W"]
         if torso == "auto":
-            torso = "a3c" if min(height, width) >= _LEAST_SIDE_STRIDED else "minatar"
+            torso = "a3c" if min(height, width) >= LEAST_SIDE_STRIDED else "minatar"
         self.layout = layout
         self.dims = len(layout)
         self.unit = 1.0 if ready else image_unit(space)

@@ -1,0 +1,56 @@
+"""How images lie in memory; what is one is tested with the encoder."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from a3c.core import moments
+from a3c.models.encoder import Encoder
+from a3c.spaces.images import buffer_of
+from a3c.spaces.parts import array_of
+
+SHAPES = [(12, 10), (12, 10, 3), (3, 12, 10), (4, 12, 10, 3), (4, 3, 12, 10)]
+
+
+def image_space(shape):
+    return spaces.Box(0, 255, shape, np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lead", [(), (5,), (6, 2)])
+def test_a_buffer_of_images_has_height_and_width_first_in_memory(shape, lead):
+    buffer = buffer_of(image_space(shape), lead)
+    assert buffer.shape == (*lead, *shape)
+    assert buffer.dtype == np.uint8
+    in_memory = np.argsort([-stride for stride in buffer.strides], kind="stable")
+    by_memory = [buffer.shape[axis] for axis in in_memory]
+    assert by_memory[: len(lead) + 2] == [*lead, 12, 10]
+    assert buffer.transpose(in_memory).flags.c_contiguous
+
+
+@pytest.mark.parametrize("space", [spaces.Box(0, 1, (5,)), spaces.Discrete(3), spaces.MultiBinary((2, 3))])
+def test_other_buffers_are_plain(space):
+    assert buffer_of(space, (4, 2)).strides == array_of(space, (4, 2)).strides
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_network_and_moments_see_the_same_however_an_image_lies_in_memory(shape):
+    space = image_space(shape)
+    buffer = buffer_of(space, (3, 2))
+    buffer[...] = np.random.default_rng(0).integers(0, 256, buffer.shape)
+    images, plain = torch.from_numpy(buffer), torch.from_numpy(buffer.copy(order="C"))
+    encoder = Encoder(space).double()
+    torch.testing.assert_close(encoder(images), encoder(plain))
+    assert torch.equal(moments.of_bytes(images, 255.0), moments.of_bytes(plain, 255.0))
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) > 2])
+def test_a_torso_gets_channels_last_without_a_copy(shape, monkeypatch):
+    space = image_space(shape)
+    encoder = Encoder(space, ready_images=[""])
+    seen = []
+    encoder.torsos[0].torso.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(torch, "stack", None)  # what turns an image round
+    encoder(torch.from_numpy(buffer_of(space, (3, 2))).float())
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
