@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from a3c.errors import UnsupportedEnvironment
 from a3c.spaces.actions import ActionSpace
-from a3c.spaces.images import buffer_of
+from a3c.spaces.images import buffer_of, pieces_of
 from a3c.spaces.parts import basic_parts, flatten, map_parts
 from a3c.types import LIFE_LOST, Episode, Rollout, State, no_beat
 
@@ -68,6 +68,7 @@ class Actor:
         observation_parts = basic_parts(self.observation_space, "the observation space")
         buffers = {path: buffer_of(part, (length + 1, lanes)) for path, part in observation_parts.items()}
         self.observations: Any = buffers.get("", buffers)  # [T+1, B, *O]
+        self._pieces = {path: pieces_of(part) for path, part in observation_parts.items()}
         distribution = self.action_space.distribution
         action_dtype = _NUMPY_DTYPES[distribution.action_dtype]
         self.actions = np.zeros((length, lanes, *distribution.action_shape), action_dtype)  # [T, B, *K]
@@ -96,7 +97,7 @@ class Actor:
         if self.end_at_episode_end and self.next_done.all():
             self._step_over_reset()
         state = self.state
-        self._write(0, self.next_observation)
+        map_parts(_set_first, self.observations, self.next_observation)
         self.episode_start[0] = self.next_episode_start
         for t in range(length):
             self.actions[t], self.state = self.act(self._rows[t], self.state, self.episode_start[t])
@@ -115,7 +116,7 @@ class Actor:
             if self.end_at_episode_end and self.next_done.all():
                 length = t + 1
                 break
-        self.next_observation = map_parts(lambda buffer: buffer[length].copy(), self.observations)
+        self.next_observation = map_parts(lambda buffer: buffer[length].copy(order="K"), self.observations)
         self.next_episode_start = self.episode_start[length].copy()
         self._count_episodes(length)
         return Rollout(
@@ -147,9 +148,9 @@ class Actor:
     def _write(self, t: int, observation: Any) -> None:
         if isinstance(self.observations, dict):
             for path, buffer in self.observations.items():
-                buffer[t] = observation[path]
+                _fill(buffer[t], observation[path], self._pieces[path])
         else:
-            self.observations[t] = observation
+            _fill(self.observations[t], observation, self._pieces[""])
 
     def _count_episodes(self, length: int) -> None:
         # Once a rollout, not once a step. Rows that merely reset carry no reward and no length.
@@ -166,6 +167,15 @@ class Actor:
             begin = t + 1
         self.episode_return += rewards[begin:].sum(0)
         self.episode_length += real[begin:].sum(0)
+
+
+def _fill(row: NDArray[Any], observation: Any, pieces: list[tuple[Any, ...]]) -> None:
+    for piece in pieces:
+        row[piece] = observation[piece]
+
+
+def _set_first(buffer: NDArray[Any], observation: NDArray[Any]) -> None:
+    buffer[0] = observation
 
 
 def _row(observations: Any, t: int) -> Any:

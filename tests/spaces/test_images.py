@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from a3c.core import moments
 from a3c.models.encoder import Encoder
-from a3c.spaces.images import buffer_of
+from a3c.spaces.images import buffer_of, pieces_of
 from a3c.spaces.parts import array_of
 
 SHAPES = [(12, 10), (12, 10, 3), (3, 12, 10), (4, 12, 10, 3), (4, 3, 12, 10)]
@@ -29,9 +29,20 @@ def test_a_buffer_of_images_has_height_and_width_first_in_memory(shape, lead):
     assert buffer.transpose(in_memory).flags.c_contiguous
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 12, 10), (12, 10, 1)])
+def test_piece_by_piece_all_of_an_image_is_written(shape):
+    space = image_space(shape)
+    row, written = buffer_of(space, (2,)), np.random.default_rng(0).integers(1, 256, (2, *shape), np.uint8)
+    for piece in pieces_of(space):
+        assert not row[piece].any()  # written once
+        row[piece] = written[piece]
+    assert (row == written).all()
+
+
 @pytest.mark.parametrize("space", [spaces.Box(0, 1, (5,)), spaces.Discrete(3), spaces.MultiBinary((2, 3))])
 def test_other_buffers_are_plain(space):
     assert buffer_of(space, (4, 2)).strides == array_of(space, (4, 2)).strides
+    assert pieces_of(space) == [(...,)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -118,7 +118,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "discount": 0.995,
         "lambda_": 0.9,
         "entropy_coef": 0.003,
-        "learning_rate": 6e-3,
+        "learning_rate": 5e-3,
     },
     "BipedalWalker-v3": _NUMBERS
     | {

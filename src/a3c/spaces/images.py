@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Literal
 
@@ -61,6 +62,19 @@ def buffer_of(space: Space, lead: tuple[int, ...]) -> np.ndarray[Any, np.dtype[A
     sides = [axis for axis, name in enumerate(layout) if name in "HW"]
     buffer = np.zeros((*lead, *(space.shape[axis] for axis in sides + last)), space.dtype)
     return np.moveaxis(buffer, range(first, buffer.ndim), [first + axis for axis in sides + last])
+
+
+def pieces_of(space: Space) -> list[tuple[Any, ...]]:
+    """The pieces in which a row of a basic space's observations [B, *O] is best written into its buffer.
+
+    These are an image's channels, unless they come last by themselves: three times as fast as all at once, where NumPy
+    would go pixel by pixel. Anything else is one piece.
+    """
+    layout = image_layout(space)
+    if layout in (None, "HW", "HWC") or space.shape is None:
+        return [(...,)]
+    choices = [[slice(None)] if name in "HW" else range(size) for name, size in zip(layout, space.shape, strict=True)]
+    return [(slice(None), *choice) for choice in itertools.product(*choices)]
 
 
 def _layout_of_three(first: int, second: int, third: int) -> Literal["HWC", "CHW"] | None:
