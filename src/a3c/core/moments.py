@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_EXACTLY = 256  # the sum of so many squares of bytes is below 2^24
+
 
 def empty(size: int) -> Tensor:
     """Moments of no samples of `size` scalars, [3, M]: what changes nothing that it is merged with."""
@@ -42,7 +44,11 @@ def of(samples: Tensor) -> Tensor:
 
 
 def of_bytes(samples: Tensor, unit: float) -> Tensor:
-    """Moments of one scalar of which a batch has many bytes, each divided by `unit`: those of `of`, by counting.
+    """Moments of one scalar of which a batch has many bytes, each divided by `unit`: those of `of`, without rounding.
+
+        m = Σ x / N,    M2 = Σ x² - (Σ x)² / N
+
+    in integers, which lose nothing: float32 holds the sum of 256 squares of bytes exactly, and Python's do the rest.
 
     Args:
         samples: unit · x, uint8 of any shape.
@@ -52,12 +58,19 @@ def of_bytes(samples: Tensor, unit: float) -> Tensor:
         The moments, [3, 1].
     """
     assert samples.dtype == torch.uint8, f"{samples.dtype} are not bytes"
-    as_in_memory = samples.permute(sorted(range(samples.ndim), key=samples.stride, reverse=True))  # no copy is needed
-    counts = torch.bincount(as_in_memory.detach().cpu().reshape(-1), minlength=256).double()  # [256]
-    count = counts.sum()
-    offsets = torch.arange(256, dtype=torch.float64) / unit
-    mean = counts @ offsets / count.clamp(min=1)
-    return torch.stack([count, mean, counts @ (offsets - mean).square()]).unsqueeze(1)
+    order = sorted(range(samples.ndim), key=samples.stride, reverse=True)
+    flat = samples.detach().cpu().permute(order).reshape(-1)  # as in memory, so that nothing is copied
+    count, rows = flat.numel(), flat.numel() // _EXACTLY
+    numbers = flat[: rows * _EXACTLY].view(rows, _EXACTLY).float()
+    rest = flat[rows * _EXACTLY :].double()
+    total = int(numbers.sum(1).double().sum() + rest.sum())
+    squares = int(numbers.square_().sum(1).double().sum() + rest.square().sum())
+    moments = empty(1)
+    if count:
+        moments[:, 0] = torch.tensor(
+            [count, total / count / unit, (count * squares - total * total) / count / unit**2], dtype=torch.float64
+        )
+    return moments
 
 
 def merge(a: Tensor, b: Tensor) -> Tensor:
