@@ -130,7 +130,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "initial_log_std": -0.7,
     },
-    "HalfCheetah-v5": _MUJOCO | {"envs_per_worker": 16, "discount": 0.98, "learning_rate": 4e-3},
+    "HalfCheetah-v5": _MUJOCO | {"envs_per_worker": 8, "discount": 0.98, "learning_rate": 3e-3},
     "Hopper-v5": _MUJOCO,
     "Walker2d-v5": _MUJOCO,
 }
