@@ -271,3 +271,45 @@ def test_the_command_is_installed_and_counts_seconds_from_the_process_start(tmp_
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["command"][1:3] == ["train", "tiny_envs:Corridor"]
     assert config["versions"]["a3c"] == a3c.__version__
+
+
+def test_the_program_ends_quickly_and_forgets_nothing():
+    code = """
+import atexit, sys, threading, time
+from a3c import cli
+
+def late():
+    time.sleep(0.3)
+    print("the thread has ended")
+
+def main():
+    threading.Thread(target=late).start()
+    print("done", end=" ")
+    raise SystemExit(int(sys.argv[1]))
+
+atexit.register(print, "registered")
+cli.main = main
+cli.program()
+print("never reached")
+"""
+    for expected in (0, 2):
+        ended = subprocess.run([sys.executable, "-c", code, str(expected)], capture_output=True, text=True, check=False)
+        assert ended.returncode == expected
+        assert ended.stdout == "done the thread has ended\nregistered\n"
+        assert ended.stderr == ""
+
+
+def test_an_error_that_nobody_foresaw_has_its_traceback():
+    code = "from a3c import cli; cli.main = lambda: 1 / 0; cli.program()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "a3c", "train", "--help"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert ended.stderr == ""

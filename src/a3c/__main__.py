@@ -1,5 +1,5 @@
 """`python -m a3c`."""
 
-from a3c.cli import main
+from a3c.cli import program
 
-main()
+program()
