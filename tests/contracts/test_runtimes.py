@@ -205,12 +205,15 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+@pytest.mark.parametrize(
+    ("start_method", "kind"),
+    [("forkserver", "hogwild"), ("forkserver", "locked"), ("forkserver", "synchronous"), ("spawn", "hogwild")],
+)
 @pytest.mark.parametrize("how", FAILURES)
-def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(kind, how):
+def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(start_method, kind, how):
     fail, message = FAILURES[how]
     policy = FailurePolicy(restarts_per_hour=2, timeout_s=2 if how == "hangs" else 600)
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=policy)
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=policy)
     recipe = make(updates=60, pause_s=0.02, at_update=fail_at(fail, 3, 1002))
     with nothing_left():
         store = shared_store(runtime, kind)
@@ -240,9 +243,12 @@ def test_restarts_are_limited(kind):
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
-def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew(kind):
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+@pytest.mark.parametrize(
+    ("start_method", "kind"),
+    [("forkserver", "hogwild"), ("forkserver", "locked"), ("forkserver", "synchronous"), ("spawn", "synchronous")],
+)
+def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew(start_method, kind):
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
     recipe = make(updates=10**6, pause_s=0.001, at_update=fail_at(stop_oneself, 5))
     with nothing_left(), pytest.raises(WorkerHung, match="worker 1 hung: .* --worker-timeout-s 2"):
         collect(runtime, recipe, shared_store(runtime, kind))

@@ -526,3 +526,16 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     assert said[0].startswith("no checkpoint at 1,000,000 steps (the weights hold NaN or infinity: ")
     assert said[0].endswith("; the run goes on")
     assert newest(run.path) == found.path
+
+
+def test_a_resumed_run_goes_on_under_its_name_at_wandb(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run"
+    with nothing_left():
+        begun(path, wandb=True)
+        a3c.resume(path, trust_code=True)
+    first, second = sorted((path / "wandb").glob("offline-run-*"), key=os.path.getmtime)
+    assert second.name.split("-")[3] == first.name.split("-")[3]  # offline-run-TIME-ID, and -1 within one second
+    (written,) = second.glob("*.wandb")
+    assert b"running time" in written.read_bytes()
