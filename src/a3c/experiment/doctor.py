@@ -36,6 +36,7 @@ _EXTRAS = {
     "mujoco": "mujoco",
     "minatar": "minatar",
     "envpool": "envpool",
+    "ray": "ray",
     "video": "imageio-ffmpeg",
     "wandb": "wandb",
 }
