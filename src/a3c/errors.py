@@ -51,7 +51,7 @@ class WorkerError(A3CError):
 
 
 class WorkerFailed(WorkerError):
-    """An actor-learner raised.
+    """An actor-learner raised. The traceback is in the message, too, unless it was an error of this library's.
 
     Attributes:
         worker: its number, from 0.
@@ -60,7 +60,10 @@ class WorkerFailed(WorkerError):
     """
 
     def __init__(self, worker: int, kind: str, summary: str, worker_traceback: str) -> None:
-        super().__init__(f"worker {worker} failed: {kind}: {summary}\n\n{worker_traceback.rstrip()}")
+        own = globals().get(kind)
+        says_all = isinstance(own, type) and issubclass(own, A3CError)  # then the traceback is of our own code
+        shown = "" if says_all else f"\n\n{worker_traceback.rstrip()}"
+        super().__init__(f"worker {worker} failed: {kind}: {summary}{shown}")
         self.worker = worker
         self.kind = kind
         self.summary = summary

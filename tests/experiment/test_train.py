@@ -238,11 +238,18 @@ def test_the_papers_own_form_learns(tmp_path):
     assert run.solved
 
 
+def test_an_environment_that_breaks_its_word_is_told_in_one_line(tmp_path):
+    with pytest.raises(WorkerFailed, match=r"^worker 0 failed: UnsupportedEnvironment: .* had four values[^\n]*$"):
+        quick("tiny_envs:FourValues", run_dir=str(tmp_path / "run"), runtime="processes")
+    assert "returned a tuple of 4" in (tmp_path / "run" / "error.txt").read_text()
+
+
 @pytest.mark.parametrize("runtime", ["serial", "processes"])
 def test_an_environment_that_raises_ends_the_run_and_loses_nothing(tmp_path, runtime):
     with nothing_left(), pytest.raises(WorkerFailed, match="the corridor collapsed") as failure:
         quick("tiny_envs:Exploding", run_dir=str(tmp_path / "run"), runtime=runtime, envs_per_worker=2)
     assert "in reset" in failure.value.worker_traceback
+    assert "in reset" in str(failure.value)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["exit_reason"] == "worker_failed"
     assert len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) - 1 == summary["episodes"] > 0
