@@ -21,6 +21,7 @@ from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import (
+    ClusterError,
     IllegalCombination,
     RunDirectoryError,
     SavingFailed,
@@ -29,6 +30,7 @@ from a3c.errors import (
     WorkerDied,
     WorkerFailed,
 )
+from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.local import LocalStore
 from leftovers import nothing_left
 
@@ -236,6 +238,44 @@ def test_the_papers_own_form_learns(tmp_path):
         stop_at_return=7.0,
     )
     assert run.solved
+
+
+def test_a_cluster_that_is_lost_costs_nothing_saved(tmp_path, monkeypatch):
+    lost = []
+
+    def gone(plain):
+        def call(self, *arguments):
+            if lost:
+                raise ClusterError("the parameter server is lost")
+            return plain(self, *arguments)
+
+        return call
+
+    for name in ("counters", "snapshot"):
+        monkeypatch.setattr(LocalStore, name, gone(getattr(LocalStore, name)))
+    plain_run = SerialRuntime.run
+
+    def run(self, *arguments):
+        for report in plain_run(self, *arguments):
+            yield report
+            if lost:
+                raise ClusterError("the parameter server is lost")
+
+    monkeypatch.setattr(SerialRuntime, "run", run)
+    path = tmp_path / "run"
+    with pytest.raises(ClusterError, match="the parameter server is lost"):
+        quick(
+            run_dir=str(path),
+            runtime="serial",
+            on_report=lambda line: lost.append(1) if line["env_steps"] > 500 else None,
+        )
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["exit_reason"] == "failed"
+    assert summary["env_steps"] > 500
+    assert "the parameter server is lost" in (path / "error.txt").read_text()
+    monkeypatch.undo()
+    assert a3c.load(path)  # the checkpoint of its start
+    assert a3c.resume(path, trust_code=True, quiet=True).summary["exit_reason"] == "total_env_steps"
 
 
 def test_an_environment_that_breaks_its_word_is_told_in_one_line(tmp_path):

@@ -26,7 +26,7 @@ from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvFacts, EnvSource
-from a3c.errors import SavingFailed, StoreBusy, UsageError, WorkerError
+from a3c.errors import ClusterError, SavingFailed, StoreBusy, UsageError, WorkerError
 from a3c.experiment import checkpoint, resuming, run_directory
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.idle_settings import refuse_idle
@@ -47,7 +47,7 @@ from a3c.stores.delayed import DelayedStore
 from a3c.stores.local import LocalStore
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
-from a3c.types import ParameterStore, Report
+from a3c.types import ParameterStore, Report, Snapshot
 
 if TYPE_CHECKING:
     from a3c.runtimes.ray import RayRuntime
@@ -258,6 +258,7 @@ class _Session:
         self.summary: dict[str, Any] = {}
         self.evaluation: PeriodicEvaluation | None = None
         self.saver: CheckpointSaver | None = None
+        self._last_counters: Snapshot | None = None
         self._next_line = 0.0
         self._next_drop_message = 0.0
         self._stop_reason: str | None = None
@@ -292,12 +293,24 @@ class _Session:
             self.exit_reason = "worker_failed"
             self._keep_error(str(error), view)
             raise
+        except ClusterError as error:
+            self._keep_error(str(error), view)
+            raise
         finally:
             self.progress.end_training()
 
+    def _counters(self) -> Snapshot:
+        """The store's, or, if the cluster that it was on is lost, the last that were seen."""
+        try:
+            self._last_counters = self.store.counters()
+        except ClusterError:
+            if self._last_counters is None:
+                raise
+        return self._last_counters
+
     def log_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
         """Log and show a line of what has happened since the one before; returns it."""
-        line = self.progress.line(self.store.counters(), runtime.alive)
+        line = self.progress.line(self._counters(), runtime.alive)
         if self.evaluation is not None:
             line |= self.evaluation.unlogged()
         loggers.line(line)
@@ -313,7 +326,7 @@ class _Session:
 
     def save_summary(self) -> None:
         """Write summary.json. Raises SavingFailed."""
-        self.summary = self.progress.summary(self.store.counters(), self.exit_reason)
+        self.summary = self.progress.summary(self._counters(), self.exit_reason)
         self.summary["best_evaluation"] = None if self.evaluation is None else self.evaluation.best
         with saving(self.run_dir):
             run_directory.write_json(self.run_dir / run_directory.SUMMARY, self.summary)
