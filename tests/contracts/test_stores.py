@@ -253,6 +253,17 @@ def test_vectors_unlike_theta_are_refused_and_change_nothing(name, wrong):
     assert theta(store) == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("counter", ["version", "env_steps", "episodes"])
+@pytest.mark.parametrize("wrong", [-1, 1.5, float("inf"), float("nan"), 2**63, "7", None])
+def test_counters_that_are_no_counts_are_refused_and_change_nothing(name, counter, wrong):
+    store = make_store(name, torch.zeros(2), make_rule(RMSProp()))
+    state = store.state_dict() | {"parameters": torch.ones(2), counter: wrong}
+    with pytest.raises(StoreError, match=f"the saved state's {counter} is .*: a whole number"):
+        store.load_state_dict(state)
+    assert store.counters() == Snapshot(0, 0, 0, False)
+    assert theta(store) == [0.0, 0.0]
+
+
 def test_a_saved_state_of_another_optimiser_is_refused(name):
     store = make_store(name, torch.zeros(2), make_rule(RMSProp()))
     state = store.state_dict()

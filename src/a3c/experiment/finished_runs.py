@@ -78,7 +78,7 @@ def read_run(path: Path) -> FinishedRun:
         ended_after_s = float(summary["seconds"])
         solved_after_steps = None if solved_at is None else float(solved_at["env_steps"])
         solved_after_s = None if solved_at is None else float(solved_at["seconds"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, f"{CONFIG} or {SUMMARY} lacks {error}") from None
     episodes = _read_episodes(path)
     episodes = episodes[np.isfinite(episodes["return"])]

@@ -135,7 +135,15 @@ class PolicySpec:
             spec._check()
         except RunDirectoryError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, AssertionError) as error:
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            RecursionError,
+            AssertionError,
+        ) as error:
             raise RunDirectoryError(f"the policy's description is damaged ({type(error).__name__}: {error})") from None
         if named is None and model is not None:
             raise UsageError("the policy's network is one of a3c's own: leave model= or --model out")

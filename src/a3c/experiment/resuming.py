@@ -180,7 +180,7 @@ def take_up(
         progress.restore(found.progress, counters.env_steps)
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
         evaluation = found.progress["evaluation"]
-    except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (StoreError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
     _refuse_what_is_done(run_dir, config, store, progress)
     used = counters.env_steps, counters.episodes

@@ -81,7 +81,7 @@ def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor
     """The inverse of `pack_state`, for a store with this θ that tracks so many scalars.
 
     A state without `moments` is one of a store that tracked nothing. Raises StoreError if a name is missing, a
-    vector is not like θ, or the moments are not [3, tracked].
+    vector is not like θ, a counter is no whole number, or the moments are not [3, tracked].
     """
     for name in ("parameters", *rule.optimizer.statistic_names, "version", "env_steps", "episodes"):
         if name not in packed:
@@ -94,8 +94,15 @@ def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor
     return StoreState(
         vectors[0],
         tuple(vectors[1:]),
-        int(packed["version"]),
-        int(packed["env_steps"]),
-        int(packed["episodes"]),
+        _counted("version", packed),
+        _counted("env_steps", packed),
+        _counted("episodes", packed),
         moments,
     )
+
+
+def _counted(name: str, packed: Mapping[str, Any]) -> int:
+    value = packed[name]
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise StoreError(f"the saved state's {name} is {value!r}: a whole number is wanted")
+    return value
