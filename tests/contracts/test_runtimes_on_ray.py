@@ -8,6 +8,7 @@ import time
 import pytest
 import test_runtimes
 import torch
+from ray.exceptions import NodeDiedError, OutOfMemoryError
 from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make, slow_to_start
 
 from a3c.core.optimizers import RMSProp
@@ -138,6 +139,23 @@ def test_more_than_the_cluster_has_is_refused_at_once(wish, message):
 def test_a_cluster_that_nobody_answers_at_is_named():
     with pytest.raises(UsageError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         ray_runtime._check_reachable("127.0.0.1:9")
+
+
+def test_the_address_of_a_ray_client_is_refused(monkeypatch):
+    monkeypatch.setattr(ray_runtime.ray, "is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=r"ray://head:10001 is that of a Ray Client"):
+        RayRuntime(ClusterWish(address="ray://head:10001")).prepare()
+
+
+@pytest.mark.parametrize("lost", [OutOfMemoryError("killed by Ray's memory monitor"), NodeDiedError("its node")])
+def test_a_worker_that_ray_has_lost_has_not_failed_by_itself(monkeypatch, lost):
+    def get(reference):
+        raise lost
+
+    monkeypatch.setattr(ray_runtime.ray, "get", get)
+    message = ray_runtime._Worker(1, None, iter([None])).next_message()
+    assert isinstance(message, WorkerDied)
+    assert str(lost) in str(message)
 
 
 def test_a_runtime_environment_comes_too_late_where_ray_is_in_use():

@@ -103,7 +103,8 @@ class Progress:
             "updates": counters.version,
             "episodes": self.episodes,
             "return_mean_100": self.return_mean_100,
-            "steps_per_second": round(steps / elapsed, 1) if elapsed > _LEAST_ELAPSED_S else None,
+            # T goes back where a parameter server is started anew from what it was some seconds before.
+            "steps_per_second": round(max(steps, 0) / elapsed, 1) if elapsed > _LEAST_ELAPSED_S else None,
             **self._since_line.means(),
             "workers_alive": workers_alive,
             "dropped_rollouts": self.dropped_rollouts,

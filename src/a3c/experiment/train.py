@@ -398,7 +398,8 @@ class _Session:
 
     def _spent_budget(self) -> str:
         limit = self.config.total_env_steps
-        return "total_env_steps" if limit and self.store.counters().env_steps >= limit else "total_episodes"
+        by_steps = self.config.total_episodes is None or (limit and self._counters().env_steps >= limit)
+        return "total_env_steps" if by_steps else "total_episodes"
 
 
 @contextlib.contextmanager

@@ -7,13 +7,21 @@ import logging
 import math
 import multiprocessing
 import os
+import secrets
 import socket
 import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+)
 
 from a3c.errors import ClusterError, OutOfResources, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped
@@ -26,7 +34,8 @@ _HELD: list[Any] = []  # handles of actors, which are never freed: see a3c.store
 
 _CONNECT_S = 5.0
 _START_S = 120.0  # what a start may take besides: a place on the cluster, imports, an environment that is made
-_LOST_PER_HOUR = 100  # workers that may go with their process or node, where nobody says how many
+_LOST_PER_HOUR = 100  # of each worker's processes and nodes, where nobody says how many
+_LOST = (RayActorError, OutOfMemoryError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 _LOOK_EVERY_S = 1.0
 _LONGEST_REASON = 300
 _NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
@@ -93,6 +102,11 @@ class RayRuntime:
             return
         os.environ.setdefault(_NO_OVERRIDE, "0")
         address = self.wish.address or os.environ.get("RAY_ADDRESS")
+        if address is not None and "://" in address:
+            raise UsageError(
+                f"the address {address} is that of a Ray Client, which does not carry what workers report: give the "
+                "cluster's own, HOST:6379, on a machine of the cluster"
+            )
         if address is not None:
             _check_reachable(address)
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
@@ -100,7 +114,7 @@ class RayRuntime:
             options["runtime_env"] = dict(self.wish.runtime_env)
         try:
             ray.init(**options, logging_level=logging.ERROR)
-        except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        except (RayError, ConnectionError, RuntimeError, TypeError, ValueError) as error:
             what = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise UsageError(f"{what} cannot be used ({_one_line(error)}): see `ray status` there") from error
         self._connected = True
@@ -113,7 +127,7 @@ class RayRuntime:
             WorkerFailed: an actor-learner raised.
             WorkerDied: processes or nodes of workers are lost again and again.
             WorkerHung: it made no step for too long, and was killed.
-            OutOfResources: a worker finds no place.
+            OutOfResources: a worker finds no place, and no other is running.
         """
         recipe = dumped(make_actor_learner)
         crew = _Crew(self, recipe, store, workers)
@@ -133,7 +147,7 @@ class RayRuntime:
             ray.shutdown()
 
     def _reports(self, crew: _Crew, store: Any) -> Iterator[Report]:
-        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR)
+        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR * crew.workers)
         self.alive = len(crew.active)
         failure: WorkerError | OutOfResources | None = None
         while (crew.active or restarts.waiting or losses.waiting) and failure is None:
@@ -214,9 +228,9 @@ class _Worker:
             return message  # type: ignore[no-any-return]
         except StopIteration:
             return Done()
-        except RayActorError as error:
+        except _LOST as error:
             text = _one_line(error)
-            if "creation task" in text:  # it could not even be made
+            if isinstance(error, RayActorError) and "creation task" in text:  # it could not even be made
                 summary = f"it cannot be started there ({text}): is a3c installed on every node? See docs/cluster.md"
                 return Failure("UsageError", summary, str(error))
             return WorkerDied(self.number, None, text[:_LONGEST_REASON])
@@ -249,6 +263,7 @@ class _Crew:
 
     Attributes:
         active: those that have not ended, by number.
+        workers: how many there are to be.
     """
 
     def __init__(self, runtime: RayRuntime, recipe: bytes, store: Any, workers: int) -> None:
@@ -256,7 +271,9 @@ class _Crew:
         self._runtime, self._store = runtime, store
         self._recipe: Any = ray.put(recipe)
         self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
+        self.workers = workers
         self._lives = [0] * workers
+        self._run = secrets.token_hex(3)
         self._versions = versions_here()
         self._stillness = Stillness(runtime.policy.timeout_s, _START_S, _LOOK_EVERY_S)
 
@@ -266,7 +283,7 @@ class _Crew:
         runtime, wish = self._runtime, self._runtime.wish
         runtime.incarnation = max(runtime.incarnation, life)
         actor = self._actor_class.options(
-            name=f"a3c-worker-{number}" + (f"-life-{life}" if life else ""),
+            name=f"a3c-worker-{number}-{self._run}" + (f"-life-{life}" if life else ""),
             num_cpus=wish.worker_cpus,
             num_gpus=wish.worker_gpus,
             scheduling_strategy="SPREAD",
@@ -308,9 +325,12 @@ class _Crew:
         if isinstance(message, Done):
             return None
         if hung and not worker.started:
+            waited_s = _START_S + self._runtime.policy.timeout_s
+            nodes = _described(_alive_nodes())
+            if self.active:  # the others go on, and a place may come
+                return WorkerDied(worker.number, None, f"no place on the Ray cluster for {waited_s:g} s ({nodes})")
             return OutOfResources(
-                f"worker {worker.number} has found no place on the Ray cluster for "
-                f"{_START_S + self._runtime.policy.timeout_s:g} s ({_described(_alive_nodes())}): take fewer "
+                f"worker {worker.number} has found no place on the Ray cluster for {waited_s:g} s ({nodes}): take fewer "
                 "--workers, or see `ray status`"
             )
         return WorkerHung(worker.number, self._runtime.policy.timeout_s) if hung else message
@@ -339,7 +359,7 @@ class _Crew:
 
 def _check_reachable(address: str) -> None:
     """Raise UsageError at once where nobody listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host:  # "auto" or "local"
         return
     try:

@@ -84,8 +84,7 @@ class ParameterServer:
 
     Its methods run in turn, in one thread, but for waits. Each worker numbers its pushes: one that comes twice, because
     a call was tried again, is applied once, and one that overtakes another, as Ray lets long ones be overtaken, waits
-    for it. Ray starts the server anew, on another node if need be, when it dies; it then goes on from the cut that the
-    keeper has. Versions may then come a second time, so a gradient says in which of the server's lives its base was:
+    for it. Ray starts the server anew when its process dies; it then goes on from the cut that the keeper has. Versions may then come a second time, so a gradient says in which of the server's lives its base was:
     one of an earlier life is not applied, its steps count.
 
     Args:
@@ -114,7 +113,8 @@ class ParameterServer:
         self._sequences: dict[int, tuple[Session, int]] = {}
         self._receipts: dict[int, Receipt | None] = {}
         self._members: set[int] = set()
-        self._unsure: set[int] = set()  # whose pushes since the cut were taken by a server that is gone
+        self._unsure: set[int] = set()  # of whose pushes a server that is gone may have answered some since the cut
+        self._late: dict[int, int] = {}  # the push that may still come although the one behind it has
         self._entered: int = 0  # in this life
         self._stop: bool = False
         self._published: tuple[int, Any] | None = None  # the reference of a version's θ
@@ -129,7 +129,10 @@ class ParameterServer:
         self._entered += 1
         self._sequences[worker] = session, 0
         self._unsure.discard(worker)
-        return session, await self.pull(worker)
+        self._late.pop(worker, None)
+        await self.join(worker)  # before any wait: it may be counted out meanwhile
+        await self._round(worker)
+        return session, self._reply(worker)
 
     async def pull(self, worker: int) -> Reply:
         """θ as it is, or once the round that holds this worker's gradient has closed. Counts the worker in."""
@@ -140,16 +143,15 @@ class ParameterServer:
 
     async def exchange(self, worker: int, session: Session, sequence: int, push: Push) -> Reply:
         """Take a push, unless it has been taken already, then as `pull`."""
-        while (taken := self._taken(worker, session)) is not None and taken < sequence - 1:
+        while (taken := self._taken(worker, session)) < sequence - 1 and worker not in self._unsure:
             await self._changed.wait()
-        if taken is None or taken < sequence:
+        if taken < sequence or sequence == self._late.get(worker):
             if self._waits_for_all and worker not in self._members:
                 raise StoreError(f"worker {worker} has been counted out, and no round waits for it")
             self._take(worker, push)
-            self._sequences[worker] = session, sequence
-            self._unsure.discard(worker)
+            self._count(worker, session, sequence)
             self._wake()
-            if time.monotonic() >= self._next_keep and not self._pending():
+            if time.monotonic() >= self._next_keep and not self._pending() and not self._late:
                 self._next_keep = time.monotonic() + _KEEP_EVERY_S
                 self._keep_cut()
         await self._round(worker)
@@ -164,7 +166,7 @@ class ParameterServer:
     async def leave(self, worker: int, session: Session | None = None, sequence: int = 0) -> None:
         """See `a3c.types.ParameterStore`. A worker that leaves by itself says what its last push was."""
         if session is not None:
-            while (taken := self._taken(worker, session)) is not None and taken < sequence:
+            while self._taken(worker, session) < sequence and worker not in self._unsure:
                 await self._changed.wait()
         self._members.discard(worker)
         self._store.leave(worker)
@@ -208,15 +210,27 @@ class ParameterServer:
         counts = Counts(push.env_steps, push.episodes, moments)
         self._receipts[worker] = self._handles[worker].push(gradient, counts, version)
 
-    def _taken(self, worker: int, session: Session) -> int | None:
-        """The number of a session's latest push; None where a server before this one may have taken more since its cut.
-
-        What that one took is not in θ, so whatever comes next is taken. Raises StoreError for a former session.
-        """
+    def _taken(self, worker: int, session: Session) -> int:
+        """The number of a session's latest push that is in θ. Raises StoreError for a former session."""
         known, latest = self._sequences.get(worker, (session, 0))
         if session < known:
             raise StoreError(f"worker {worker} has begun anew, and this is not its latest life")
-        return latest if session == known and worker not in self._unsure else None
+        return latest if session == known else 0
+
+    def _count(self, worker: int, session: Session, sequence: int) -> None:
+        """Remember that a push has been taken.
+
+        The first one of a worker that a server before this one has known may have overtaken the one before it, whose
+        call is tried again, too, unless it has been answered: that one may come once. With one update in flight
+        there is no other.
+        """
+        taken = self._taken(worker, session)
+        if worker in self._unsure and sequence - 1 > taken:
+            self._late[worker] = sequence - 1
+        else:
+            self._late.pop(worker, None)
+        self._unsure.discard(worker)
+        self._sequences[worker] = session, max(taken, sequence)
 
     async def _round(self, worker: int) -> None:
         """Wait until the round that this worker has pushed in, if it has, is closed."""
@@ -252,11 +266,7 @@ class ParameterServer:
         return self._published[1]
 
     def _keep_cut(self) -> Any:
-        pending = self._pending()
-        sequences = {
-            worker: (session, latest - (worker in pending)) for worker, (session, latest) in self._sequences.items()
-        }
-        cut = Cut(_with_arrays(self._store.state_dict()), sequences)
+        cut = Cut(_with_arrays(self._store.state_dict()), dict(self._sequences))
         return self._keeper.keep.remote("cut", pickle.dumps(cut, protocol=5))
 
     def _keep_standing(self) -> Any:

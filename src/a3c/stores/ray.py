@@ -12,13 +12,13 @@ import cloudpickle
 import numpy as np
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
-from a3c.errors import A3CError, ClusterError
+from a3c.errors import A3CError, ClusterError, UsageError
 from a3c.stores.keeper import Keeper
 from a3c.stores.parameter_server import Contents, ParameterServer, Push, Reply, Session, tensor_of
 from a3c.stores.state import check_deltas, check_vector, unpack_state
@@ -33,6 +33,7 @@ _HELD: list[Any] = []
 
 _LIVES = 100  # of the server: it is started anew so often
 _START_S = 120.0  # what its first start may take
+_OTHER_CALLS = 64  # at once, besides those of workers
 
 
 class RayStore:
@@ -69,12 +70,17 @@ class RayStore:
     ) -> None:
         assert in_flight in ((0, 1) if reduction is None else (0,)), "a round cannot be waited for later"
         self.rule, self.workers, self.tracked, self.in_flight = rule, workers, tracked, in_flight
+        self.rounds = reduction is not None
         self.like = initial.detach().to("meta")  # θ's shape and dtype, without its numbers
         contents = cloudpickle.dumps(Contents(initial.detach().cpu().numpy(), rule, workers, reduction, tracked))
         self.server, self.keeper = self.start(contents)
         self._handles: dict[int, RayHandle] = {}
         _HELD.extend((self.server, self.keeper))
-        answer(self.server.counters.remote(), _START_S)
+        try:
+            answer(self.server.counters.remote(), _START_S)
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, contents: bytes) -> tuple[Any, Any]:
         """A server made of this, on the caller's node as long as that is there, and its keeper, which stays there."""
@@ -96,19 +102,20 @@ class RayStore:
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
             max_restarts=_LIVES,
             max_task_retries=-1,
+            max_concurrency=2 * self.workers + _OTHER_CALLS,  # a call that waits for a round holds a place
         ).remote(f"a3c-keeper-{run}")
         return server, keeper
 
     def connect(self, worker: int) -> RayHandle:
         """That worker's handle; it may be sent to another node."""
         assert 0 <= worker < self.workers, f"no place for worker {worker}"
-        self._handles[worker] = RayHandle(self.server, worker, self.like, self.tracked, self.in_flight)
+        self._handles[worker] = RayHandle(self.server, worker, self.like, self.tracked, self.in_flight, self.rounds)
         return self._handles[worker]
 
     def close(self) -> None:
         """End the server: what it holds is lost."""
-        with contextlib.suppress(RayError):
-            for actor in (self.server, self.keeper):
+        for actor in (self.server, self.keeper):
+            with contextlib.suppress(RayError):
                 ray.kill(actor)
 
     def join(self, worker: int) -> None:
@@ -157,9 +164,10 @@ class RayStore:
 class RayHandle:
     """One worker's end of a RayStore."""
 
-    def __init__(self, server: Any, worker: int, like: Tensor, tracked: int, in_flight: int) -> None:
+    def __init__(self, server: Any, worker: int, like: Tensor, tracked: int, in_flight: int, rounds: bool) -> None:
         self.worker = worker
         self._server, self._like, self._tracked, self._in_flight = server, like, tracked, in_flight
+        self._rounds = rounds
         self._session: Session | None = None
         self._sequence = 0
         self._under_way: deque[Any] = deque()  # the references of answers
@@ -175,9 +183,9 @@ class RayHandle:
         while len(self._under_way) > self._in_flight:
             self._latest = answer(self._under_way[0])
             self._under_way.popleft()
+        out.copy_(tensor_of(self._theta()))
         reply = self._latest
         assert reply is not None
-        out.copy_(tensor_of(self._theta(reply)))
         moments = None if reply.moments is None else torch.from_numpy(np.array(reply.moments))
         return reply.snapshot._replace(moments=moments)
 
@@ -204,16 +212,22 @@ class RayHandle:
         """Be waited for no more; what has been pushed counts."""
         if self._session is None:
             answer(self._server.leave.remote(self.worker))
-        else:  # calls may overtake one another
-            answer(self._server.leave.remote(self.worker, self._session, self._sequence))
+            return
+        while self._under_way and not self._rounds:  # the answer of a round waits for others
+            self._latest = answer(self._under_way[0])
+            self._under_way.popleft()
+        # Calls may overtake one another: what was pushed last is said.
+        answer(self._server.leave.remote(self.worker, self._session, self._sequence))
 
-    def _theta(self, reply: Reply) -> Array:
-        while not isinstance(reply.parameters, np.ndarray):
+    def _theta(self) -> Array:
+        """θ as the latest answer has it; a new answer where it was lost on the way."""
+        assert self._latest is not None
+        while not isinstance(self._latest.parameters, np.ndarray):
             try:
-                return ray.get(reply.parameters)  # type: ignore[no-any-return]
+                return ray.get(self._latest.parameters)  # type: ignore[no-any-return]
             except ObjectLostError:  # with the server, which has been started anew
-                reply = answer(self._server.pull.remote(self.worker))
-        return reply.parameters
+                self._latest = answer(self._server.pull.remote(self.worker))
+        return self._latest.parameters
 
 
 def answer(reference: Any, timeout_s: float | None = None) -> Any:
@@ -227,9 +241,21 @@ def answer(reference: Any, timeout_s: float | None = None) -> Any:
         cause = getattr(error, "cause", None)
         if isinstance(cause, A3CError):
             raise cause from None
-        raise
-    except (RayActorError, GetTimeoutError) as error:
-        raise ClusterError(
-            f"the parameter server cannot be started, or is gone for good ({str(error).splitlines()[-1].strip()}): the "
-            "run's last checkpoint is in its run directory, and `a3c resume` goes on from it"
-        ) from error
+        if not isinstance(cause, RayError):
+            raise
+        lost: Exception = cause
+    except RuntimeEnvSetupError as error:
+        raise UsageError(
+            f"Ray cannot make the runtime environment that --ray-runtime-env asks for ({last_line(error)})"
+        ) from None
+    except RayError as error:
+        lost = error
+    raise ClusterError(
+        f"the parameter server cannot be started, or is gone for good ({last_line(lost)}): the run's last checkpoint "
+        "is in its run directory, and `a3c resume` goes on from it"
+    ) from lost
+
+
+def last_line(error: BaseException) -> str:
+    """Of what an error says: Ray's begin with a traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -1,0 +1,186 @@
+"""The parameter server without a cluster: what it does when it is started anew, call by call."""
+
+import asyncio
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ray")
+
+from a3c.core.schedules import Budget, constant
+from a3c.core.update_rule import UpdateRule
+from a3c.stores import parameter_server
+from a3c.stores.keeper import Keeper
+from a3c.stores.parameter_server import Contents, ParameterServer, Push
+from builders import make_rule
+
+pytestmark = pytest.mark.timeout(30)
+
+
+class Answer:
+    """What a remote call gives, at the next turn."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __await__(self):
+        yield from asyncio.sleep(0).__await__()
+        return self.value
+
+
+class Remote:
+    def __init__(self, method):
+        self.method = method
+
+    def remote(self, *arguments):
+        return Answer(self.method(*arguments))
+
+
+class OneProcess:
+    """As much of Ray as a server sees, in this process."""
+
+    def __init__(self, keeper):
+        self.begin, self.keep = Remote(keeper.begin), Remote(keeper.keep)
+
+    def get_actor(self, name):
+        return self
+
+    def get(self, answer):
+        return answer.value
+
+    def put(self, array):
+        return array.copy()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Starts a server, and each time that it is called another one in its place."""
+
+    def begin(reduction=None, workers=2):
+        rule = UpdateRule(make_rule().optimizer, constant(0.1), Budget(None, None))
+        contents = Contents(np.zeros(2, np.float32), rule, workers, reduction, 0)
+        monkeypatch.setattr(parameter_server, "ray", OneProcess(Keeper(cloudpickle.dumps(contents))))
+        monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+        return anew
+
+    def anew():
+        return ParameterServer("keeper")
+
+    return begin
+
+
+def push(server, steps=5):
+    return Push(np.ones(2, np.float32), steps, 1, None, (server.incarnation, 0))
+
+
+async def env_steps(server):
+    return (await server.counters()).env_steps
+
+
+def cut_at_the_next(server):
+    server._next_keep = 0.0
+
+
+def test_a_push_that_is_in_the_cut_is_not_counted_again(server):
+    async def play():
+        anew = server()
+        one = anew()
+        session, _ = await one.enter(0)
+        await one.exchange(0, session, 1, push(one))
+        cut_at_the_next(one)
+        await one.exchange(0, session, 2, push(one))  # its answer is lost with the server: Ray tries again
+        two = anew()
+        assert await env_steps(two) == 10
+        await two.exchange(0, session, 2, push(one))
+        assert await env_steps(two) == 10
+        await two.exchange(0, session, 3, push(two))
+        assert await env_steps(two) == 15
+
+    asyncio.run(play())
+
+
+def test_a_round_that_is_in_the_cut_is_not_counted_again(server):
+    async def play():
+        anew = server(reduction="mean")
+        one = anew()
+        sessions = [(await one.enter(worker))[0] for worker in range(2)]
+        cut_at_the_next(one)
+        await asyncio.gather(*(one.exchange(w, sessions[w], 1, push(one)) for w in range(2)))
+        two = anew()
+        assert await env_steps(two) == 10
+        await asyncio.gather(*(two.exchange(w, sessions[w], 1, push(one)) for w in range(2)))
+        assert await env_steps(two) == 10
+        await asyncio.gather(*(two.exchange(w, sessions[w], 2, push(two)) for w in range(2)))
+        assert (await two.counters())[:2] == (2, 20)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_two_pushes_under_way_count_once_each_in_whatever_order_they_are_tried_again(server, order):
+    async def play():
+        anew = server()
+        one = anew()
+        session, _ = await one.enter(0)
+        two = anew()
+        for sequence in (*order, *order):
+            await asyncio.wait_for(two.exchange(0, session, sequence, push(one)), 1)
+        assert await env_steps(two) == 10
+        cut_at_the_next(two)
+        await two.exchange(0, session, 3, push(two))
+        await two.exchange(0, session, 1, push(one))  # too late for anything
+        assert await env_steps(two) == 15
+        three = anew()
+        assert await env_steps(three) == 15
+
+    asyncio.run(play())
+
+
+def test_no_cut_is_kept_while_a_push_may_come_late(server):
+    async def play():
+        anew = server()
+        one = anew()
+        session, _ = await one.enter(0)
+        two = anew()
+        cut_at_the_next(two)
+        await two.exchange(0, session, 2, push(one))  # the first one is still on its way
+        three = anew()
+        for sequence in (2, 1):
+            await three.exchange(0, session, sequence, push(one))
+        assert await env_steps(three) == 10
+
+    asyncio.run(play())
+
+
+def test_a_push_that_overtakes_another_waits_for_it(server):
+    async def play():
+        one = server()()
+        session, _ = await one.enter(0)
+        second = asyncio.ensure_future(one.exchange(0, session, 2, push(one, 7)))
+        await asyncio.sleep(0.01)
+        assert await env_steps(one) == 0
+        await one.exchange(0, session, 1, push(one, 5))
+        await asyncio.wait_for(second, 1)
+        assert await env_steps(one) == 12
+
+    asyncio.run(play())
+
+
+def test_who_is_counted_out_while_it_waits_to_begin_is_not_counted_in(server):
+    async def play():
+        one = server(reduction="mean")()
+        sessions = [(await one.enter(worker))[0] for worker in range(2)]
+        first = asyncio.ensure_future(one.exchange(1, sessions[1], 1, push(one)))
+        await asyncio.sleep(0.01)
+        await one.leave(1)  # its process has died
+        anew = asyncio.ensure_future(one.enter(1))  # its next life waits for the round that its gradient is in
+        await asyncio.sleep(0.01)
+        await one.leave(1)  # and dies, too
+        await asyncio.wait_for(one.exchange(0, sessions[0], 1, push(one)), 1)
+        await asyncio.wait_for(asyncio.gather(first, anew), 1)
+        await asyncio.wait_for(one.exchange(0, sessions[0], 2, push(one)), 1)  # waits for nobody
+        assert (await one.counters())[:2] == (2, 15)
+
+    asyncio.run(play())
