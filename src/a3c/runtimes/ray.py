@@ -330,8 +330,8 @@ class _Crew:
             if self.active:  # the others go on, and a place may come
                 return WorkerDied(worker.number, None, f"no place on the Ray cluster for {waited_s:g} s ({nodes})")
             return OutOfResources(
-                f"worker {worker.number} has found no place on the Ray cluster for {waited_s:g} s ({nodes}): take fewer "
-                "--workers, or see `ray status`"
+                f"worker {worker.number} has found no place on the Ray cluster for {waited_s:g} s ({nodes}): take "
+                "fewer --workers, or see `ray status`"
             )
         return WorkerHung(worker.number, self._runtime.policy.timeout_s) if hung else message
 

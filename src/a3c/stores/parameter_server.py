@@ -84,8 +84,9 @@ class ParameterServer:
 
     Its methods run in turn, in one thread, but for waits. Each worker numbers its pushes: one that comes twice, because
     a call was tried again, is applied once, and one that overtakes another, as Ray lets long ones be overtaken, waits
-    for it. Ray starts the server anew when its process dies; it then goes on from the cut that the keeper has. Versions may then come a second time, so a gradient says in which of the server's lives its base was:
-    one of an earlier life is not applied, its steps count.
+    for it. Ray starts the server anew when its process dies; it then goes on from the cut that the keeper has. Versions
+    may then come a second time, so a gradient says in which of the server's lives its base was: one of an earlier life
+    is not applied, its steps count.
 
     Args:
         keeper: the name of the actor that knows what it is made of, and remembers it.
