@@ -13,6 +13,7 @@ tests do the same with small numbers (tests/test_survival.py).
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -43,6 +44,7 @@ from a3c.stores.local import LocalStore
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "survival.jsonl"
+SAID = Path(tempfile.gettempdir()) / f"a3c-survival-{os.getpid()}.txt"  # what the latest run has said
 WORKERS, ENVS = 4, 16
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
 STORES = {
@@ -81,14 +83,15 @@ def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
 def training(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A run in a process of its own, which is ended with the block."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen([*PYTHON, *command], env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE)
+    atexit.register(SAID.unlink, missing_ok=True)
+    # Not a pipe: one that nobody empties is full after some hundred failures, and holds the run up.
+    with open(SAID, "w") as said:
+        process = subprocess.Popen([*PYTHON, *command], env=os.environ | {"PYTHONPATH": path}, stderr=said)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
 
 
 def wait_for_a_line(run_dir: Path, process: subprocess.Popen[bytes]) -> None:
@@ -219,10 +222,8 @@ def kill_parents(
     if not (run_dir / "summary.json").exists():
         with training(command) as process:
             code = process.wait()
-            assert process.stderr is not None
-            said = process.stderr.read().decode()
         if code:
-            raise SystemExit(f"a resume failed:\n{said}")
+            raise SystemExit(f"a resume failed:\n{SAID.read_text()}")
     summary = summary_of(run_dir)
     return {
         "kills": len(resumed_from),

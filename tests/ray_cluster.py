@@ -19,6 +19,7 @@ def ray_cluster(cpus: int = 2) -> Iterator[None]:
     """Ray with so many processors, gone again afterwards."""
     with for_the_workers():
         ray.init(
+            address="local",  # not one that another test has begun on this machine
             num_cpus=cpus,
             include_dashboard=False,
             object_store_memory=100 * 2**20,

@@ -90,8 +90,8 @@ def test_a_worker_that_is_lost_is_started_anew_whatever_the_policy_and_one_that_
             for report in reports:
                 seen += report.failures
     assert len(seen) == 1
-    monkeypatch.setattr(ray_runtime, "_LOST_PER_HOUR", 1)
-    recipe = make(updates=10**6, pause_s=0.02, at_update=fail_at(kill_oneself, 2, 1002))
+    monkeypatch.setattr(ray_runtime, "_LOST_PER_HOUR", 1)  # for each of the two
+    recipe = make(updates=10**6, pause_s=0.02, at_update=fail_at(kill_oneself, 2, 1002, 2002))
     with nothing_left(), pytest.raises(WorkerDied, match="worker 1 died: "):
         collect(runtime, recipe, shared_store(runtime))
 
