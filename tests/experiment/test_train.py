@@ -281,7 +281,7 @@ def test_a_cluster_that_is_lost_costs_nothing_saved(tmp_path, monkeypatch):
 
 
 def test_an_environment_that_breaks_its_word_is_told_in_one_line(tmp_path):
-    with pytest.raises(WorkerFailed, match=r"^worker 0 failed: UnsupportedEnvironment: .* had four values[^\n]*$"):
+    with pytest.raises(WorkerFailed, match=r"^worker \d failed: UnsupportedEnvironment: .* had four values[^\n]*$"):
         quick("tiny_envs:FourValues", run_dir=str(tmp_path / "run"), runtime="processes")
     assert "returned a tuple of 4" in (tmp_path / "run" / "error.txt").read_text()
 
