@@ -12,7 +12,6 @@ benchmarks/results/memory.md and .json; those of --envs are only printed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -26,56 +25,35 @@ from typing import Any
 
 import torch
 
+from a3c.experiment import presets
 from cartpole import commit
-from survival import below, workers_of
+from survival import below, pss_kib, workers_of
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable, "-W", "ignore"]
 ENVS = ("CartPole-v1", "LunarLander-v3", "HalfCheetah-v5", "MinAtar/Breakout-v1", "ALE/Pong-v5")
-MAKE = """
+ALONE = """
 import sys, time
 sys.modules["torch"] = None  # so that nothing of it is counted
-import importlib, os, numpy
-os.environ["OMP_NUM_THREADS"] = "1"
-import gymnasium as gym
-for module in ("ale_py", "minatar.gym"):
-    try:
-        importlib.import_module(module).register_envs()
-    except (ImportError, AttributeError):
-        pass
-env, many = sys.argv[1], int(sys.argv[2])
-if env.startswith("ALE/"):
-    from ale_py.vector_env import AtariVectorEnv
-    envs = AtariVectorEnv(game=env[4:].split("-")[0].lower(), num_envs=many, num_threads=1)
-    act = envs.action_space.sample
-else:
-    alone = [gym.make(env) for _ in range(many)]
-    envs = None
-if envs is None:
-    for each in alone:
-        each.reset(seed=0)
-else:
-    envs.reset(seed=0)
+from gymnasium.vector.utils import batch_space
+from a3c.envs.make import EnvSource
+
+many = int(sys.argv[2])
+envs = EnvSource(sys.argv[1], action_mask=False).make_bare(many)
+actions = batch_space(getattr(envs.envs[0], "single_action_space", envs.envs[0].action_space), many)
+for number, env in enumerate(envs.envs):
+    env.reset(seed=number)
 ends = time.monotonic() + 5
 while time.monotonic() < ends:
-    if envs is None:
-        for each in alone:
-            *_, terminated, truncated, _ = each.step(each.action_space.sample())
-            if terminated or truncated:
-                each.reset()
-    else:
-        envs.step(act())
-rollup = open("/proc/self/smaps_rollup").read().splitlines()
-print(next(line.split()[1] for line in rollup if line.startswith("Pss:")))
+    envs.step(actions.sample())
+print("done", flush=True)
+sys.stdin.read()  # as long as it is looked at
 """
 
 
 def pss_mb(pid: int) -> float:
     """The proportional set size of a process, in MB; 0 if it is gone."""
-    with contextlib.suppress(OSError, StopIteration):
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return round(next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024 / 1e6, 1)
-    return 0.0
+    return round(pss_kib(pid) * 1024 / 1e6, 1)
 
 
 def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
@@ -108,14 +86,16 @@ def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
 
 def bare_mb(env: str, many: int) -> float:
     """What the environments alone take in a process of their own, Python and NumPy included."""
-    output = subprocess.run([*PYTHON, "-c", MAKE, env, str(many)], check=True, stdout=subprocess.PIPE, text=True).stdout
-    return round(int(output.split()[-1]) * 1024 / 1e6, 1)
+    command = [*PYTHON, "-c", ALONE, env, str(many)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise SystemExit(f"{env} cannot be made and stepped alone")
+        return pss_mb(process.pid)
 
 
 def measured(env: str, seconds: float) -> dict[str, Any]:
     """One environment."""
-    from a3c.experiment import presets
-
     config, _ = presets.resolve(env, {})
     samples = sampled(env, seconds, max(1.0, min(10.0, seconds / 60)))
     return {

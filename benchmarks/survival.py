@@ -13,7 +13,6 @@ tests do the same with small numbers (tests/test_survival.py).
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import json
 import os
@@ -41,10 +40,10 @@ from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.train import make_rule, make_spec
 from a3c.runtimes.threads import one_thread
 from a3c.stores.local import LocalStore
+from cartpole import commit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "survival.jsonl"
-SAID = Path(tempfile.gettempdir()) / f"a3c-survival-{os.getpid()}.txt"  # what the latest run has said
 WORKERS, ENVS = 4, 16
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
 STORES = {
@@ -80,18 +79,22 @@ def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def training(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A run in a process of its own, which is ended with the block."""
+def training(run_dir: Path, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, which is ended with the block; what it says is in a file beside its directory."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    atexit.register(SAID.unlink, missing_ok=True)
     # Not a pipe: one that nobody empties is full after some hundred failures, and holds the run up.
-    with open(SAID, "w") as said:
+    with open(said_by(run_dir), "w") as said:
         process = subprocess.Popen([*PYTHON, *command], env=os.environ | {"PYTHONPATH": path}, stderr=said)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
+
+
+def said_by(run_dir: Path) -> Path:
+    """Where it is what the latest run in a directory has said."""
+    return run_dir.with_name(run_dir.name + "-said.txt")
 
 
 def wait_for_a_line(run_dir: Path, process: subprocess.Popen[bytes]) -> None:
@@ -157,7 +160,7 @@ def kill_workers(
     more = [*STORES[store], "--seed", str(seed), "--on-worker-failure", "restart", "--max-restarts-per-hour", "100000"]
     command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
     began, done = time.monotonic(), 0
-    with training([*command, *flags(total_env_steps, pause_s, *more)]) as process:
+    with training(run_dir, [*command, *flags(total_env_steps, pause_s, *more)]) as process:
         wait_for_a_line(run_dir, process)
         while done < kills and process.poll() is None:
             time.sleep(chance.uniform(*every_s))
@@ -201,7 +204,7 @@ def kill_parents(
     command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
     command += flags(total_env_steps, pause_s, "--seed", str(seed), *every)
     for _ in range(kills):
-        with training(command) as process:
+        with training(run_dir, command) as process:
             before = newest_name(run_dir)
             while newest_name(run_dir) == before and process.poll() is None:
                 time.sleep(0.01)
@@ -220,10 +223,10 @@ def kill_parents(
         lost.append(last_logged(run_dir) - resumed_from[-1])
         command = ["resume", str(run_dir), "--trust-code", "--quiet"]
     if not (run_dir / "summary.json").exists():
-        with training(command) as process:
+        with training(run_dir, command) as process:
             code = process.wait()
         if code:
-            raise SystemExit(f"a resume failed:\n{SAID.read_text()}")
+            raise SystemExit(f"a resume failed:\n{said_by(run_dir).read_text()}")
     summary = summary_of(run_dir)
     return {
         "kills": len(resumed_from),
@@ -267,7 +270,7 @@ def soak(
         str(seconds),
     ]
     next_sample, kills, began = time.monotonic() + sample_s, 0, time.monotonic()
-    with training([*command, *flags(10**9, pause_s, *more)]) as process:
+    with training(run_dir, [*command, *flags(10**9, pause_s, *more)]) as process:
         while process.poll() is None:
             time.sleep(chance.uniform(*every_s))
             if victims := workers_of(process.pid):
@@ -290,18 +293,24 @@ def soak(
     }
 
 
+def pss_kib(pid: int | str) -> int:
+    """The proportional set size (what is shared counts in parts) of a process, in KiB; 0 if it is gone."""
+    with contextlib.suppress(OSError, StopIteration):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    return 0
+
+
 def held(pid: int) -> dict[str, int]:
     """What a run holds: memory (PSS, KiB) of the run's own process and of all, open files, files of shared memory."""
     pss, files = {}, 0
     for each in (pid, *below(pid)):
-        with contextlib.suppress(OSError, StopIteration):
-            rollup = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
-            pss[each] = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+        pss[each] = pss_kib(each)
         if each == pid:
             with contextlib.suppress(OSError):
                 files = len(os.listdir(f"/proc/{each}/fd"))
     shared = len(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else 0
-    return {"own_pss_kib": pss.get(pid, 0), "all_pss_kib": sum(pss.values()), "open_files": files, "shared": shared}
+    return {"own_pss_kib": pss[pid], "all_pss_kib": sum(pss.values()), "open_files": files, "shared": shared}
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -373,12 +382,6 @@ def tiny_run(run_dir: Path) -> Path:
     subprocess.run([*PYTHON, *command, "--quiet", "--no-tensorboard", "--runtime", "serial"], check=True)
     write_json(run_dir / "config.json", json.loads((run_dir / "config.json").read_text()))
     return run_dir
-
-
-def commit() -> str:
-    """What is checked out."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(words, capture_output=True, text=True, cwd=HERE, check=True).stdout.strip()
 
 
 def table(records: list[dict[str, Any]]) -> str:

@@ -276,6 +276,7 @@ def test_the_command_is_installed_and_counts_seconds_from_the_process_start(tmp_
 def test_the_program_ends_quickly_and_forgets_nothing():
     code = """
 import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from a3c import cli
 
 def late():
@@ -283,10 +284,11 @@ def late():
     print("the thread has ended")
 
 def main():
-    threading.Thread(target=late).start()
+    idle.submit(threading.Thread(target=late).start).result()
     print("done", end=" ")
     raise SystemExit(int(sys.argv[1]))
 
+idle = ThreadPoolExecutor(1)  # which nobody shuts down
 atexit.register(print, "registered")
 cli.main = main
 cli.program()

@@ -66,7 +66,7 @@ def test_damaged_files_are_refused_by_our_own_errors(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_within_five_seconds_though_a_worker_hangs(tmp_path, number):
     command = ["train", "survival:SlowCartPole", "--run-dir", str(tmp_path / "run")]
-    with nothing_left(), survival.training([*command, *survival.flags(10**8, 0.0005)]) as process:
+    with nothing_left(), survival.training(tmp_path / "run", [*command, *survival.flags(10**8, 0.0005)]) as process:
         survival.wait_for_a_line(tmp_path / "run", process)
         os.kill(survival.workers_of(process.pid)[0], signal.SIGSTOP)
         time.sleep(0.5)
@@ -81,7 +81,7 @@ def test_a_signal_saves_within_five_seconds_though_a_worker_hangs(tmp_path, numb
 
 def test_a_second_ctrl_c_ends_it_at_once(tmp_path):
     command = ["train", "survival:SlowCartPole", "--run-dir", str(tmp_path / "run")]
-    with nothing_left(), survival.training([*command, *survival.flags(10**8, 0.0005)]) as process:
+    with nothing_left(), survival.training(tmp_path / "run", [*command, *survival.flags(10**8, 0.0005)]) as process:
         survival.wait_for_a_line(tmp_path / "run", process)
         for worker in survival.workers_of(process.pid):
             os.kill(worker, signal.SIGSTOP)

@@ -38,6 +38,9 @@ from typing import Any, NamedTuple
 from recording import DIRECTORY, Reader, solved_at
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from cartpole import commit  # noqa: E402
+
 ROOT = HERE.parent.parent
 RESULTS = HERE.parent / "results" / "peers.jsonl"
 PLACE = ROOT / "runs" / "peers"
@@ -261,12 +264,6 @@ def speed(system: System, seed: int, warm_up_s: float, seconds: float) -> dict[s
         _, steps_at = running.progress(system)
         begin, end = first + warm_up_s, first + warm_up_s + seconds
         return {"steps_per_second": round((steps_at(end) - steps_at(begin)) / seconds, 1), "window_s": seconds}
-
-
-def commit() -> str:
-    """What is checked out."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    return subprocess.run(words, capture_output=True, text=True, cwd=HERE, check=True).stdout.strip()
 
 
 def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -242,9 +242,7 @@ def program() -> None:
         code = end.code or 0
     except BrokenPipeError:  # nobody reads any more, as with `| head`
         code = _FAILED
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # what waits for threads, and tells executors' to end
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):

@@ -51,18 +51,17 @@ class WorkerError(A3CError):
 
 
 class WorkerFailed(WorkerError):
-    """An actor-learner raised. The traceback is in the message, too, unless it was an error of this library's.
+    """An actor-learner raised. The traceback is in the message, too.
 
     Attributes:
         worker: its number, from 0.
         kind: the name of the exception's class in the worker.
-        worker_traceback: the traceback as the worker saw it.
+        worker_traceback: the traceback as the worker saw it; empty of an error of this library's, whose message says
+            all.
     """
 
     def __init__(self, worker: int, kind: str, summary: str, worker_traceback: str) -> None:
-        own = globals().get(kind)
-        says_all = isinstance(own, type) and issubclass(own, A3CError)  # then the traceback is of our own code
-        shown = "" if says_all else f"\n\n{worker_traceback.rstrip()}"
+        shown = f"\n\n{worker_traceback.rstrip()}" if worker_traceback else ""
         super().__init__(f"worker {worker} failed: {kind}: {summary}{shown}")
         self.worker = worker
         self.kind = kind

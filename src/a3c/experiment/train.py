@@ -289,11 +289,9 @@ class _Session:
         except KeyboardInterrupt:
             self.exit_reason = "interrupted"
             raise
-        except WorkerError as error:
-            self.exit_reason = "worker_failed"
-            self._keep_error(str(error), view)
-            raise
-        except ClusterError as error:
+        except (WorkerError, ClusterError) as error:
+            if isinstance(error, WorkerError):
+                self.exit_reason = "worker_failed"
             self._keep_error(str(error), view)
             raise
         finally:

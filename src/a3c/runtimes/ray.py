@@ -102,11 +102,6 @@ class RayRuntime:
             return
         os.environ.setdefault(_NO_OVERRIDE, "0")
         address = self.wish.address or os.environ.get("RAY_ADDRESS")
-        if address is not None and "://" in address:
-            raise UsageError(
-                f"the address {address} is that of a Ray Client, which does not carry what workers report: give the "
-                "cluster's own, HOST:6379, on a machine of the cluster"
-            )
         if address is not None:
             _check_reachable(address)
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
@@ -136,7 +131,7 @@ class RayRuntime:
                 store.join(number)
             for number in range(workers):
                 crew.start(number)
-            yield from self._reports(crew, store)
+            yield from self._reports(crew, store, workers)
         finally:
             crew.end()
 
@@ -146,8 +141,8 @@ class RayRuntime:
             self._connected = False
             ray.shutdown()
 
-    def _reports(self, crew: _Crew, store: Any) -> Iterator[Report]:
-        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR * crew.workers)
+    def _reports(self, crew: _Crew, store: Any, workers: int) -> Iterator[Report]:
+        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR * workers)
         self.alive = len(crew.active)
         failure: WorkerError | OutOfResources | None = None
         while (crew.active or restarts.waiting or losses.waiting) and failure is None:
@@ -263,7 +258,6 @@ class _Crew:
 
     Attributes:
         active: those that have not ended, by number.
-        workers: how many there are to be.
     """
 
     def __init__(self, runtime: RayRuntime, recipe: bytes, store: Any, workers: int) -> None:
@@ -271,7 +265,6 @@ class _Crew:
         self._runtime, self._store = runtime, store
         self._recipe: Any = ray.put(recipe)
         self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
-        self.workers = workers
         self._lives = [0] * workers
         self._run = secrets.token_hex(3)
         self._versions = versions_here()
@@ -358,7 +351,12 @@ class _Crew:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise UsageError at once where nobody listens: Ray itself would try for minutes."""
+    """Raise UsageError for a Ray Client's, and at once where nobody listens: Ray itself would try for minutes."""
+    if "://" in address:
+        raise UsageError(
+            f"the address {address} is that of a Ray Client, which does not carry what workers report: give the "
+            "cluster's own, HOST:6379, on a machine of the cluster"
+        )
     host, _, port = address.rpartition(":")
     if not host:  # "auto" or "local"
         return

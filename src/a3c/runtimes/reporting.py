@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 
-from a3c.errors import WorkerFailed
+from a3c.errors import A3CError, WorkerFailed
 from a3c.types import Report, Update
 
 
@@ -38,5 +38,6 @@ class ReportBatch:
 
 
 def worker_failed(worker: int, error: BaseException) -> WorkerFailed:
-    """The failure of a worker, with its traceback as text."""
-    return WorkerFailed(worker, type(error).__name__, str(error), traceback.format_exc())
+    """The failure of a worker; unless its error is one of this library's, with its traceback as text."""
+    text = "" if isinstance(error, A3CError) else traceback.format_exc()
+    return WorkerFailed(worker, type(error).__name__, str(error), text)

@@ -150,7 +150,7 @@ class ParameterServer:
             if self._waits_for_all and worker not in self._members:
                 raise StoreError(f"worker {worker} has been counted out, and no round waits for it")
             self._take(worker, push)
-            self._count(worker, session, sequence)
+            self._count(worker, session, sequence, taken)
             self._wake()
             if time.monotonic() >= self._next_keep and not self._pending() and not self._late:
                 self._next_keep = time.monotonic() + _KEEP_EVERY_S
@@ -218,14 +218,13 @@ class ParameterServer:
             raise StoreError(f"worker {worker} has begun anew, and this is not its latest life")
         return latest if session == known else 0
 
-    def _count(self, worker: int, session: Session, sequence: int) -> None:
-        """Remember that a push has been taken.
+    def _count(self, worker: int, session: Session, sequence: int, taken: int) -> None:
+        """Remember that a push has been taken, `taken` before it.
 
         The first one of a worker that a server before this one has known may have overtaken the one before it, whose
         call is tried again, too, unless it has been answered: that one may come once. With one update in flight
         there is no other.
         """
-        taken = self._taken(worker, session)
         if worker in self._unsure and sequence - 1 > taken:
             self._late[worker] = sequence - 1
         else:

@@ -246,16 +246,16 @@ def answer(reference: Any, timeout_s: float | None = None) -> Any:
         lost: Exception = cause
     except RuntimeEnvSetupError as error:
         raise UsageError(
-            f"Ray cannot make the runtime environment that --ray-runtime-env asks for ({last_line(error)})"
+            f"Ray cannot make the runtime environment that --ray-runtime-env asks for ({_last_line(error)})"
         ) from None
     except RayError as error:
         lost = error
     raise ClusterError(
-        f"the parameter server cannot be started, or is gone for good ({last_line(lost)}): the run's last checkpoint "
+        f"the parameter server cannot be started, or is gone for good ({_last_line(lost)}): the run's last checkpoint "
         "is in its run directory, and `a3c resume` goes on from it"
     ) from lost
 
 
-def last_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     """Of what an error says: Ray's begin with a traceback."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
