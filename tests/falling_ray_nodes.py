@@ -31,9 +31,15 @@ class SlowCartPole(gym.Wrapper):
 class Falling:
     """A cluster of one machine whose nodes, and the run's server, are killed when the run has come to some steps."""
 
-    def __init__(self, cluster):
+    def __init__(self, cluster, most):
         self.cluster = cluster
-        self.plan = [(5_000, self.lose_a_node), (15_000, self.kill_server), (25_000, self.lose_a_node)]
+        self.plan = [
+            (5_000, self.lose_a_node),
+            (15_000, lambda: self.kill("server")),
+            (25_000, lambda: self.kill("keeper")),
+            (35_000, self.lose_a_node),
+            (75_000, lambda: self.kill("server")),
+        ][:most]
         self.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         self.done = []
 
@@ -47,14 +53,14 @@ class Falling:
         self.nodes.append(self.cluster.add_node(num_cpus=1))
         self.done.append("node")
 
-    def kill_server(self):
-        (name,) = [name for name in ray.util.list_named_actors() if "parameter-server" in name]
-        os.kill(ray.get(ray.get_actor(name).process.remote()), signal.SIGKILL)
-        self.done.append("server")
+    def kill(self, what):
+        (name,) = [name for name in ray.util.list_named_actors() if what in name]
+        os.kill(ray.get(ray.get_actor(name).__ray_call__.remote(lambda actor: os.getpid())), signal.SIGKILL)
+        self.done.append(what)
 
 
-def main(run_dir):
-    """Train there, and print a line of JSON."""
+def main(run_dir, algorithm, most):
+    """Train there, with so many of the losses, and print a line of JSON."""
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -64,12 +70,12 @@ def main(run_dir):
         },
     )
     try:
-        falling = Falling(cluster)
+        falling = Falling(cluster, most)
         ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
         cluster.wait_for_nodes()
         run = a3c.train(
-            SlowCartPole, preset="none", runtime="ray", workers=2, envs_per_worker=16, learning_rate=4e-3,
-            total_env_steps=1_000_000, stop_at_return=475.0, seed=1, run_dir=run_dir, quiet=True,
+            SlowCartPole, algorithm=algorithm, preset="none", runtime="ray", workers=2, envs_per_worker=16,
+            learning_rate=4e-3, total_env_steps=1_000_000, stop_at_return=475.0, seed=1, run_dir=run_dir, quiet=True,
             tensorboard=False, on_report=falling.on_report,
         )  # fmt: skip
     finally:
@@ -80,4 +86,4 @@ def main(run_dir):
 
 if __name__ == "__main__":
     with for_the_workers():
-        main(sys.argv[1])
+        main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -4,8 +4,12 @@ import contextlib
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+# Ray's agents, whose raylet has died with the process that began it, try for a minute to tell somebody, and go then.
+_LATE = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def descendants(pid: int | None = None) -> set[int]:
@@ -44,6 +48,27 @@ def nothing_left(patience_s: float = 5.0) -> Iterator[None]:
     while (left := descendants() - processes) | (left_files := shared_files() - files):  # files come and go elsewhere
         assert time.monotonic() < deadline, f"left behind: {[_command(pid) for pid in left]} {left_files}"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def nothing_left_of_children(patience_s: float = 20.0) -> Iterator[dict[str, str]]:
+    """Assert that what runs in the environment handed out has gone a while after the block, whoever its parent is."""
+    mark = f"A3C_TEST_MARK={uuid.uuid4()}"
+    yield os.environ | dict([mark.split("=")])
+    deadline = time.monotonic() + patience_s
+    while left := _marked(mark):
+        assert time.monotonic() < deadline, f"left behind: {[_command(pid) for pid in left]}"
+        time.sleep(0.1)
+
+
+def _marked(mark: str) -> set[int]:
+    found = set()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            pid = int(environment.parent.name)
+            if mark.encode() in environment.read_bytes() and not _command(pid).startswith(_LATE):
+                found.add(pid)
+    return found
 
 
 def _command(pid: int) -> str:

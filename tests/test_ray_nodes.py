@@ -1,5 +1,6 @@
-"""A run on a Ray cluster of several nodes, which are killed and added while it goes on, and its server, too."""
+"""Runs on a Ray cluster of several nodes, which are killed and added while they go on, and their servers, too."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -8,20 +9,32 @@ from pathlib import Path
 import pytest
 
 from a3c.experiment import checkpoint
-from leftovers import nothing_left
+from leftovers import nothing_left_of_children
+
+LOSSES = ["node", "server", "keeper", "node", "server"]
+ENVS, LONGEST = 16, 500
+UNSEEN = 40_000  # steps that a server which is lost may have taken since it was last kept
 
 
 @pytest.mark.timeout(240)
-def test_nodes_and_the_server_are_killed_and_cartpole_is_solved_all_the_same(tmp_path):
+@pytest.mark.parametrize(("algorithm", "losses"), [("a3c", LOSSES), ("a2c", LOSSES[:1])])
+def test_what_a_run_needs_is_killed_and_cartpole_is_solved_all_the_same(tmp_path, algorithm, losses):
     program = Path(__file__).parent / "falling_ray_nodes.py"
-    with nothing_left():
+    with nothing_left_of_children() as environment:
         done = subprocess.run(
-            [sys.executable, str(program), str(tmp_path / "run")], capture_output=True, text=True, timeout=200
-        )
+            [sys.executable, str(program), str(tmp_path / "run"), algorithm, str(len(losses))],
+            capture_output=True, text=True, timeout=200, env=environment,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["done"] == ["node", "server", "node"]
+    assert told["done"] == losses
     assert told["solved"], told
-    assert told["summary"]["worker_restarts"] >= 2
+    restarts = told["summary"]["worker_restarts"]
+    assert restarts >= losses.count("node")
+    # What was pushed counts, and nothing else: steps of episodes that are over, and of those that were cut.
+    with open(tmp_path / "run" / "episodes.csv") as file:
+        over = sum(int(row["length"]) for row in csv.DictReader(file))
+    cut = (2 + restarts) * ENVS * LONGEST
+    assert over - losses.count("server") * UNSEEN <= told["summary"]["env_steps"] <= over + cut
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert checkpoint.read_checkpoint(newest).state["env_steps"] == told["summary"]["env_steps"]

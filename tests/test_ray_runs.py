@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import pytest
 import ray
 
 import a3c
-from a3c.errors import UsageError, WorkerFailed
-from leftovers import descendants
+from a3c.errors import ClusterError, UsageError, WorkerFailed
+from leftovers import nothing_left_of_children
 from ray_cluster import for_the_workers, ray_cluster
 
 pytestmark = pytest.mark.timeout(240)
@@ -60,9 +59,27 @@ def test_what_a_worker_fails_with_is_told(tmp_path):
             return gym.make("CartPole-v1")
         raise ZeroDivisionError("no pole here")
 
-    with pytest.raises(WorkerFailed, match=r"worker \d failed: ZeroDivisionError: no pole here"):
+    with pytest.raises(WorkerFailed, match=r"worker \d failed: ZeroDivisionError: no pole here \(on node "):
         a3c.train(broken, runtime="ray", run_dir=str(tmp_path / "run"), quiet=True, tensorboard=False)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "worker_failed"
+
+
+@pytest.mark.usefixtures("one_machine")
+def test_a_server_that_is_gone_for_good_ends_the_run_with_its_files_in_order(tmp_path):
+    def lose_the_server(line):
+        (name,) = [name for name in ray.util.list_named_actors() if "parameter-server" in name]
+        ray.kill(ray.get_actor(name))
+
+    with pytest.raises((ClusterError, WorkerFailed), match="is gone for good .*`a3c resume` goes on from it"):
+        a3c.train(
+            "CartPole-v1", runtime="ray", run_dir=str(tmp_path / "run"), total_env_steps=10**9, quiet=True,
+            tensorboard=False, on_report=lose_the_server,
+        )  # fmt: skip
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["exit_reason"] in ("failed", "worker_failed")
+    assert "is gone for good" in (tmp_path / "run" / "error.txt").read_text()
+    run = a3c.resume(tmp_path / "run", total_env_steps=20_000, quiet=True)
+    assert run.summary["exit_reason"] == "total_env_steps"
 
 
 @pytest.mark.usefixtures("one_machine")
@@ -106,30 +123,61 @@ def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path):
 
 
 def test_the_command_line_begins_a_cluster_and_ends_it(tmp_path):
-    with for_the_workers():
+    with for_the_workers(), nothing_left_of_children() as environment:
         command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--seed", "1"]
         done = subprocess.run(
             [*command, "--total-env-steps", "20000", "--run-dir", str(tmp_path / "run")],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=120, env=environment,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "store ray" in done.stdout
-    assert not any("raylet" in Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants())
+
+
+def begun(run_dir, environment):
+    """A run on a cluster of its own, without an end, once some episodes are over."""
+    command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--quiet"]
+    run = subprocess.Popen(
+        [*command, "--total-env-steps", str(10**9), "--checkpoint-every-s", "1", "--run-dir", str(run_dir)],
+        stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    episodes = run_dir / "episodes.csv"
+    deadline = time.monotonic() + 90
+    while not (episodes.exists() and episodes.read_text().count("\n") > 5):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return run
 
 
 def test_ctrl_c_saves_and_leaves_nothing(tmp_path):
-    with for_the_workers():
-        command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--quiet"]
-        run = subprocess.Popen(
-            [*command, "--total-env-steps", str(10**9), "--run-dir", str(tmp_path / "run")],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        episodes = tmp_path / "run" / "episodes.csv"
-        deadline = time.monotonic() + 90
-        while not (episodes.exists() and episodes.read_text().count("\n") > 5):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    with for_the_workers(), nothing_left_of_children() as environment:
+        run = begun(tmp_path / "run", environment)
         run.send_signal(signal.SIGINT)
         _, told = run.communicate(timeout=30)
     assert run.returncode == 130, told
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "interrupted"
+
+
+def test_a_run_whose_process_is_killed_leaves_nothing_and_is_taken_up(tmp_path):
+    run_dir = tmp_path / "run"
+    with for_the_workers(), nothing_left_of_children() as environment:
+        run = begun(run_dir, environment)
+        deadline = time.monotonic() + 60
+        while not (steps := saved_steps(run_dir)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.kill()
+        run.communicate(timeout=30)
+    with for_the_workers(), nothing_left_of_children() as environment:
+        command = [sys.executable, "-m", "a3c", "resume", str(run_dir), "--quiet"]
+        done = subprocess.run(
+            [*command, "--total-env-steps", str(steps + 20_000)], capture_output=True, text=True, timeout=120,
+            env=environment,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert steps + 20_000 <= saved_steps(run_dir) == json.loads((run_dir / "summary.json").read_text())["env_steps"]
+    assert json.loads((run_dir / "config.json").read_text())["settings"]["runtime"] == "ray"
+
+
+def saved_steps(run_dir):
+    """T of the newest checkpoint."""
+    return max(int(path.name.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*"))

@@ -11,6 +11,7 @@ pytest.importorskip("ray")
 
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
+from a3c.errors import ClusterError
 from a3c.stores import parameter_server
 from a3c.stores.keeper import Keeper
 from a3c.stores.parameter_server import Contents, ParameterServer, Push
@@ -42,6 +43,9 @@ class OneProcess:
     """As much of Ray as a server sees, in this process."""
 
     def __init__(self, keeper):
+        self.use(keeper)
+
+    def use(self, keeper):
         self.begin, self.keep = Remote(keeper.begin), Remote(keeper.keep)
 
     def get_actor(self, name):
@@ -52,6 +56,18 @@ class OneProcess:
 
     def put(self, array):
         return array.copy()
+
+
+@pytest.fixture
+def keeper_anew(monkeypatch):
+    """Puts a keeper that knows nothing but what the server is made of in the place of the keeper."""
+
+    def anew():
+        ray = parameter_server.ray
+        contents = ray.begin.method.__self__._contents
+        ray.use(Keeper(contents, knows_all=False))
+
+    return anew
 
 
 @pytest.fixture
@@ -114,6 +130,46 @@ def test_a_round_that_is_in_the_cut_is_not_counted_again(server):
         assert await env_steps(two) == 10
         await asyncio.gather(*(two.exchange(w, sessions[w], 2, push(two)) for w in range(2)))
         assert (await two.counters())[:2] == (2, 20)
+
+    asyncio.run(play())
+
+
+def test_a_keeper_that_is_started_anew_learns_all_from_the_server(server, keeper_anew):
+    async def play():
+        anew = server()
+        one = anew()
+        session, _ = await one.enter(0)
+        await one.exchange(0, session, 1, push(one))
+        two = anew()
+        assert two.incarnation == 1
+        keeper_anew()
+        with pytest.raises(ClusterError, match="the server and its keeper have been lost"):
+            anew()
+        cut_at_the_next(two)
+        session, _ = await two.enter(0)
+        await two.exchange(0, session, 1, push(two))
+        three = anew()
+        assert three.incarnation == 2
+        assert await env_steps(three) == 5
+        assert three._members == {0}
+
+    asyncio.run(play())
+
+
+def test_a_server_that_is_thought_dead_does_not_undo_what_its_successor_has_kept(server):
+    async def play():
+        anew = server()
+        one = anew()
+        session, _ = await one.enter(0)
+        two = anew()
+        cut_at_the_next(two)
+        await two.exchange(0, session, 1, push(two))
+        cut_at_the_next(one)
+        await one.enter(1)
+        await one.exchange(0, session, 1, push(one, steps=1000))
+        three = anew()
+        assert await env_steps(three) == 5
+        assert three._members == {0}
 
     asyncio.run(play())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -34,6 +35,8 @@ from a3c.types import ParameterStore
 
 COLUMNS = ("env_steps", "seconds", "episodes", "return_mean", "return_std", "ci95_low", "ci95_high", "length_mean")
 """Of evaluations.csv; `env_steps` and `seconds` are those at which the policy was what has been evaluated."""
+
+_LOOK_EVERY_S = 0.1  # at T, where evaluations have a process of their own
 
 
 class Weights(NamedTuple):
@@ -158,6 +161,7 @@ class PeriodicEvaluation:
         self.message = message
         self.best: dict[str, float] | None = None
         self._crossed = 0  # how many multiples of `every`
+        self._next_look = 0.0
         self._kept_at = 0  # env_steps of the newest row
         self._place: Place | None = None
         self._failed = False
@@ -179,6 +183,10 @@ class PeriodicEvaluation:
         if self._failed:
             return
         self._collect(0.0)
+        if self.context is not None:  # a server on a cluster has others to answer, too
+            if time.monotonic() < self._next_look:
+                return
+            self._next_look = time.monotonic() + _LOOK_EVERY_S
         crossed = store.counters().env_steps // self.every
         if crossed > self._crossed:
             self._crossed = crossed

@@ -66,7 +66,9 @@ class RayWorker:
         except BaseException as error:  # SystemExit from an environment is a failure like any other
             failed = worker_failed(worker, error)
             yield batch.take()
-            yield Failure(failed.kind, failed.summary, failed.worker_traceback)
+            where = f"node {platform.node()}"
+            summary = failed.summary if where in failed.summary else f"{failed.summary} (on {where})"
+            yield Failure(failed.kind, summary, failed.worker_traceback)
 
     @ray.method(concurrency_group="pulse")
     def pulse(self) -> int:

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+from a3c.errors import ClusterError
+
 
 class Keeper:
     """Remembers what a server is made of, and what it is to go on from, away from it, and counts its lives.
 
-    All of that is bytes to it.
+    All of that is bytes to it. If it dies itself, Ray starts it anew with what the server is made of, and the server,
+    at its next words, tells it the rest.
 
     Args:
         contents: what the server is made of.
+        knows_all: whether it has been there from the beginning; else a server must have spoken before one begins.
     """
 
-    def __init__(self, contents: bytes) -> None:
+    def __init__(self, contents: bytes, knows_all: bool = True) -> None:
         self._contents = contents
         self._kept: dict[str, bytes] = {}
         self._incarnation = -1
+        self._knows_all = knows_all
 
-    def keep(self, name: str, what: bytes) -> None:
-        """Remember this in place of what had that name."""
-        self._kept[name] = what
+    def keep(self, incarnation: int, name: str, what: bytes) -> None:
+        """Remember this in place of what had that name, unless it comes from a life of the server that is past."""
+        if incarnation >= self._incarnation:
+            self._incarnation = incarnation
+            self._kept[name] = what
+            self._knows_all = self._knows_all or name == "cut"
 
     def begin(self) -> tuple[int, bytes, dict[str, bytes]]:
-        """For a server that begins: which of its lives this is, from 0, and what the one before has left."""
+        """For a server that begins: which of its lives this is, from 0, and what the one before has left.
+
+        Raises ClusterError if that is lost.
+        """
+        if not self._knows_all:
+            raise ClusterError("the server and its keeper have been lost, one after the other")
         self._incarnation += 1
         return self._incarnation, self._contents, self._kept
+
+
+class RayKeeper(Keeper):
+    """One in an actor, which Ray may have started anew."""
+
+    def __init__(self, contents: bytes) -> None:
+        import ray  # noqa: PLC0415
+
+        super().__init__(contents, knows_all=not ray.get_runtime_context().was_current_actor_reconstructed)

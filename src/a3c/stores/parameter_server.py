@@ -267,11 +267,12 @@ class ParameterServer:
 
     def _keep_cut(self) -> Any:
         cut = Cut(_with_arrays(self._store.state_dict()), dict(self._sequences))
-        return self._keeper.keep.remote("cut", pickle.dumps(cut, protocol=5))
+        self._keep_standing()  # with it, for a keeper that has been started anew
+        return self._keeper.keep.remote(self.incarnation, "cut", pickle.dumps(cut, protocol=5))
 
     def _keep_standing(self) -> Any:
         standing = Standing(frozenset(self._members), self._stop)
-        return self._keeper.keep.remote("standing", pickle.dumps(standing))
+        return self._keeper.keep.remote(self.incarnation, "standing", pickle.dumps(standing))
 
     def _go_on_from(self, cut: Cut | None, standing: Standing | None) -> None:
         self._unsure = set(range(len(self._handles)))

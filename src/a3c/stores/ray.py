@@ -19,7 +19,7 @@ from torch import Tensor
 from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import A3CError, ClusterError, UsageError
-from a3c.stores.keeper import Keeper
+from a3c.stores.keeper import RayKeeper
 from a3c.stores.parameter_server import Contents, ParameterServer, Push, Reply, Session, tensor_of
 from a3c.stores.state import check_deltas, check_vector, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # freed during a later one, would end somebody else's actor. So handles are never freed; actors are ended by `close`.
 _HELD: list[Any] = []
 
-_LIVES = 100  # of the server: it is started anew so often
+_LIVES = 100  # of the server, and of its keeper: each is started anew so often
 _START_S = 120.0  # what its first start may take
 _OTHER_CALLS = 64  # at once, besides those of workers
 
@@ -87,10 +87,12 @@ class RayStore:
         here = ray.get_runtime_context().get_node_id()
         run = secrets.token_hex(3)
         keeper = (
-            ray.remote(Keeper)
+            ray.remote(RayKeeper)
             .options(
                 num_cpus=0,
                 name=f"a3c-keeper-{run}",
+                max_restarts=_LIVES,
+                max_task_retries=-1,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
             )
             .remote(contents)
