@@ -48,7 +48,14 @@ CASES = [
         ("--envs-per-worker", "1", "--rollout-length", "5", "--no-separate-torsos"),
     ),
     Case("LunarLander-v3", "LunarLander-v3", trained=True),
+    Case(
+        "LunarLander-v3, 64 environments",
+        "LunarLander-v3",
+        ("--envs-per-worker", "64", "--rollout-length", "16"),
+        trained=True,
+    ),
     Case("HalfCheetah-v5", "HalfCheetah-v5", trained=True),
+    Case("HalfCheetah-v5, 32 environments", "HalfCheetah-v5", ("--envs-per-worker", "32"), trained=True),
     Case("BipedalWalker-v3", "BipedalWalker-v3", trained=True),
     Case("Pong", "ALE/Pong-v5"),
 ]

@@ -11,7 +11,7 @@ pytest.importorskip("ray")
 
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
-from a3c.errors import ClusterError
+from a3c.errors import ClusterError, StoreError
 from a3c.stores import parameter_server
 from a3c.stores.keeper import Keeper
 from a3c.stores.parameter_server import Contents, ParameterServer, Push
@@ -170,6 +170,22 @@ def test_a_server_that_is_thought_dead_does_not_undo_what_its_successor_has_kept
         three = anew()
         assert await env_steps(three) == 5
         assert three._members == {0}
+
+    asyncio.run(play())
+
+
+def test_a_push_that_comes_after_its_worker_was_counted_out_is_refused(server):
+    async def play():
+        one = server()()
+        session, _ = await one.enter(0)
+        await one.exchange(0, session, 1, push(one))
+        await one.leave(0)
+        with pytest.raises(StoreError, match="worker 0 has begun anew, or was counted out"):
+            await one.exchange(0, session, 2, push(one))
+        assert await env_steps(one) == 5
+        session, _ = await one.enter(0)
+        await one.exchange(0, session, 1, push(one))
+        assert await env_steps(one) == 10
 
     asyncio.run(play())
 

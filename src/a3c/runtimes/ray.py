@@ -347,6 +347,8 @@ class _Crew:
         for worker in self.active.values():
             worker.kill()
             worker.stream = worker.pulse = None  # while this session of Ray lasts
+            with contextlib.suppress(ClusterError):
+                self._store.leave(worker.number)  # what it has on its way does not count any more: T stands still
         self.active, self._recipe = {}, None
 
 

@@ -126,11 +126,7 @@ class ParameterServer:
 
     async def enter(self, worker: int) -> tuple[Session, Reply]:
         """Begin a session, for a worker that begins, and pull. Pushes of its former ones are refused from now on."""
-        session = self.incarnation, self._entered
-        self._entered += 1
-        self._sequences[worker] = session, 0
-        self._unsure.discard(worker)
-        self._late.pop(worker, None)
+        session = self._end_session(worker)
         await self.join(worker)  # before any wait: it may be counted out meanwhile
         await self._round(worker)
         return session, self._reply(worker)
@@ -165,8 +161,13 @@ class ParameterServer:
         await self._keep_standing()
 
     async def leave(self, worker: int, session: Session | None = None, sequence: int = 0) -> None:
-        """See `a3c.types.ParameterStore`. A worker that leaves by itself says what its last push was."""
-        if session is not None:
+        """See `a3c.types.ParameterStore`. A worker that leaves by itself says what its last push was.
+
+        One that is counted out by somebody else may still have pushes on their way: they are refused.
+        """
+        if session is None:
+            self._end_session(worker)
+        else:
             while self._taken(worker, session) < sequence and worker not in self._unsure:
                 await self._changed.wait()
         self._members.discard(worker)
@@ -202,6 +203,15 @@ class ParameterServer:
         """The number of its process, on its node."""
         return os.getpid()
 
+    def _end_session(self, worker: int) -> Session:
+        """Refuse the pushes of a worker's session from now on; its next one."""
+        session = self.incarnation, self._entered
+        self._entered += 1
+        self._sequences[worker] = session, 0
+        self._unsure.discard(worker)
+        self._late.pop(worker, None)
+        return session
+
     def _take(self, worker: int, push: Push) -> None:
         incarnation, version = push.base
         gradient = None if push.gradient is None else tensor_of(push.gradient)
@@ -215,7 +225,7 @@ class ParameterServer:
         """The number of a session's latest push that is in θ. Raises StoreError for a former session."""
         known, latest = self._sequences.get(worker, (session, 0))
         if session < known:
-            raise StoreError(f"worker {worker} has begun anew, and this is not its latest life")
+            raise StoreError(f"worker {worker} has begun anew, or was counted out: this is not its latest life")
         return latest if session == known else 0
 
     def _count(self, worker: int, session: Session, sequence: int, taken: int) -> None:
