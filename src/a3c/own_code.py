@@ -17,6 +17,8 @@ from a3c.errors import UsageError
 # Files in a traceback.
 _NOT_THEIRS = re.compile(rf"{re.escape(str(Path(__file__).parent))}|[\\/](torch|gymnasium|importlib)[\\/]|<frozen")
 
+_LONGEST = 400  # of what an error says
+
 
 def find_code(path: str, what: str, error: type[UsageError] = UsageError) -> Callable[..., Any]:
     """The class or function that "package.module:name" names; modules are looked for in the current directory, too.
@@ -48,7 +50,8 @@ def import_module(module_name: str, what: str, error: type[UsageError]) -> Modul
 
 
 def reason(error: BaseException) -> str:
-    """The error's class and text in one line, and where in the person's code it was raised."""
+    """The error's class and text in one line, shortened, and where in the person's code it was raised."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _NOT_THEIRS.search(frame.filename)]
     where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}".split()) + where
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...") + where

@@ -103,10 +103,11 @@ def test_a_worker_that_has_begun_anew_is_the_only_one_of_its_number():
     assert store.counters() == Snapshot(2, 2, 0, False)
 
 
+@pytest.mark.parametrize("names", [("ray", "local"), ("ray-1", "delayed-1")])
 @pytest.mark.parametrize("size", [3, 100_000])
-def test_a_large_theta_travels_as_a_small_one_does(size):
+def test_a_large_theta_travels_as_a_small_one_does(names, size):
     rule, gradients = make_rule(), random_gradients(4, size)
-    stores = [make_store(name, torch.ones(size), rule, tracked=2) for name in ("ray", "local")]
+    stores = [make_store(name, torch.ones(size), rule, tracked=2) for name in names]
     for store in stores:
         handle = store.connect(0)
         push_each(handle, gradients, ONE_STEP)
@@ -143,6 +144,22 @@ def test_a_server_that_is_killed_goes_on_from_what_was_kept(size):
     store.request_stop()
     kill_server(store)
     assert store.counters().stop
+
+
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_a_server_may_die_while_an_update_is_in_flight(size):
+    store = RayStore(torch.zeros(size), make_rule(RMSProp(), 0.1), 1, in_flight=1)
+    handle = store.connect(0)
+    for _ in range(3):
+        _, snapshot = pull(handle, torch.zeros(size))
+        handle.push(torch.ones(size), ONE_STEP, snapshot.version)
+        kill_server(store)
+    for _ in range(4):
+        theta, snapshot = pull(handle, torch.zeros(size))
+        handle.push(torch.ones(size), ONE_STEP, snapshot.version)
+    handle.leave()
+    assert store.counters().version >= 2  # those of its latest life
+    assert not torch.equal(pull(store.connect(0), torch.zeros(size))[0], theta)
 
 
 def test_a_server_keeps_itself_now_and_then():

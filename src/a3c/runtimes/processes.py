@@ -132,7 +132,7 @@ class ProcessRuntime:
         """End the fork server and the resource tracker, if this runtime started them."""
         while self._services:
             service = self._services.pop(0)
-            with contextlib.suppress(OSError, AttributeError):
+            with contextlib.suppress(OSError, AttributeError, TypeError):  # the last: a parent's tracker has no pid
                 server_pid = getattr(service, "_forkserver_pid", None)
                 if server_pid is not None:  # its workers are gone; its own way out takes half a second
                     os.kill(server_pid, signal.SIGKILL)

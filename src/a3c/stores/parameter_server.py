@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from a3c.types import Array
 
 _KEEP_EVERY_S = 2.0
-_SENT_WITH_THE_CALL = 64 * 1024  # bytes; a longer θ goes by Ray's object store, once for all who ask for that version
+SENT_WITH_THE_CALL = 64 * 1024  # bytes; a longer θ goes by Ray's object store, once for all who ask for that version
 
 Session = tuple[int, int]
 """One life of a worker, as one life of the server has numbered it: later ones are greater."""
@@ -268,7 +268,7 @@ class ParameterServer:
         # A reply is turned into bytes in another thread, while the next push may change θ: a copy, then, or what Ray's
         # own store has copied already.
         array = self._store.parameters.numpy()
-        if array.nbytes <= _SENT_WITH_THE_CALL:
+        if array.nbytes <= SENT_WITH_THE_CALL:
             return array.copy()
         version = self._store.counters().version
         if self._published is None or self._published[0] != version:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -20,7 +21,7 @@ from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import A3CError, ClusterError, UsageError
 from a3c.stores.keeper import RayKeeper
-from a3c.stores.parameter_server import Contents, ParameterServer, Push, Reply, Session, tensor_of
+from a3c.stores.parameter_server import SENT_WITH_THE_CALL, Contents, ParameterServer, Push, Reply, Session, tensor_of
 from a3c.stores.state import check_deltas, check_vector, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
@@ -172,8 +173,9 @@ class RayHandle:
         self._rounds = rounds
         self._session: Session | None = None
         self._sequence = 0
-        self._under_way: deque[Any] = deque()  # the references of answers
+        self._under_way: deque[Callable[[], Reply]] = deque()  # what waits for each answer
         self._latest: Reply | None = None
+        self._fetcher: ThreadPoolExecutor | None = None
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`: as the answer to the latest push but `in_flight` has it."""
@@ -183,7 +185,7 @@ class RayHandle:
         elif not self._under_way:
             self._latest = answer(self._server.pull.remote(self.worker))
         while len(self._under_way) > self._in_flight:
-            self._latest = answer(self._under_way[0])
+            self._latest = self._under_way[0]()
             self._under_way.popleft()
         out.copy_(tensor_of(self._theta()))
         reply = self._latest
@@ -207,7 +209,9 @@ class RayHandle:
             (self._latest.incarnation, base_version),
         )
         self._sequence += 1
-        self._under_way.append(self._server.exchange.remote(self.worker, self._session, self._sequence, push))
+        self._under_way.append(
+            self._waiting(self._server.exchange.remote(self.worker, self._session, self._sequence, push))
+        )
         return self._latest.receipt
 
     def leave(self) -> None:
@@ -216,10 +220,21 @@ class RayHandle:
             answer(self._server.leave.remote(self.worker))
             return
         while self._under_way and not self._rounds:  # the answer of a round waits for others
-            self._latest = answer(self._under_way[0])
+            self._latest = self._under_way[0]()
             self._under_way.popleft()
+        if self._fetcher is not None:
+            self._fetcher.shutdown(wait=False)
+            self._fetcher = None
         # Calls may overtake one another: what was pushed last is said.
         answer(self._server.leave.remote(self.worker, self._session, self._sequence))
+
+    def _waiting(self, reference: Any) -> Callable[[], Reply]:
+        """What gives an answer. A θ that does not come with it is fetched by a thread, while the worker acts."""
+        if not self._in_flight or self._like.nbytes <= SENT_WITH_THE_CALL:
+            return lambda: answer(reference)
+        if self._fetcher is None:
+            self._fetcher = ThreadPoolExecutor(1, "a3c-fetch")
+        return self._fetcher.submit(_with_theta, reference).result
 
     def _theta(self) -> Array:
         """θ as the latest answer has it; a new answer where it was lost on the way."""
@@ -230,6 +245,14 @@ class RayHandle:
             except ObjectLostError:  # with the server, which has been started anew
                 self._latest = answer(self._server.pull.remote(self.worker))
         return self._latest.parameters
+
+
+def _with_theta(reference: Any) -> Reply:
+    reply: Reply = answer(reference)
+    if not isinstance(reply.parameters, np.ndarray):
+        with contextlib.suppress(ObjectLostError):  # with the server; the worker asks for another
+            reply = reply._replace(parameters=ray.get(reply.parameters))
+    return reply
 
 
 def answer(reference: Any, timeout_s: float | None = None) -> Any:
