@@ -13,7 +13,7 @@ from a3c.errors import WorkerError, WorkerFailed
 _FOR_GOOD = ("NonFiniteError", "UsageError", "UnknownEnvironment", "UnsupportedEnvironment", "IllegalCombination")
 _HOUR_S = 3600.0
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 0.1, 30.0
-_QUIET_S = 10.0  # a worker that has lived so long is taken to be sound again
+_QUIET_S = 5.0  # a worker that has lived so long is taken to be sound again
 _LONGEST_LOOK_S = 1.0
 
 
