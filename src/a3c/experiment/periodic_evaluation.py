@@ -36,7 +36,8 @@ from a3c.types import ParameterStore
 COLUMNS = ("env_steps", "seconds", "episodes", "return_mean", "return_std", "ci95_low", "ci95_high", "length_mean")
 """Of evaluations.csv; `env_steps` and `seconds` are those at which the policy was what has been evaluated."""
 
-_LOOK_EVERY_S = 0.1  # at T, where evaluations have a process of their own
+_SPARED = 20  # times as long as T took to be told, before it is asked for again
+_LONGEST_PAUSE_S = 0.1
 
 
 class Weights(NamedTuple):
@@ -183,15 +184,21 @@ class PeriodicEvaluation:
         if self._failed:
             return
         self._collect(0.0)
-        if self.context is not None:  # a server on a cluster has others to answer, too
-            if time.monotonic() < self._next_look:
-                return
-            self._next_look = time.monotonic() + _LOOK_EVERY_S
-        crossed = store.counters().env_steps // self.every
+        crossed = self._multiples(store)
         if crossed > self._crossed:
             self._crossed = crossed
             if self._place is None or not self._place.busy:
                 self._begin(store)
+
+    def _multiples(self, store: ParameterStore) -> int:
+        """How many multiples of `every` T has crossed. A store on a cluster takes a while to say, and is spared."""
+        began = time.monotonic()
+        if self.context is not None and began < self._next_look:
+            return self._crossed
+        multiples = store.counters().env_steps // self.every
+        took = time.monotonic() - began
+        self._next_look = began + took + min(_SPARED * took, _LONGEST_PAUSE_S)
+        return multiples
 
     def unlogged(self) -> dict[str, float | None]:
         """What the next line of metrics is to have, once: the newest `evaluation_return_mean`, or None."""
