@@ -57,6 +57,7 @@ def test_train_evaluate_compare(capsys, tmp_path):
     assert code == 0
     assert set(result) == {
         "episodes", "return_mean", "return_std", "return_ci95", "length_mean", "greedy", "seed", "cut_episodes",
+        "checkpoint",
     }  # fmt: skip
     assert (result["episodes"], result["seed"], result["greedy"], result["length_mean"]) == (5, 1, True, 8.0)
     assert result["return_ci95"][0] <= result["return_mean"] <= result["return_ci95"][1]
@@ -87,7 +88,7 @@ def test_train_evaluate_compare(capsys, tmp_path):
         (["train", "CartPole-v1", "--store", "synchronous"], "take --store hogwild or locked"),
         (["train", "CartPole-v1", "--run-dir", "/proc/nowhere"], "cannot write to the run directory"),
         (["evaluate", "/nowhere/run"], "there is no run /nowhere/run"),
-        (["evaluate", "/"], "/ is not a finished run"),
+        (["evaluate", "/"], "/ is not a run"),
         (["record", "/nowhere/run", "--out", "x.gif"], "there is no run /nowhere/run"),
         (["record", "/nowhere/run", "--out", "x.avi"], "--out must end in .mp4 or .gif"),
         (["compare", "/nowhere/run", "--out", "x.png"], "/nowhere/run"),
@@ -180,7 +181,8 @@ def test_episodes_that_are_cut_are_told(capsys, trained):
     code, out, err = run(capsys, "evaluate", trained, *flags)
     assert code == 0
     assert "over 3 greedy episodes of 5 steps" in out
-    assert err == "a3c: 3 of 3 episodes had not ended after 5 steps and were cut: they count with what they had\n"
+    told = "had not ended after 5 steps (--max-steps-per-episode) and were cut: they count with what they had"
+    assert err == f"a3c: 3 of 3 episodes {told}\n"
 
 
 def test_record(capsys, tmp_path):
@@ -315,3 +317,8 @@ def test_a_reader_that_goes_away_leaves_no_traceback():
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert ended.stderr == ""
+
+
+def test_the_version_is_told(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"a3c {a3c.__version__}\n"

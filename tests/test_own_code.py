@@ -1,11 +1,12 @@
 """A person's own code by name: where it is looked for, and what is said where it cannot be had."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from a3c.errors import UnknownEnvironment, UsageError
-from a3c.own_code import find_code
+from a3c.own_code import find_code, importable, importable_name, reason
 
 
 @pytest.fixture
@@ -52,3 +53,30 @@ def test_what_cannot_be_found_is_refused_with_the_reason(module_file, error):
     name = module_file("size = 3\n")
     refused(f"{name}:make", f"module '{name}' has no 'make'; name a class or a function in it")
     refused(f"{name}:size", "has no callable but a int 'size'")
+
+
+@pytest.mark.parametrize("path", ["./envs:Maze", "envs.py:Maze", "some/where/envs:Maze"])
+def test_a_path_in_place_of_a_module_is_told(path):
+    with pytest.raises(UsageError, match="the thing: name the module without its path and ending: envs:"):
+        find_code(path, "the thing")
+
+
+def test_what_can_be_imported_by_its_name_has_one():
+    assert importable_name(Path) == f"{Path.__module__}:Path"
+    assert find_code(importable_name(UsageError), "it") is UsageError
+    assert importable_name(lambda: None) is None
+    assert importable_name(Path("x").exists) is None
+    assert importable_name(type("Local", (), {})) is None
+
+
+def test_a_module_is_found_without_being_run(module_file):
+    assert importable(module_file("raise ZeroDivisionError"))
+    assert importable("json")
+    assert importable("json.decoder")
+    assert not importable("no_such_module")
+    assert not importable("")
+
+
+def test_a_long_reason_is_shortened():
+    assert len(reason(ValueError("x" * 10_000))) < 500
+    assert reason(ValueError("a  b\nc")) == "ValueError: a b c"

@@ -20,7 +20,7 @@ ALLOWED = {
     **{part: {"spaces", "own_code", "core", "types", "errors"} for part in MIDDLE},
     "config": {"errors"},
     "experiment": MIDDLE | {"spaces", "own_code", "core", "types", "errors", "config", "__init__"},
-    "cli": {"experiment", "config", "errors"},
+    "cli": {"experiment", "config", "errors", "__init__"},
     "__main__": {"cli"},
     "__init__": {"experiment", "config", "errors"},
 }

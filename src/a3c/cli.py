@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from a3c import __version__
 from a3c.config import JSON_OBJECT, RuntimeName, StoreName, TrainConfig, flag, setting_names
 from a3c.errors import A3CError, UsageError
 
@@ -201,6 +202,9 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a worker failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"a3c {__version__}")
+        return
     command: Any = tyro.cli(
         Command,
         prog="a3c",
@@ -283,7 +287,8 @@ def _verdict(path: Path, summary: Any) -> str:
     if solved is not None:
         outcome = f"solved after {solved['env_steps']:,} steps, {solved['seconds']:.1f} s"
     elif summary["solved_return"] is not None:
-        outcome = f"not solved (best mean return {_number(summary['best_return_mean_100'])})"
+        best, goal = _number(summary["best_return_mean_100"]), summary["solved_return"]
+        outcome = f"not solved, which would be a mean return of {goal:g} over 100 episodes (best {best})"
     else:
         outcome = f"mean return {_number(summary['return_mean_100'])}"
     return f"{outcome}; {summary['exit_reason']} at {summary['env_steps']:,} steps, {summary['seconds']:.1f} s; {path}"
@@ -300,7 +305,8 @@ def _evaluate(command: Evaluate) -> None:
     if result.cut_episodes:
         print(
             f"a3c: {result.cut_episodes} of {result.episodes} episodes had not ended after "
-            f"{command.play.max_steps_per_episode:,} steps and were cut: they count with what they had",
+            f"{command.play.max_steps_per_episode:,} steps (--max-steps-per-episode) and were cut: they count with "
+            "what they had",
             file=sys.stderr,
         )
     if command.json:
@@ -311,6 +317,7 @@ def _evaluate(command: Evaluate) -> None:
     print(
         f"mean return {result.return_mean:.1f} (95% interval {low:.1f} to {high:.1f}, std {result.return_std:.1f}) "
         f"over {result.episodes} {how} episodes of {result.length_mean:.0f} steps on average"
+        + (f" ({result.checkpoint})" if result.checkpoint else "")
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -36,10 +38,30 @@ def find_code(path: str, what: str, error: type[UsageError] = UsageError) -> Cal
     return code
 
 
+def importable_name(code: Callable[..., Any]) -> str | None:
+    """What `find_code` would find a class or function by; None for what a module does not have under its own name."""
+    module_name, name = getattr(code, "__module__", None), getattr(code, "__qualname__", "")
+    if module_name in (None, "__main__") or getattr(sys.modules.get(module_name), name, None) is not code:
+        return None
+    return f"{module_name}:{name}"
+
+
+def importable(module_name: str) -> bool:
+    """Whether there is a module of that name, in the current directory or installed; it is not run."""
+    _look_here()
+    with contextlib.suppress(ImportError, ValueError, AttributeError):
+        return importlib.util.find_spec(module_name.partition(".")[0]) is not None
+    return False
+
+
 def import_module(module_name: str, what: str, error: type[UsageError]) -> ModuleType:
     """Import a module, looked for in the current directory, too. Raises `error` if it cannot be."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
+    if "/" in module_name or os.sep in module_name or module_name.endswith(".py"):
+        name = Path(module_name).stem
+        raise error(
+            f"{what}: name the module without its path and ending: {name}:..., from the directory that holds it"
+        )
+    _look_here()
     try:
         return importlib.import_module(module_name)
     except (Exception, SystemExit) as raised:  # whatever a stranger's module raises
@@ -47,6 +69,11 @@ def import_module(module_name: str, what: str, error: type[UsageError]) -> Modul
             f"{what}: cannot import {module_name!r} ({reason(raised)}); it is looked for in the current "
             "directory and among installed packages"
         ) from raised
+
+
+def _look_here() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # `python -m a3c` looks there first, an installed command not at all
 
 
 def reason(error: BaseException) -> str:

@@ -178,7 +178,16 @@ class TestCompare:
                 GroupResult("empty", 1, 0, None, None),
             ),
             out,
+            (None,),
         )
+
+    def test_goals_that_differ_are_told(self, tmp_path, runs):
+        for run, goal in zip(runs[:3], (475.0, 475.0, 490.0), strict=True):
+            summary = json.loads((run / "summary.json").read_text())
+            (run / "summary.json").write_text(json.dumps(summary | {"solved_return": goal}))
+        result = compare(runs[:3], tmp_path / "x.svg")
+        assert "not all runs had the same goal (mean return of 100 episodes: 475, 490)" in str(result)
+        assert "the same goal" not in str(compare(runs[:2], tmp_path / "x.svg"))
 
     def test_the_picture_says_what_it_shows(self, runs):
         from a3c.experiment.comparison_picture import paint
@@ -188,11 +197,11 @@ class TestCompare:
             "episodes",
             "environment steps",
             "wall-clock time (s)",
-            "time to solve (s), mean of the solved runs",
+            "time to solve (s), median, unsolved runs counting as never",
         ]
         bars = figure.axes[-1]
         assert [text.get_text() for text in bars.texts] == ["a3c: 2 of 2 solved", "a2c: 0 of 1 solved"]
-        assert [patch.get_width() for patch in bars.patches] == [6.0]  # the mean; no bar where none was solved
+        assert [patch.get_width() for patch in bars.patches] == [6.0]  # the median; no bar where it is never
         assert [list(points.get_xdata()) for points in bars.lines] == [[5.5, 6.5], [], [], [9.0]]
 
     def test_a_run_named_twice_counts_once(self, tmp_path, runs):

@@ -130,6 +130,7 @@ class Counting:
 
     def __init__(self, spec, model, seed=0):
         self.spec, self.model, self.seen = spec, model, model.seen
+        self.checkpoint = None
 
     def predict(self, observation, state, episode_start, deterministic):
         count = np.zeros((len(episode_start), 1)) if state is None else np.where(episode_start[:, None], 0, state)
@@ -363,7 +364,9 @@ def test_a_run_with_a_network_of_ones_own(tmp_path):
     with pytest.raises(UsageError, match="from test_evaluate: "):
         a3c.evaluate(tmp_path, tiny_envs.Corridor)
     expected = a3c.evaluate(trained, tiny_envs.Corridor, episodes=3)
-    assert a3c.evaluate(tmp_path, episodes=3, trust_code=True) == expected
+    result = a3c.evaluate(tmp_path, episodes=3, trust_code=True)
+    assert result == expected
+    assert (result.checkpoint, expected.checkpoint) == ("step-000000000000", None)
     assert a3c.evaluate(tmp_path, tiny_envs.Corridor, episodes=3, model=make_torso) == expected
     assert a3c.evaluate(tmp_path, tiny_envs.Corridor, episodes=3, model="test_evaluate:make_torso") == expected
 

@@ -249,7 +249,7 @@ def test_what_cannot_go_on_is_refused_and_loses_nothing(tmp_path, settings, mess
 def test_where_there_is_no_run(tmp_path):
     with pytest.raises(RunDirectoryError, match="there is no run"):
         a3c.resume(tmp_path / "fnord")
-    with pytest.raises(RunDirectoryError, match="is not a finished run|has no config.json"):
+    with pytest.raises(RunDirectoryError, match="is not a run|has no config.json"):
         a3c.resume(tmp_path)
 
 

@@ -9,6 +9,7 @@ import a3c
 from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
 from a3c.envs.teaching import MaskedRecall
+from a3c.errors import UnsupportedEnvironment
 from a3c.experiment import shape
 from a3c.experiment.shape import StepTime, choose, cores, fit, measure
 from leftovers import nothing_left
@@ -115,3 +116,32 @@ def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, capfd, monkeypatch):
         del gym.registry["Short-v0"]
     assert "a step takes 1.0 ms on 2 cores: --workers 2 --envs-per-worker 4" in capfd.readouterr().out
     assert '"envs_per_worker": 4' in (run.path / "config.json").read_text()
+
+
+def test_an_environment_that_breaks_its_word_is_refused_before_anything_is_written(tmp_path):
+    class Four(ScriptedEnv):
+        def __init__(self):
+            super().__init__(Script([5]))
+
+        def step(self, action):
+            return super().step(action)[:4]
+
+    with pytest.raises(UnsupportedEnvironment, match="returned a tuple of 4"):
+        a3c.train(Four, run_dir=str(tmp_path / "run"), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_that_hangs_is_given_up_and_meanwhile_one_is_told(capfd, monkeypatch):
+    class Hangs(ScriptedEnv):
+        def __init__(self):
+            super().__init__(Script([5]))
+
+        def step(self, action):
+            time.sleep(5)
+            return super().step(action)
+
+    monkeypatch.setattr(shape, "_SILENCE_S", 0.1)
+    began = time.monotonic()
+    assert measure(EnvSource(Hangs), patience_s=0.1) is None
+    assert time.monotonic() - began < 4
+    assert "measuring how long a step of Hangs takes" in capfd.readouterr().err

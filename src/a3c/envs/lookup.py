@@ -16,7 +16,7 @@ from gymnasium.envs import registration
 from gymnasium.envs.registration import EnvSpec
 
 from a3c.errors import UnknownEnvironment, UsageError
-from a3c.own_code import find_code, import_module, reason
+from a3c.own_code import find_code, import_module, importable, reason
 
 _PLUGINS = "gymnasium.envs"
 """Group of entry points by which a package says how its environments are registered."""
@@ -30,6 +30,7 @@ _OWN_NORMALISATIONS: dict[type, str] = {
 }
 
 _RANDOM_SKIP_ATARI = re.compile(r"([A-Z][A-Za-z]+)-v[04]")
+_NEW_ATARI = re.compile(r"[A-Z][A-Za-z]+-v5")
 _OLD_ATARI = re.compile(r"[A-Z]\w*NoFrameskip-v\d")
 
 
@@ -74,6 +75,10 @@ def find_spec(name: str) -> EnvSpec:
         if not near:
             lowered = {name.lower(): name for name in gym.registry}
             near = [lowered[n] for n in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.5)]
+        if (module := re.fullmatch(r"([\w.]+)\.([A-Za-z_]\w*)", env_id)) and importable(module[1]):
+            near = [f"{module[1]}:{module[2]}"]
+        elif (atari := _NEW_ATARI.fullmatch(env_id)) and (not _ale_ids() or f"ALE/{env_id}" in _ale_ids()):
+            near = [f"ALE/{env_id}" + ("" if _ale_ids() else " (pip install 'a3c[atari]')")]
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for those there are"
         detail = f" ({error})" if isinstance(error, ModuleNotFoundError) else ""
         raise UnknownEnvironment(f"there is no environment {env_id!r}{detail}; {hint}") from None

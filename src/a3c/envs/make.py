@@ -38,6 +38,8 @@ AnyVectorEnv = VectorEnv[Any, Any, Any]
 # environment (benchmarks/vectorisation.py).
 _NATIVE_FROM_ENVS = 6
 
+_EXTRAS = ("box2d", "mujoco")  # of Gymnasium's, which are ours, too
+
 
 @dataclass(frozen=True)
 class EnvSource:
@@ -298,6 +300,9 @@ def making(source: EnvSource, what: str = "made here") -> Iterator[None]:
         yield
     except A3CError:
         raise
+    except gym.error.DependencyNotInstalled as error:
+        extra = next((f": pip install 'a3c[{name}]'" for name in _EXTRAS if f"gymnasium[{name}]" in str(error)), "")
+        raise UnsupportedEnvironment(f"environment {source.name!r} needs a package{extra} ({reason(error)})") from error
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
 

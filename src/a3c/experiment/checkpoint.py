@@ -231,7 +231,10 @@ def newest_whole_checkpoint(run_dir: Path, report: Callable[[str], None]) -> Pat
         damages.append(f"the checkpoint {path.name} is damaged ({damage})")
     if damages:
         raise RunDirectoryError(f"{run_dir} holds no whole checkpoint: {'; '.join(damages)}")
-    raise RunDirectoryError(f"{run_dir} holds no checkpoint: it is no run, or one that ended before its first")
+    raise RunDirectoryError(
+        f"{run_dir} holds no checkpoint: it is no run, or one that ended before its first; begin it again, with "
+        "--overwrite"
+    )
 
 
 def set_damaged_aside(run_dir: Path) -> None:

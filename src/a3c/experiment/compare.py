@@ -36,6 +36,9 @@ class Comparison:
 
     rows: tuple[GroupResult, ...]
     picture: Path
+    goals: tuple[
+        float | None, ...
+    ] = ()  # what the runs were to reach to count as solved, from the least; None: nothing
 
     def __str__(self) -> str:
         head = ("group", "runs", "solved", "median steps", "median seconds")
@@ -54,6 +57,9 @@ class Comparison:
             f"{line[0]:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(line[1:], widths[1:], strict=True))
             for line in (head, *body)
         ]
+        if len(self.goals) > 1:
+            said = ", ".join("none" if goal is None else f"{goal:g}" for goal in self.goals)
+            lines.append(f"note that not all runs had the same goal (mean return of 100 episodes: {said})")
         return "\n".join([*lines, f"time to solve, unsolved runs counting as never; picture: {self.picture}"])
 
 
@@ -66,8 +72,8 @@ def compare(run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     grid, with a band of one standard deviation to each side. From where the first of them finished an episode,
     a run that has not counts at its first value; a run that was solved and stopped counts at its last. Where a
     run counts so the mean is dashed. A run that ended unsolved has no such last value, so the mean ends where
-    the first of those ends. The fourth panel shows the mean time to solve over the solved runs, each of them as
-    a dot; runs that were not solved are crosses at the time they ended, and the label counts them.
+    the first of those ends. The fourth panel shows the median time to solve, as the table has it, and each
+    solved run as a dot; runs that were not solved are crosses at the time they ended, and the label counts them.
 
     Args:
         run_dirs: directories of finished runs.
@@ -90,7 +96,8 @@ def compare(run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     from a3c.experiment.comparison_picture import draw  # noqa: PLC0415  (imports matplotlib)
 
     draw(groups, out)
-    return Comparison(tuple(group_result(name, members) for name, members in groups.items()), out)
+    goals = sorted({run.goal for run in runs}, key=lambda goal: (goal is None, goal or 0.0))
+    return Comparison(tuple(group_result(name, members) for name, members in groups.items()), out, tuple(goals))
 
 
 def group_result(group: str, runs: Sequence[FinishedRun]) -> GroupResult:

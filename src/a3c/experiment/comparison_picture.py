@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +91,9 @@ def _draw_time_to_solve(panel: Axes, groups: Groups) -> None:
         colour = _colour(i)
         solved = [run.solved_after_s for run in runs if run.solved_after_s is not None]
         unsolved = [run.ended_after_s for run in runs if run.solved_after_s is None]
-        if solved:
-            panel.barh(i, float(np.mean(solved)), height=_BAR_HEIGHT, color=colour, alpha=0.35)
+        median = statistics.median([*solved, *[math.inf] * len(unsolved)])
+        if math.isfinite(median):
+            panel.barh(i, median, height=_BAR_HEIGHT, color=colour, alpha=0.35)
         panel.plot(solved, _spread_out(i, len(solved)), "o", color=colour, markersize=4.5)
         panel.plot(unsolved, _spread_out(i, len(unsolved)), "x", color=colour, markersize=6, markeredgewidth=1.5)
         panel.text(
@@ -104,7 +107,7 @@ def _draw_time_to_solve(panel: Axes, groups: Groups) -> None:
     panel.set_ylim(len(groups) - 0.6, -0.75)
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter("{x:g}")
-    panel.set_xlabel("time to solve (s), mean of the solved runs")
+    panel.set_xlabel("time to solve (s), median, unsolved runs counting as never")
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

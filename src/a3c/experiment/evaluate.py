@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +39,7 @@ class Evaluation:
     greedy: bool
     seed: int
     cut_episodes: int = 0  # of these, how many had not ended when they were given up; they count with what they had
+    checkpoint: str | None = field(default=None, compare=False)  # the name of the run's that has played
 
     def to_json(self) -> dict[str, Any]:
         """As `a3c evaluate --json` prints it: None for what is not finite, which JSON cannot hold."""
@@ -90,9 +91,10 @@ def evaluate(
     try:
         check_fit(policy, envs.single_observation_space, envs.single_action_space, source.name)
         with making(source, "played"):
-            return play_episodes(
+            result = play_episodes(
                 policy, envs, episodes, seed=seed, greedy=greedy, max_steps_per_episode=max_steps_per_episode
             )
+        return replace(result, checkpoint=policy.checkpoint)
     finally:
         envs.close()
 

@@ -35,6 +35,7 @@ class FinishedRun:
     ended_after_s: float
     solved_after_steps: float | None
     solved_after_s: float | None
+    goal: float | None = None  # the mean return of 100 episodes that counts as solved
 
     def axis(self, name: Axis) -> NDArray[np.float64]:
         """[E]: where each episode lies on that axis."""
@@ -78,6 +79,7 @@ def read_run(path: Path) -> FinishedRun:
         ended_after_s = float(summary["seconds"])
         solved_after_steps = None if solved_at is None else float(solved_at["env_steps"])
         solved_after_s = None if solved_at is None else float(solved_at["seconds"])
+        goal = None if summary.get("solved_return") is None else float(summary["solved_return"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(path, f"{CONFIG} or {SUMMARY} lacks {error}") from None
     episodes = _read_episodes(path)
@@ -92,6 +94,7 @@ def read_run(path: Path) -> FinishedRun:
         ended_after_s=ended_after_s,
         solved_after_steps=solved_after_steps,
         solved_after_s=solved_after_s,
+        goal=goal,
     )
 
 

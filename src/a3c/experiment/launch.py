@@ -17,7 +17,7 @@ from a3c.experiment import presets, resuming, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.extras import is_installed
 from a3c.experiment.loggers.wandb import check_installed
-from a3c.experiment.run_directory import CHECKPOINTS
+from a3c.experiment.run_directory import CHECKPOINTS, METRICS
 from a3c.experiment.saved_settings import read_settings
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.restarts import FailurePolicy
@@ -73,8 +73,11 @@ def train(
                 from a3c.experiment.train import finished_run  # noqa: PLC0415  (imports torch)
 
                 return finished_run(path, settings.get("model"))
-        settings = settings | {"overwrite": True}  # a run that was killed before its first checkpoint has no other way
     config, description = presets.resolve(EnvSource(env).name, settings)
+    if resume and not config.overwrite:  # a run that was killed before its first checkpoint has no other way
+        config = replace(config, overwrite=True)
+        if (path / METRICS).exists():
+            description += f"\n{path} holds no checkpoint: it is begun anew"
     source = env_source(env, config)
     source.check_exists()
     if config.wandb:

@@ -101,7 +101,7 @@ class PlainView(LiveView):
             f"{_count(metrics.get('episodes'))} episodes",
             f"return {_decimal(metrics.get('return_mean_100'), 1)}",
             f"staleness {_decimal(metrics.get('staleness_mean'), 2)} (max {_count(metrics.get('staleness_max'))})",
-            f"{_count(metrics.get('workers_alive'))} workers",
+            *([f"{_count(alive)} workers"] if (alive := metrics.get("workers_alive")) else []),  # none at the end
         ]
         self._say("  ".join(parts))
         self._next_line = time.monotonic() + _LINE_EVERY_S

@@ -37,6 +37,7 @@ class Policy:
         self.spec = spec
         self.model = model
         self.generator = torch.Generator(model.device).manual_seed(seed)
+        self.checkpoint: str | None = None
         self._parts = basic_parts(spec.observation_space, "the observation space")
 
     @torch.inference_mode()
@@ -118,7 +119,9 @@ class Policy:
         directory = Path(path)
         if (directory / CHECKPOINTS).is_dir() or not directory.is_dir():
             directory = checkpoints.find_checkpoint(directory, checkpoint, partial(warnings.warn, stacklevel=2))
-        return cls(*checkpoints.load_policy(directory, model))
+        policy = cls(*checkpoints.load_policy(directory, model))
+        policy.checkpoint = directory.name if directory.parent.name == CHECKPOINTS else None
+        return policy
 
     def _tensors(self, observation: Any) -> tuple[Any, bool]:
         """The flat observation as tensors [B, *O], and whether it was a single one."""

@@ -159,7 +159,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path.parent.is_dir():
-            raise RunDirectoryError(f"{path.parent} is not a finished run: it has no {path.name}") from None
+            raise RunDirectoryError(f"{path.parent} is not a run: it has no {path.name}") from None
         raise RunDirectoryError(f"there is no run {path.parent}: check the name") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} cannot be read ({error}): the run is damaged") from None

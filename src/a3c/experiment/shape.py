@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
+import threading
 import time
 from collections.abc import Collection
 from dataclasses import replace
@@ -13,11 +15,13 @@ from typing import NamedTuple
 
 from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
+from a3c.errors import UnsupportedEnvironment
 from a3c.experiment import presets
 from a3c.spaces.parts import ACTION_MASK
 
 _LEAST_S, _MOST_S = 0.15, 1.0  # of stepping; until then at least so many steps:
 _LEAST_STEPS = 20
+_SILENCE_S, _PATIENCE_S = 2.0, 20.0
 _ACTIONS = 64
 _MOSTLY_WAITING = 0.5  # of a step's time on the processor, at most
 _MOST_WORKERS = 32
@@ -62,11 +66,28 @@ def fit(config: TrainConfig, description: str, source: EnvSource, named: Collect
     return fitted, presets.describe(fitted, origin, named)
 
 
-def measure(source: EnvSource) -> StepTime | None:
+def measure(source: EnvSource, patience_s: float = _PATIENCE_S) -> StepTime | None:
     """Step one environment with random actions for a moment; None if that cannot be done, whatever the reason.
 
-    Training makes the same environments and says what is wrong with them. The source is one that has been examined.
+    Training makes the same environments and says what is wrong with them; one that hangs, workers are killed for. So
+    it is stepped in a thread, and given up after a while. The source is one that has been examined.
+
+    Raises UnsupportedEnvironment if it breaks its word.
     """
+    found = list[StepTime | UnsupportedEnvironment | None]()
+    thread = threading.Thread(target=lambda: found.append(_measured(source)), daemon=True)
+    thread.start()
+    thread.join(_SILENCE_S)
+    if thread.is_alive():
+        print(f"a3c: measuring how long a step of {source.name} takes ...", file=sys.stderr, flush=True)
+        thread.join(patience_s)
+    answer = found[0] if found else None
+    if isinstance(answer, UnsupportedEnvironment):
+        raise answer
+    return answer
+
+
+def _measured(source: EnvSource) -> StepTime | UnsupportedEnvironment | None:
     try:
         env = source.make()
     except Exception:
@@ -89,6 +110,8 @@ def measure(source: EnvSource) -> StepTime | None:
             if passed > _MOST_S or (passed > _LEAST_S and steps >= _LEAST_STEPS):
                 break
         return StepTime(passed / steps, min((time.thread_time() - busy) / passed, 1.0))
+    except UnsupportedEnvironment as error:
+        return error
     except Exception:
         return None
     finally:

@@ -40,6 +40,7 @@ from a3c.experiment.sinks import RunLoggers
 from a3c.experiment.starting import starting_state
 from a3c.experiment.stop_signals import StopSignals
 from a3c.models.actor_critic import Network
+from a3c.own_code import importable_name
 from a3c.runtimes.child_process import dumped
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
@@ -136,6 +137,7 @@ def run_training(
                 run_dir, record, spec, model, config.checkpoint_every_s, config.keep, view.message
             )
             # However it ends, all of this is done, from the last to the first, whatever fails of it.
+            ending.callback(session.say_what_next, view)
             ending.callback(loggers.close)
             ending.callback(session.save_weights, loggers)
             ending.callback(session.save_summary)
@@ -321,6 +323,16 @@ class _Session:
         line = self.log_line(runtime, view, loggers)
         if self.on_report is not None and self.exit_reason not in _CUT_SHORT:
             self.on_report(line)
+
+    def say_what_next(self, view: LiveView) -> None:
+        """Where a run was cut short, how it goes on; where it has seen no episode end, why there is no return."""
+        if self.exit_reason in _CUT_SHORT:
+            errors = self.run_dir / run_directory.ERROR
+            more = f"; what went wrong is in {errors}" if errors.exists() else ""
+            view.message(f"to go on: a3c resume {self.run_dir}{more}")
+        elif self.summary and not self.progress.episodes:
+            steps = self.summary["env_steps"]
+            view.message(f"no episode has ended in {steps:,} steps: --max-episode-steps N sets a limit")
 
     def save_summary(self) -> None:
         """Write summary.json. Raises SavingFailed."""
@@ -545,9 +557,10 @@ def _versions_of(packages: tuple[str, ...]) -> dict[str, str]:
 
 def config_record(source: EnvSource, config: TrainConfig, spec: PolicySpec) -> dict[str, Any]:
     """What config.json holds: everything needed to repeat the run."""
+    name = source.env if isinstance(source.env, str) else importable_name(source.env)
     return {
-        "settings": {"env": source.name} | config.to_json(),
-        "env_by_name": isinstance(source.env, str) and all(map(is_json, config.env_kwargs.values())),
+        "settings": {"env": name or source.name} | config.to_json(),
+        "env_by_name": name is not None and all(map(is_json, config.env_kwargs.values())),
         "policy": spec.to_json(),
         "versions": {
             "a3c": __version__,
