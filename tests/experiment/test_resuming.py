@@ -277,7 +277,7 @@ def test_code_that_the_files_name_wants_trust(tmp_path, capsys):
     assert "--checkpoint-every-s 60.0 -> None" in said
 
 
-def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(tmp_path):
+def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(tmp_path, capsys):
     def make():
         return tiny_envs.Corridor()
 
@@ -298,9 +298,23 @@ def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(t
     assert third.policy().model.flat.isfinite().all()
     # A run that was killed before its first checkpoint is begun anew.
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    fourth = a3c.train(make, run_dir=tmp_path / "run", resume=True, **QUICK)
+    capsys.readouterr()
+    fourth = a3c.train(make, run_dir=tmp_path / "run", resume=True, **(QUICK | {"quiet": False}))
+    said = capsys.readouterr().out
+    assert "holds no checkpoint: it is begun anew" in said
+    assert "yours: envs_per_worker, learning_rate" in said  # and not overwrite, which nobody has named
     assert fourth.summary["env_steps"] >= 4_000
     assert "resumed" not in json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+def test_a_class_that_can_be_imported_need_not_be_passed_again(tmp_path):
+    begun(tmp_path / "run", tiny_envs.Corridor)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["settings"]["env"] == "tiny_envs:Corridor"
+    with pytest.raises(UsageError, match="from tiny_envs"):
+        a3c.resume(tmp_path / "run")
+    assert a3c.resume(tmp_path / "run", trust_code=True, total_env_steps=6_000).summary["env_steps"] >= 6_000
+    assert a3c.resume(tmp_path / "run", tiny_envs.Corridor, total_env_steps=8_000).summary["env_steps"] >= 8_000
+    assert a3c.evaluate(tmp_path / "run", episodes=2, trust_code=True).episodes == 2
 
 
 def test_callables_are_passed_again(tmp_path):

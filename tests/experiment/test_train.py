@@ -539,3 +539,31 @@ def wait_for(path: Path, patience_s: float = 30):
     while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.05)
+
+
+def test_a_run_that_was_cut_short_says_how_to_go_on(tmp_path, capfd):
+    def broken(line):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        quick(run_dir=str(tmp_path / "a"), on_report=broken, quiet=False)
+    assert f"to go on: a3c resume {tmp_path / 'a'}\n" in capfd.readouterr().out
+    with pytest.raises(WorkerFailed):
+        quick("tiny_envs:Exploding", run_dir=str(tmp_path / "b"), quiet=False)
+    told = f"a3c resume {tmp_path / 'b'}; what went wrong is in {tmp_path / 'b' / 'error.txt'}"
+    assert told in capfd.readouterr().out
+
+
+def test_a_run_in_which_no_episode_ends_says_so(tmp_path, capfd):
+    quick(EndlessCorridor, run_dir=str(tmp_path / "run"), quiet=False)
+    assert "no episode has ended in 4," in capfd.readouterr().out
+    quick(run_dir=str(tmp_path / "other"), quiet=False)
+    assert "no episode" not in capfd.readouterr().out
+
+
+class EndlessCorridor(tiny_envs.Corridor):
+    """A corridor that nobody comes out of."""
+
+    def step(self, action):
+        observation, reward, _, _, info = super().step(action)
+        return observation, reward, False, False, info
