@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import numbers
@@ -411,6 +412,13 @@ def own_code_name(code: Any) -> str:
 def flag(name: str) -> str:
     """The command-line flag of a setting."""
     return "--" + name.rstrip("_").replace("_", "-")
+
+
+def unknown_setting(name: str) -> UsageError:
+    """What to raise for a name that no setting has."""
+    near = difflib.get_close_matches(name, setting_names(), n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `a3c train --help` for those there are"
+    return UsageError(f"there is no setting {name!r}; {hint}")
 
 
 def setting_names() -> frozenset[str]:

@@ -567,3 +567,13 @@ class EndlessCorridor(tiny_envs.Corridor):
     def step(self, action):
         observation, reward, _, _, info = super().step(action)
         return observation, reward, False, False, info
+
+
+def test_an_environment_or_a_network_in_place_of_what_makes_one(tmp_path):
+    with pytest.raises(UsageError, match="Corridor is an environment, and each worker makes its own"):
+        quick(tiny_envs.Corridor(), run_dir=str(tmp_path / "run"))
+    with pytest.raises(UsageError, match="Linear is a network, and each worker makes its own"):
+        quick(run_dir=str(tmp_path / "run"), model=torch.nn.Linear(3, 3))
+    with pytest.raises(UsageError, match=r"there is no setting 'learningrate'; did you mean learning_rate"):
+        quick(run_dir=str(tmp_path / "run"), learningrate=1)
+    assert not (tmp_path / "run").exists()

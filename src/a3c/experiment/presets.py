@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from a3c.config import TrainConfig, flag, setting_names
+from a3c.config import TrainConfig, flag, setting_names, unknown_setting
 from a3c.envs import envpool
 from a3c.envs.lookup import is_atari_id
 from a3c.errors import UsageError
@@ -213,7 +213,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     """
     unknown = set(named) - setting_names()
     if unknown:
-        raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
+        raise unknown_setting(sorted(unknown)[0])
     preset, source = find(env_name, str(named.get("preset", "auto")))
     values = preset | {name: plain(value) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from a3c.config import TrainConfig, flag, is_json, setting_names
+from a3c.config import TrainConfig, flag, is_json, setting_names, unknown_setting
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.experiment.presets import plain
 from a3c.experiment.run_directory import CONFIG, read_json
@@ -46,7 +46,7 @@ def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, 
     Raises UsageError where one of the named settings makes no sense, or would change what the run means.
     """
     if unknown := set(named) - setting_names():
-        raise UsageError(f"there is no setting {sorted(unknown)[0]!r}; see `a3c train --help` for those there are")
+        raise unknown_setting(sorted(unknown)[0])
     config = replace(saved, **{name: plain(value) for name, value in named.items()})
     config.validate()
     config.refuse_idle(named)
@@ -205,7 +205,8 @@ def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterSto
         limit = getattr(config, name)
         if limit is not None and reached is not None and reached >= limit:
             raise RunIsDone(
-                f"{run_dir} is done: it has reached {flag(name)} {limit:g} ({reached:g}); name a larger one to go on"
+                f"{run_dir} is done: {flag(name)} is {limit:,.10g}, and it has come to {reached:,.10g}; name a larger "
+                "one to go on"
             )
 
 

@@ -65,6 +65,11 @@ class CustomTorso(nn.Module):
             path: len(space.shape or ())
             for path, space in basic_parts(observation_space, "the observation space").items()
         }
+        if isinstance(factory, nn.Module):
+            raise UsageError(
+                f"--model: {type(factory).__name__} is a network, and each worker makes its own: pass what makes one "
+                "from the observation space, a class or a function"
+            )
         try:
             module = factory(observation_space)
         except Exception as error:
