@@ -104,10 +104,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "envs_per_worker": 4,
         "total_env_steps": 1_000_000,
         "rollout_length": 16,
-        "discount": 0.97,
+        "discount": 0.96,
         "value_coef": 0.4,
         "learning_rate": 2e-3,
-        "optimizer_epsilon": 1e-3,
+        "optimizer_epsilon": 1e-4,
         "bias_correction": True,
     },
     "LunarLander-v3": _NUMBERS
