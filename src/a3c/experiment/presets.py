@@ -109,6 +109,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-3,
         "optimizer_epsilon": 1e-4,
         "bias_correction": True,
+        "initial_log_std": 0.5,
     },
     "LunarLander-v3": _NUMBERS
     | {
