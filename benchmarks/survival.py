@@ -293,7 +293,7 @@ def soak(
     }
 
 
-def pss_kib(pid: int | str) -> int:
+def pss_kib(pid: int) -> int:
     """The proportional set size (what is shared counts in parts) of a process, in KiB; 0 if it is gone."""
     with contextlib.suppress(OSError, StopIteration):
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

@@ -4,35 +4,48 @@ It is one of its own because a process that has been connected to one cluster ca
 """
 
 import json
-import os
-import signal
 import sys
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import ray
 from ray.cluster_utils import Cluster
 
 import a3c
-from ray_cluster import for_the_workers
+from ray_cluster import for_the_workers, kill_process_of
 
 
 class SlowCartPole(gym.Wrapper):
-    """CartPole-v1 that takes a while for a step."""
+    """CartPole-v1 that takes a while for a step; its episodes end early, so that it cannot be solved, while a file is.
 
-    def __init__(self):
+    So a run on a fast machine is not over before its cluster has fallen apart.
+    """
+
+    def __init__(self, falling):
         super().__init__(gym.make("CartPole-v1"))
+        self.falling = falling
+        self.steps = 0
+
+    def reset(self, **keywords):
+        self.steps = 0
+        return super().reset(**keywords)
 
     def step(self, action):
         time.sleep(0.0001)
-        return super().step(action)
+        self.steps += 1
+        observation, reward, terminated, truncated, info = super().step(action)
+        early = self.steps >= 200 and self.falling.exists()
+        return observation, reward, terminated, truncated or early, info
 
 
 class Falling:
     """A cluster of one machine whose nodes, and the run's server, are killed when the run has come to some steps."""
 
-    def __init__(self, cluster, most):
+    def __init__(self, cluster, most, file):
         self.cluster = cluster
+        self.file = file  # there while something is still to be lost
+        file.touch()
         self.plan = [
             (5_000, self.lose_a_node),
             (15_000, lambda: self.kill("server")),
@@ -42,11 +55,16 @@ class Falling:
         ][:most]
         self.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         self.done = []
+        self.server_node = None  # where the server was at first
 
     def on_report(self, line):
+        if self.server_node is None:
+            self.server_node = self.ask("server", lambda actor: ray.get_runtime_context().get_node_id())
         if self.plan and line["env_steps"] > self.plan[0][0]:
             _, action = self.plan.pop(0)
             action()
+            if not self.plan:
+                self.file.unlink()
 
     def lose_a_node(self):
         self.cluster.remove_node(self.nodes.pop(0), allow_graceful=False)
@@ -54,13 +72,20 @@ class Falling:
         self.done.append("node")
 
     def kill(self, what):
-        (name,) = [name for name in ray.util.list_named_actors() if what in name]
-        os.kill(ray.get(ray.get_actor(name).__ray_call__.remote(lambda actor: os.getpid())), signal.SIGKILL)
+        kill_process_of(self.actor(what))
         self.done.append(what)
+
+    def ask(self, what, question):
+        return ray.get(self.actor(what).__ray_call__.remote(question))
+
+    def actor(self, what):
+        (name,) = [name for name in ray.util.list_named_actors() if what in name]
+        return ray.get_actor(name)
 
 
 def main(run_dir, algorithm, most):
     """Train there, with so many of the losses, and print a line of JSON."""
+    file = Path(run_dir).with_name("falling")
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -70,18 +95,28 @@ def main(run_dir, algorithm, most):
         },
     )
     try:
-        falling = Falling(cluster, most)
+        falling = Falling(cluster, most, file)
         ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
         cluster.wait_for_nodes()
+        here = ray.get_runtime_context().get_node_id()
         run = a3c.train(
-            SlowCartPole, algorithm=algorithm, preset="none", runtime="ray", workers=2, envs_per_worker=16,
-            learning_rate=4e-3, total_env_steps=1_000_000, stop_at_return=475.0, seed=1, run_dir=run_dir, quiet=True,
-            tensorboard=False, on_report=falling.on_report,
+            lambda: SlowCartPole(file), algorithm=algorithm, preset="none", runtime="ray", workers=2,
+            envs_per_worker=16, learning_rate=4e-3, total_env_steps=1_000_000, stop_at_return=475.0, seed=1,
+            run_dir=run_dir, quiet=True, tensorboard=False, on_report=falling.on_report,
         )  # fmt: skip
     finally:
         ray.shutdown()
         cluster.shutdown()
-    print(json.dumps({"done": falling.done, "solved": run.solved, "summary": run.summary}))
+    print(
+        json.dumps(
+            {
+                "done": falling.done,
+                "server_here": falling.server_node == here,
+                "solved": run.solved,
+                "summary": run.summary,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

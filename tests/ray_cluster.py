@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import weakref
 from collections.abc import Iterator
@@ -45,6 +46,11 @@ def for_the_workers() -> Iterator[None]:
     }
     with mock.patch.dict(os.environ, variables):
         yield
+
+
+def kill_process_of(actor: Any) -> None:
+    """Kill the process that an actor runs in, as the system might."""
+    os.kill(ray.get(actor.__ray_call__.remote(lambda actor: os.getpid())), signal.SIGKILL)
 
 
 class StoreOnUsedServer(RayStore):

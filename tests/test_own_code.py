@@ -57,7 +57,7 @@ def test_what_cannot_be_found_is_refused_with_the_reason(module_file, error):
 
 @pytest.mark.parametrize("path", ["./envs:Maze", "envs.py:Maze", "some/where/envs:Maze"])
 def test_a_path_in_place_of_a_module_is_told(path):
-    with pytest.raises(UsageError, match="the thing: name the module without its path and ending: envs:"):
+    with pytest.raises(UsageError, match="the thing: name the module without its path and ending, envs, in"):
         find_code(path, "the thing")
 
 

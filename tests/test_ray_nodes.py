@@ -28,6 +28,7 @@ def test_what_a_run_needs_is_killed_and_cartpole_is_solved_all_the_same(tmp_path
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["done"] == losses
+    assert told["server_here"]  # else the loss of any node may take it along
     assert told["solved"], told
     restarts = told["summary"]["worker_restarts"]
     assert restarts >= losses.count("node")
@@ -35,6 +36,6 @@ def test_what_a_run_needs_is_killed_and_cartpole_is_solved_all_the_same(tmp_path
     with open(tmp_path / "run" / "episodes.csv") as file:
         over = sum(int(row["length"]) for row in csv.DictReader(file))
     cut = (2 + restarts) * ENVS * LONGEST
-    assert over - losses.count("server") * UNSEEN <= told["summary"]["env_steps"] <= over + cut
+    assert over - losses.count("server") * UNSEEN <= told["summary"]["env_steps"] <= over + cut, told
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert checkpoint.read_checkpoint(newest).state["env_steps"] == told["summary"]["env_steps"]

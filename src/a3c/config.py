@@ -414,11 +414,12 @@ def flag(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def unknown_setting(name: str) -> UsageError:
-    """What to raise for a name that no setting has."""
-    near = difflib.get_close_matches(name, setting_names(), n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `a3c train --help` for those there are"
-    return UsageError(f"there is no setting {name!r}; {hint}")
+def refuse_unknown(named: Collection[str]) -> None:
+    """Raise UsageError for a name that no setting has."""
+    for name in sorted(set(named) - setting_names()):
+        near = difflib.get_close_matches(name, setting_names(), n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `a3c train --help` for those there are"
+        raise UsageError(f"there is no setting {name!r}; {hint}")
 
 
 def setting_names() -> frozenset[str]:

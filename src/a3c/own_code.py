@@ -47,7 +47,7 @@ def importable_name(code: Callable[..., Any]) -> str | None:
 
 
 def importable(module_name: str) -> bool:
-    """Whether there is a module of that name, in the current directory or installed; it is not run."""
+    """Whether there is the package that such a module is in, here or installed; nothing is run."""
     _look_here()
     with contextlib.suppress(ImportError, ValueError, AttributeError):
         return importlib.util.find_spec(module_name.partition(".")[0]) is not None
@@ -56,11 +56,9 @@ def importable(module_name: str) -> bool:
 
 def import_module(module_name: str, what: str, error: type[UsageError]) -> ModuleType:
     """Import a module, looked for in the current directory, too. Raises `error` if it cannot be."""
-    if "/" in module_name or os.sep in module_name or module_name.endswith(".py"):
+    if Path(module_name).name != module_name or module_name.endswith(".py"):
         name = Path(module_name).stem
-        raise error(
-            f"{what}: name the module without its path and ending: {name}:..., from the directory that holds it"
-        )
+        raise error(f"{what}: name the module without its path and ending, {name}, in the directory that holds it")
     _look_here()
     try:
         return importlib.import_module(module_name)

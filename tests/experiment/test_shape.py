@@ -80,12 +80,12 @@ def test_what_cannot_be_measured_is_left_to_the_defaults(env):
     ],
 )
 def test_whoever_has_chosen_is_not_overruled(monkeypatch, source, config, named):
-    monkeypatch.setattr(shape, "measure", lambda _: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(shape, "measure", lambda *_: pytest.fail("nothing is to be measured"))
     assert fit(config, "as it was", source, named) == (config, "as it was")
 
 
 def test_more_workers_take_a_smaller_rate(monkeypatch):
-    monkeypatch.setattr(shape, "measure", lambda _: StepTime(20e-3, 0.0))
+    monkeypatch.setattr(shape, "measure", lambda *_: StepTime(20e-3, 0.0))
     monkeypatch.setattr(shape, "cores", lambda: 2)
     config, line = fit(TrainConfig(), "", CORRIDOR, ())
     assert (config.workers, config.envs_per_worker, config.learning_rate) == (32, 1, 5e-4)
@@ -106,7 +106,7 @@ def test_cores_are_those_that_may_be_used(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(60)
 def test_a_run_says_what_was_chosen_and_keeps_it(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(shape, "measure", lambda _: StepTime(1e-3, 1.0))
+    monkeypatch.setattr(shape, "measure", lambda *_: StepTime(1e-3, 1.0))
     monkeypatch.setattr(shape, "cores", lambda: 2)
     gym.register("Short-v0", entry_point="tiny_envs:Corridor")
     try:
@@ -141,7 +141,10 @@ def test_one_that_hangs_is_given_up_and_meanwhile_one_is_told(capfd, monkeypatch
             return super().step(action)
 
     monkeypatch.setattr(shape, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(shape, "_PATIENCE_S", 0.1)
     began = time.monotonic()
-    assert measure(EnvSource(Hangs), patience_s=0.1) is None
+    assert measure(EnvSource(Hangs), quiet=False) is None
     assert time.monotonic() - began < 4
     assert "measuring how long a step of Hangs takes" in capfd.readouterr().err
+    assert measure(EnvSource(Hangs)) is None
+    assert capfd.readouterr().err == ""

@@ -1,7 +1,5 @@
 """The store on Ray: equal to those in one process, and what becomes of it when its server dies."""
 
-import os
-import signal
 import time
 
 import pytest
@@ -13,7 +11,7 @@ from a3c.stores.parameter_server import Push
 from a3c.stores.ray import RayStore, answer
 from a3c.types import Counts, Snapshot
 from builders import initial_parameters, make_rule, make_store, pull, push_each, random_gradients, train_serially
-from ray_cluster import ray_cluster
+from ray_cluster import kill_process_of, ray_cluster
 
 pytestmark = pytest.mark.timeout(60)
 ONE_STEP = Counts(1, 0)
@@ -116,10 +114,6 @@ def test_a_large_theta_travels_as_a_small_one_does(names, size):
     assert_same_state(*stores)
 
 
-def kill_server(store):
-    os.kill(answer(store.server.process.remote()), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("size", [2, 100_000])
 def test_a_server_that_is_killed_goes_on_from_what_was_kept(size):
     store = RayStore(torch.zeros(size), make_rule(RMSProp(), 0.1), 2)
@@ -129,7 +123,7 @@ def test_a_server_that_is_killed_goes_on_from_what_was_kept(size):
     handle = store.connect(0)
     theta, snapshot = pull(handle, torch.zeros(size))
     assert snapshot == Snapshot(7, 70, 3, False)
-    kill_server(store)
+    kill_process_of(store.server)
     # Its gradient is of the life before: it is not applied, but its steps count.
     handle.push(torch.ones(size), Counts(5, 1), snapshot.version)
     again, snapshot = pull(handle, torch.zeros(size))
@@ -142,7 +136,7 @@ def test_a_server_that_is_killed_goes_on_from_what_was_kept(size):
     assert snapshot == Snapshot(8, 80, 5, False)
     assert not torch.equal(moved, theta)
     store.request_stop()
-    kill_server(store)
+    kill_process_of(store.server)
     assert store.counters().stop
 
 
@@ -153,7 +147,7 @@ def test_a_server_may_die_while_an_update_is_in_flight(size):
     for _ in range(3):
         _, snapshot = pull(handle, torch.zeros(size))
         handle.push(torch.ones(size), ONE_STEP, snapshot.version)
-        kill_server(store)
+        kill_process_of(store.server)
     for _ in range(4):
         theta, snapshot = pull(handle, torch.zeros(size))
         handle.push(torch.ones(size), ONE_STEP, snapshot.version)
@@ -168,7 +162,7 @@ def test_a_server_keeps_itself_now_and_then():
     while time.monotonic() - began < 3:
         push_each(handle, [torch.ones(2)], ONE_STEP)
     before = store.counters()
-    kill_server(store)
+    kill_process_of(store.server)
     _, after = pull(store.connect(0), torch.zeros(2))
     assert 0 < after.version <= before.version
     assert after.env_steps == after.version  # a cut between updates
@@ -182,7 +176,7 @@ def test_a_round_outlives_the_server():
     first, second = store.connect(0), store.connect(1)
     versions = [pull(handle, torch.zeros(2))[1].version for handle in (first, second)]
     first.push(torch.ones(2), ONE_STEP, versions[0])
-    kill_server(store)
+    kill_process_of(store.server)
     second.push(torch.ones(2), ONE_STEP, versions[1])
     # Ray tries both calls again; their gradients are of the life before, or were never taken.
     for handle in (first, second):

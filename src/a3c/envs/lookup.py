@@ -71,17 +71,25 @@ def find_spec(name: str) -> EnvSpec:
     except (gym.error.Error, ModuleNotFoundError, ValueError) as error:
         if (atari := _RANDOM_SKIP_ATARI.fullmatch(env_id)) and (game := f"ALE/{atari[1]}-v5") in _ale_ids():
             raise _random_skip(env_id, game) from None
-        near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
-        if not near:
-            lowered = {name.lower(): name for name in gym.registry}
-            near = [lowered[n] for n in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.5)]
-        if (module := re.fullmatch(r"([\w.]+)\.([A-Za-z_]\w*)", env_id)) and importable(module[1]):
-            near = [f"{module[1]}:{module[2]}"]
-        elif (atari := _NEW_ATARI.fullmatch(env_id)) and (not _ale_ids() or f"ALE/{env_id}" in _ale_ids()):
-            near = [f"ALE/{env_id}" + ("" if _ale_ids() else " (pip install 'a3c[atari]')")]
+        near = _near(env_id)
         hint = f"did you mean {' or '.join(near)}?" if near else "see gymnasium.pprint_registry() for those there are"
         detail = f" ({error})" if isinstance(error, ModuleNotFoundError) else ""
         raise UnknownEnvironment(f"there is no environment {env_id!r}{detail}; {hint}") from None
+
+
+def _near(env_id: str) -> list[str]:
+    """What may have been meant: Class in its module, a game without its namespace, an id that is written alike."""
+    module_name, dot, name = env_id.rpartition(".")
+    if dot and name.isidentifier() and importable(module_name):
+        return [f"{module_name}:{name}"]
+    games = _ale_ids()
+    if (game := f"ALE/{env_id}") in games:
+        return [game]
+    near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
+    if not near:
+        lowered = {name.lower(): name for name in gym.registry}
+        near = [lowered[n] for n in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.5)]
+    return [*near, game] if _NEW_ATARI.fullmatch(env_id) and not games else near  # whose extra may be missing
 
 
 def _ale_ids() -> set[str]:

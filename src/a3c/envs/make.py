@@ -24,6 +24,7 @@ from a3c.envs.lookup import (
     find_wrapper,
     import_registering,
     is_class_path,
+    missing_extra,
 )
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.own_code import reason
@@ -38,7 +39,7 @@ AnyVectorEnv = VectorEnv[Any, Any, Any]
 # environment (benchmarks/vectorisation.py).
 _NATIVE_FROM_ENVS = 6
 
-_EXTRAS = ("box2d", "mujoco")  # of Gymnasium's, which are ours, too
+_EXTRAS = ("box2d", "mujoco")  # Gymnasium's by these names are ours, too
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class EnvSource:
         atari: how Atari games are played.
         action_mask: whether `info["action_mask"]` is folded into the observation. None: if the first reset's info has
             one, which `examine` finds out; True where a later one may.
+
+    Raises UsageError for an environment in place of what makes one.
     """
 
     env: str | EnvFactory
@@ -69,6 +72,13 @@ class EnvSource:
     imports: tuple[str, ...] = ()
     atari: AtariOptions = field(default_factory=AtariOptions)
     action_mask: bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.env, gym.Env | VectorEnv):
+            raise UsageError(
+                f"{type(self.env).__name__} is an environment, and each worker makes its own: pass what makes one, "
+                "such as its class, or `lambda: make_it(...)`"
+            )
 
     @property
     def name(self) -> str:
@@ -301,8 +311,10 @@ def making(source: EnvSource, what: str = "made here") -> Iterator[None]:
     except A3CError:
         raise
     except gym.error.DependencyNotInstalled as error:
-        extra = next((f": pip install 'a3c[{name}]'" for name in _EXTRAS if f"gymnasium[{name}]" in str(error)), "")
-        raise UnsupportedEnvironment(f"environment {source.name!r} needs a package{extra} ({reason(error)})") from error
+        for extra in _EXTRAS:
+            if f"gymnasium[{extra}]" in str(error):
+                raise missing_extra(f"environment {source.name!r}", extra) from error
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
 

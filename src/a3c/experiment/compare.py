@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from a3c.errors import UsageError
-from a3c.experiment.finished_runs import FinishedRun, read_run
+from a3c.experiment.finished_runs import FinishedRun, GroupResult, group_result, read_run
 
 FORMATS = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
-class GroupResult:
-    """One row of a comparison. Medians are over all runs, one that was not solved counting as never.
-
-    So a median is None, never, where half of the runs or more were not solved; leaving these out would flatter a
-    method that fails.
-    """
-
-    group: str
-    runs: int
-    solved: int
-    median_steps: float | None
-    median_seconds: float | None
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """A comparison's rows, and where its picture is. As text it is a table for the terminal."""
+    """A comparison's rows, and where its picture is. As text it is a table for the terminal.
+
+    Attributes:
+        goals: the mean returns at which its runs count as solved, each once, from the least; None for none.
+    """
 
     rows: tuple[GroupResult, ...]
     picture: Path
-    goals: tuple[
-        float | None, ...
-    ] = ()  # what the runs were to reach to count as solved, from the least; None: nothing
+    goals: tuple[float | None, ...] = ()
 
     def __str__(self) -> str:
         head = ("group", "runs", "solved", "median steps", "median seconds")
@@ -98,17 +83,3 @@ def compare(run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     draw(groups, out)
     goals = sorted({run.goal for run in runs}, key=lambda goal: (goal is None, goal or 0.0))
     return Comparison(tuple(group_result(name, members) for name, members in groups.items()), out, tuple(goals))
-
-
-def group_result(group: str, runs: Sequence[FinishedRun]) -> GroupResult:
-    """One group's row of the table."""
-    steps = [math.inf if run.solved_after_steps is None else run.solved_after_steps for run in runs]
-    seconds = [math.inf if run.solved_after_s is None else run.solved_after_s for run in runs]
-    median_steps, median_seconds = statistics.median(steps), statistics.median(seconds)
-    return GroupResult(
-        group=group,
-        runs=len(runs),
-        solved=sum(math.isfinite(value) for value in seconds),
-        median_steps=median_steps if math.isfinite(median_steps) else None,
-        median_seconds=median_seconds if math.isfinite(median_seconds) else None,
-    )

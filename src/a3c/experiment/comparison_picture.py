@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from a3c.errors import UsageError
-from a3c.experiment.finished_runs import Axis, FinishedRun, group_curve
+from a3c.experiment.finished_runs import Axis, FinishedRun, group_curve, group_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,8 +89,8 @@ def _draw_time_to_solve(panel: Axes, groups: Groups) -> None:
         colour = _colour(i)
         solved = [run.solved_after_s for run in runs if run.solved_after_s is not None]
         unsolved = [run.ended_after_s for run in runs if run.solved_after_s is None]
-        median = statistics.median([*solved, *[math.inf] * len(unsolved)])
-        if math.isfinite(median):
+        median = group_result(name, runs).median_seconds
+        if median is not None:
             panel.barh(i, median, height=_BAR_HEIGHT, color=colour, alpha=0.35)
         panel.plot(solved, _spread_out(i, len(solved)), "o", color=colour, markersize=4.5)
         panel.plot(unsolved, _spread_out(i, len(unsolved)), "x", color=colour, markersize=6, markeredgewidth=1.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -91,10 +91,9 @@ def evaluate(
     try:
         check_fit(policy, envs.single_observation_space, envs.single_action_space, source.name)
         with making(source, "played"):
-            result = play_episodes(
+            return play_episodes(
                 policy, envs, episodes, seed=seed, greedy=greedy, max_steps_per_episode=max_steps_per_episode
             )
-        return replace(result, checkpoint=policy.checkpoint)
     finally:
         envs.close()
 
@@ -117,11 +116,11 @@ def play_episodes(
     count = envs.num_envs
     assert episodes >= count
     seeds = evaluation_seeds(seed, count + 2)
-    policy = Policy(policy.spec, policy.model, seed=seeds[-1])
+    player = Policy(policy.spec, policy.model, seed=seeds[-1])
     quotas = np.full(count, episodes // count) + (np.arange(count) < episodes % count)  # episodes each, [B]
     with one_thread():
         first_seed = reset_seed(envs, seeds[:count], seeds[-2])
-        returns, lengths, cut = _play(policy, envs, first_seed, quotas, greedy, max_steps_per_episode)
+        returns, lengths, cut = _play(player, envs, first_seed, quotas, greedy, max_steps_per_episode)
     return Evaluation(
         episodes=len(returns),
         return_mean=float(returns.mean()),
@@ -131,6 +130,7 @@ def play_episodes(
         greedy=greedy,
         seed=seed,
         cut_episodes=cut,
+        checkpoint=policy.checkpoint,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,21 @@ class Curve:
     all_running: NDArray[np.bool_]  # every run had finished an episode, none had ended
 
 
+@dataclass(frozen=True)
+class GroupResult:
+    """One row of a comparison. Medians are over all runs, one that was not solved counting as never.
+
+    So a median is None, never, where half of the runs or more were not solved; leaving these out would flatter a
+    method that fails.
+    """
+
+    group: str
+    runs: int
+    solved: int
+    median_steps: float | None
+    median_seconds: float | None
+
+
 def read_run(path: Path) -> FinishedRun:
     """Read config.json, summary.json and episodes.csv.
 
@@ -95,6 +112,20 @@ def read_run(path: Path) -> FinishedRun:
         solved_after_steps=solved_after_steps,
         solved_after_s=solved_after_s,
         goal=goal,
+    )
+
+
+def group_result(group: str, runs: Sequence[FinishedRun]) -> GroupResult:
+    """One group's row of the table."""
+    steps = [math.inf if run.solved_after_steps is None else run.solved_after_steps for run in runs]
+    seconds = [math.inf if run.solved_after_s is None else run.solved_after_s for run in runs]
+    median_steps, median_seconds = statistics.median(steps), statistics.median(seconds)
+    return GroupResult(
+        group=group,
+        runs=len(runs),
+        solved=sum(math.isfinite(value) for value in seconds),
+        median_steps=median_steps if math.isfinite(median_steps) else None,
+        median_seconds=median_seconds if math.isfinite(median_seconds) else None,
     )
 
 

@@ -74,10 +74,10 @@ def train(
 
                 return finished_run(path, settings.get("model"))
     config, description = presets.resolve(EnvSource(env).name, settings)
-    if resume and not config.overwrite:  # a run that was killed before its first checkpoint has no other way
+    begun_anew = ""
+    if resume:  # a run that was killed before its first checkpoint has no other way
         config = replace(config, overwrite=True)
-        if (path / METRICS).exists():
-            description += f"\n{path} holds no checkpoint: it is begun anew"
+        begun_anew = f"\n{path} holds no checkpoint: it is begun anew" if (path / METRICS).exists() else ""
     source = env_source(env, config)
     source.check_exists()
     if config.wandb:
@@ -89,7 +89,7 @@ def train(
         config, description = shape.fit(config, description, facts.source, settings)
         from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
 
-        return run_training(facts, config, settings, description, runtime, on_report, started_at)
+        return run_training(facts, config, settings, description + begun_anew, runtime, on_report, started_at)
 
 
 def resume(

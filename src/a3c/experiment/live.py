@@ -101,8 +101,9 @@ class PlainView(LiveView):
             f"{_count(metrics.get('episodes'))} episodes",
             f"return {_decimal(metrics.get('return_mean_100'), 1)}",
             f"staleness {_decimal(metrics.get('staleness_mean'), 2)} (max {_count(metrics.get('staleness_max'))})",
-            *([f"{_count(alive)} workers"] if (alive := metrics.get("workers_alive")) else []),  # none at the end
         ]
+        if alive := metrics.get("workers_alive"):  # at the end none is
+            parts.append(f"{_count(alive)} workers")
         self._say("  ".join(parts))
         self._next_line = time.monotonic() + _LINE_EVERY_S
 

@@ -31,6 +31,9 @@ class Policy:
     """Chooses actions and values states with a trained network.
 
     Owns the network, with the moments that normalise its observations, and the random stream of its sampled actions.
+
+    Attributes:
+        checkpoint: the name of the run's checkpoint that it was read from, if it was.
     """
 
     def __init__(self, spec: PolicySpec, model: ActorCritic, seed: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from a3c.config import TrainConfig, flag, setting_names, unknown_setting
+from a3c.config import TrainConfig, flag, refuse_unknown
 from a3c.envs import envpool
 from a3c.envs.lookup import is_atari_id
 from a3c.errors import UsageError
@@ -212,9 +212,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
 
     Raises UsageError for a setting that does not exist, makes no sense or changes nothing.
     """
-    unknown = set(named) - setting_names()
-    if unknown:
-        raise unknown_setting(sorted(unknown)[0])
+    refuse_unknown(named)
     preset, source = find(env_name, str(named.get("preset", "auto")))
     values = preset | {name: plain(value) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from a3c.config import TrainConfig, flag, is_json, setting_names, unknown_setting
+from a3c.config import TrainConfig, flag, is_json, refuse_unknown
 from a3c.errors import RunDirectoryError, UsageError
 from a3c.experiment.presets import plain
 from a3c.experiment.run_directory import CONFIG, read_json
@@ -45,8 +45,7 @@ def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, 
 
     Raises UsageError where one of the named settings makes no sense, or would change what the run means.
     """
-    if unknown := set(named) - setting_names():
-        raise unknown_setting(sorted(unknown)[0])
+    refuse_unknown(named)
     config = replace(saved, **{name: plain(value) for name, value in named.items()})
     config.validate()
     config.refuse_idle(named)

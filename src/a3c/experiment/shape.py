@@ -21,7 +21,7 @@ from a3c.spaces.parts import ACTION_MASK
 
 _LEAST_S, _MOST_S = 0.15, 1.0  # of stepping; until then at least so many steps:
 _LEAST_STEPS = 20
-_SILENCE_S, _PATIENCE_S = 2.0, 20.0
+_SILENCE_S, _PATIENCE_S = 2.0, 20.0  # after the first it is told, after both given up
 _ACTIONS = 64
 _MOSTLY_WAITING = 0.5  # of a step's time on the processor, at most
 _MOST_WORKERS = 32
@@ -55,7 +55,7 @@ def fit(config: TrainConfig, description: str, source: EnvSource, named: Collect
     repeats = config.algorithm == "a2c" or config.runtime != "processes"  # to the bit: no clock may have a say
     if chosen or repeats or config.preset == "none" or config.end_rollout_at_episode_end:
         return config, description
-    if (step := measure(source)) is None:
+    if (step := measure(source, config.quiet)) is None:
         return config, description
     workers, envs, why = choose(step, cores())
     fitted, rate = replace(config, workers=workers, envs_per_worker=envs), ""
@@ -66,7 +66,7 @@ def fit(config: TrainConfig, description: str, source: EnvSource, named: Collect
     return fitted, presets.describe(fitted, origin, named)
 
 
-def measure(source: EnvSource, patience_s: float = _PATIENCE_S) -> StepTime | None:
+def measure(source: EnvSource, quiet: bool = True) -> StepTime | None:
     """Step one environment with random actions for a moment; None if that cannot be done, whatever the reason.
 
     Training makes the same environments and says what is wrong with them; one that hangs, workers are killed for. So
@@ -79,8 +79,9 @@ def measure(source: EnvSource, patience_s: float = _PATIENCE_S) -> StepTime | No
     thread.start()
     thread.join(_SILENCE_S)
     if thread.is_alive():
-        print(f"a3c: measuring how long a step of {source.name} takes ...", file=sys.stderr, flush=True)
-        thread.join(patience_s)
+        if not quiet:
+            print(f"a3c: measuring how long a step of {source.name} takes ...", file=sys.stderr, flush=True)
+        thread.join(_PATIENCE_S)
     answer = found[0] if found else None
     if isinstance(answer, UnsupportedEnvironment):
         raise answer

@@ -27,14 +27,13 @@ class Keeper:
         if incarnation >= self._incarnation:
             self._incarnation = incarnation
             self._kept[name] = what
-            self._knows_all = self._knows_all or name == "cut"
 
     def begin(self) -> tuple[int, bytes, dict[str, bytes]]:
         """For a server that begins: which of its lives this is, from 0, and what the one before has left.
 
         Raises ClusterError if that is lost.
         """
-        if not self._knows_all:
+        if not self._knows_all and "cut" not in self._kept:
             raise ClusterError("the server and its keeper have been lost, one after the other")
         self._incarnation += 1
         return self._incarnation, self._contents, self._kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import pickle
 import time
 import warnings
@@ -198,10 +197,6 @@ class ParameterServer:
         self._store.load_state_dict(_with_tensors(state))
         self._published = None
         await self._keep_cut()
-
-    async def process(self) -> int:
-        """The number of its process, on its node."""
-        return os.getpid()
 
     def _end_session(self, worker: int) -> Session:
         """Refuse the pushes of a worker's session from now on; its next one."""

@@ -34,6 +34,7 @@ _HELD: list[Any] = []
 
 _LIVES = 100  # of the server, and of its keeper: each is started anew so often
 _START_S = 120.0  # what its first start may take
+_SOME_MEMORY = 1  # byte: Ray places an actor that asks for nothing on any node, whatever its strategy says
 _OTHER_CALLS = 64  # at once, besides those of workers
 
 
@@ -101,6 +102,7 @@ class RayStore:
         server_class: Any = ray.remote(ParameterServer)
         server = server_class.options(
             num_cpus=0,
+            memory=_SOME_MEMORY,
             name=f"a3c-parameter-server-{run}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
             max_restarts=_LIVES,
@@ -185,8 +187,7 @@ class RayHandle:
         elif not self._under_way:
             self._latest = answer(self._server.pull.remote(self.worker))
         while len(self._under_way) > self._in_flight:
-            self._latest = self._under_way[0]()
-            self._under_way.popleft()
+            self._settle_one()
         out.copy_(tensor_of(self._theta()))
         reply = self._latest
         assert reply is not None
@@ -220,13 +221,13 @@ class RayHandle:
             answer(self._server.leave.remote(self.worker))
             return
         while self._under_way and not self._rounds:  # the answer of a round waits for others
-            self._latest = self._under_way[0]()
-            self._under_way.popleft()
-        if self._fetcher is not None:
-            self._fetcher.shutdown(wait=False)
-            self._fetcher = None
+            self._settle_one()
         # Calls may overtake one another: what was pushed last is said.
         answer(self._server.leave.remote(self.worker, self._session, self._sequence))
+
+    def _settle_one(self) -> None:
+        self._latest = self._under_way[0]()
+        self._under_way.popleft()
 
     def _waiting(self, reference: Any) -> Callable[[], Reply]:
         """What gives an answer. A θ that does not come with it is fetched by a thread, while the worker acts."""
@@ -234,24 +235,21 @@ class RayHandle:
             return lambda: answer(reference)
         if self._fetcher is None:
             self._fetcher = ThreadPoolExecutor(1, "a3c-fetch")
-        return self._fetcher.submit(_with_theta, reference).result
+        return self._fetcher.submit(lambda: _with_theta(answer(reference))).result
 
     def _theta(self) -> Array:
         """θ as the latest answer has it; a new answer where it was lost on the way."""
         assert self._latest is not None
-        while not isinstance(self._latest.parameters, np.ndarray):
-            try:
-                return ray.get(self._latest.parameters)  # type: ignore[no-any-return]
-            except ObjectLostError:  # with the server, which has been started anew
-                self._latest = answer(self._server.pull.remote(self.worker))
-        return self._latest.parameters
+        while not isinstance((theta := _with_theta(self._latest).parameters), np.ndarray):
+            self._latest = answer(self._server.pull.remote(self.worker))
+        return theta
 
 
-def _with_theta(reference: Any) -> Reply:
-    reply: Reply = answer(reference)
+def _with_theta(reply: Reply) -> Reply:
+    """The answer with θ itself in place of its reference, unless it was lost with the server."""
     if not isinstance(reply.parameters, np.ndarray):
-        with contextlib.suppress(ObjectLostError):  # with the server; the worker asks for another
-            reply = reply._replace(parameters=ray.get(reply.parameters))
+        with contextlib.suppress(ObjectLostError):
+            return reply._replace(parameters=ray.get(reply.parameters))
     return reply
 
 
