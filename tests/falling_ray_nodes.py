@@ -55,11 +55,12 @@ class Falling:
         ][:most]
         self.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         self.done = []
-        self.server_node = None  # where the server was at first
+        self.server_here = None  # whether it was on this process's node at first
 
     def on_report(self, line):
-        if self.server_node is None:
-            self.server_node = self.ask("server", lambda actor: ray.get_runtime_context().get_node_id())
+        if self.server_here is None:
+            node = self.actor("server").__ray_call__.remote(lambda actor: ray.get_runtime_context().get_node_id())
+            self.server_here = ray.get(node) == ray.get_runtime_context().get_node_id()
         if self.plan and line["env_steps"] > self.plan[0][0]:
             _, action = self.plan.pop(0)
             action()
@@ -74,9 +75,6 @@ class Falling:
     def kill(self, what):
         kill_process_of(self.actor(what))
         self.done.append(what)
-
-    def ask(self, what, question):
-        return ray.get(self.actor(what).__ray_call__.remote(question))
 
     def actor(self, what):
         (name,) = [name for name in ray.util.list_named_actors() if what in name]
@@ -98,7 +96,6 @@ def main(run_dir, algorithm, most):
         falling = Falling(cluster, most, file)
         ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
         cluster.wait_for_nodes()
-        here = ray.get_runtime_context().get_node_id()
         run = a3c.train(
             lambda: SlowCartPole(file), algorithm=algorithm, preset="none", runtime="ray", workers=2,
             envs_per_worker=16, learning_rate=4e-3, total_env_steps=1_000_000, stop_at_return=475.0, seed=1,
@@ -107,16 +104,8 @@ def main(run_dir, algorithm, most):
     finally:
         ray.shutdown()
         cluster.shutdown()
-    print(
-        json.dumps(
-            {
-                "done": falling.done,
-                "server_here": falling.server_node == here,
-                "solved": run.solved,
-                "summary": run.summary,
-            }
-        )
-    )
+    told = {"done": falling.done, "server_here": falling.server_here, "solved": run.solved, "summary": run.summary}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
