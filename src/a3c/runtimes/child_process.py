@@ -16,6 +16,8 @@ from a3c.errors import UsageError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_LOOK_EVERY_S = 0.2
+_import_watches: list[tuple[threading.Event, threading.Thread]] = []
 
 
 @contextlib.contextmanager
@@ -105,8 +107,41 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+class WatchesParent:
+    """As the first of a spawned process's arguments: from where it is unpickled on, the process goes with its parent.
+
+    What comes after it may import torch, which takes seconds, before the process gets to `exit_with_parent`.
+    """
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return begin_of_imports, (os.getpid(),)
+
+
+def begin_of_imports(parent: int) -> None:
+    """Go when the parent of this number does, until `end_of_imports`."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_EVERY_S):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="a3c-import-watch", daemon=True)
+    thread.start()
+    _import_watches.append((over, thread))
+
+
+def end_of_imports() -> None:
+    """Watch no longer. No thread is left then, so that the fork server may fork."""
+    while _import_watches:
+        over, thread = _import_watches.pop()
+        over.set()
+        thread.join()
+
+
 def exit_with_parent() -> None:
     """Go when the parent does, whatever it died of."""
+    end_of_imports()
     parent = parent_process()
     if parent is None:
         return

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 from a3c.errors import OutOfResources, StoreBusy, WorkerDied, WorkerError, WorkerFailed, WorkerHung
-from a3c.runtimes.child_process import dumped, hidden_main, signals_blocked
+from a3c.runtimes.child_process import WatchesParent, dumped, hidden_main, signals_blocked
 from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import Life, MakeActorLearner, Report
@@ -24,6 +24,7 @@ from a3c.types import Life, MakeActorLearner, Report
 StartMethod = Literal["forkserver", "spawn"]
 
 _EXIT_PATIENCE_S = 1.0
+_IMPORTS_BEGIN, _IMPORTS_END = "a3c.runtimes.imports_begin", "a3c.runtimes.imports_end"
 _SHORT_OF = {
     errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
     errno.ENFILE: "raise the system's limit of open files",
@@ -96,7 +97,7 @@ class ProcessRuntime:
         server = forkserver._forkserver
         if getattr(server, "_forkserver_pid", None) is None:
             self._remember_services()
-            self.context.set_forkserver_preload(self.preload)
+            self.context.set_forkserver_preload([_IMPORTS_BEGIN, *self.preload, _IMPORTS_END])
             with hidden_main(), signals_blocked():
                 forkserver.ensure_running()
 
@@ -232,6 +233,7 @@ class _Crew:
         process = context.Process(  # type: ignore[attr-defined]
             target=worker_main,
             args=(
+                WatchesParent() if runtime.start_method == "spawn" else None,
                 number,
                 self._recipe,
                 self._store.connect(number),

@@ -31,6 +31,7 @@ class Failure(NamedTuple):
 
 
 def worker_main(
+    watch: None,
     worker: int,
     recipe: bytes,
     handle: Any,
@@ -42,6 +43,7 @@ def worker_main(
     """Run one actor-learner to its end and report through `pipe`.
 
     Args:
+        watch: what is left of WatchesParent.
         worker: its number.
         recipe: a cloudpickled `make_actor_learner`.
         handle: its end of the store.
