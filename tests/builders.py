@@ -6,7 +6,6 @@ It imports no pytest, so that the processes start quickly.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver, parent_process, resource_tracker
+from multiprocessing import connection, parent_process
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -36,7 +35,6 @@ from a3c.stores.local import LocalStore
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
 from a3c.types import Counts, Receipt, Snapshot, StoreHandle, Update
-from leftovers import nothing_left
 from scripted_env import vectorise
 
 STORE_NAMES = ("local", "hogwild", "locked", "synchronous", "delayed-0", "delayed-2")
@@ -179,19 +177,6 @@ def initial_parameters() -> Tensor:
 
 
 # Processes that do what they are told.
-
-
-@contextlib.contextmanager
-def fork_server_running() -> Iterator[Any]:
-    """The forkserver context, with torch imported once for all its processes; gone again afterwards."""
-    with nothing_left():
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "gymnasium", "pytest", "a3c.stores.synchronous"])
-        forkserver.ensure_running()
-        yield context
-        context.set_forkserver_preload(["__main__"])
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
-        resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
 
 class Remote:

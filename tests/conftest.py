@@ -1,9 +1,42 @@
-"""For all tests: one torch thread, as in a worker; and no deadline for Hypothesis, for machines are shared."""
+"""For all tests: one torch thread, as in a worker; no deadline for Hypothesis; a fork server that is there already."""
 
+import multiprocessing
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import settings
+
+from a3c.experiment.launch import PRELOAD
+from a3c.runtimes.processes import ProcessRuntime
 
 torch.set_num_threads(1)
 
 settings.register_profile("a3c", deadline=None)
 settings.load_profile("a3c")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Any:
+    """One for all tests, and its context: a run takes the one that is there and leaves it, and each takes seconds."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return None
+    runtime = ProcessRuntime("forkserver", preload=[*PRELOAD, "pytest"])
+    runtime.prepare()
+    return runtime.context
+
+
+@pytest.fixture
+def no_fork_server() -> Iterator[None]:
+    """For a test of how a run starts its own and ends it, or of what its processes inherit."""
+    _stop_services()
+    yield
+    _stop_services()
+    ProcessRuntime("forkserver", preload=[*PRELOAD, "pytest"]).prepare()
+
+
+def _stop_services() -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]

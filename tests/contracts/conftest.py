@@ -6,14 +6,8 @@ import multiprocessing
 
 import pytest
 
-from builders import Remote, fork_server_running
+from builders import Remote
 from leftovers import nothing_left
-
-
-@pytest.fixture(scope="module")
-def fork_server():
-    with fork_server_running() as context:
-        yield context
 
 
 @pytest.fixture

@@ -231,6 +231,7 @@ def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(start_method, k
     assert counters.episodes == 60 + 60 + 3 + 2 >= len(episodes)
 
 
+@pytest.mark.usefixtures("no_fork_server")
 @pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
 def test_restarts_are_limited(kind):
     runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1))
@@ -429,6 +430,7 @@ def test_system_exit_in_an_environment_is_a_failure(runtime):
         collect(runtime, make(at_update=leave), shared_store(runtime))
 
 
+@pytest.mark.usefixtures("no_fork_server")
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_worker_has_one_torch_thread(start_method):
     def check(worker, update):

@@ -23,7 +23,8 @@ from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import Network
 from a3c.stores.local import LocalStore
 from a3c.types import Rollout
-from builders import Remote, fork_server_running, make_rule, make_store
+from builders import Remote, make_rule, make_store
+from leftovers import nothing_left
 from random_rollout import random_rollout
 from scripted_env import Script, ScriptedEnv, vectorise
 
@@ -418,10 +419,10 @@ def test_the_learner_pushes_its_moments():
 
 @pytest.mark.timeout(60)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a fork server")
-def test_two_processes_merge_to_what_one_computation_over_both_gives():
-    with fork_server_running() as context:
-        store = make_store("hogwild", initial(), make_rule(learning_rate=0.001), 2, context=context, tracked=5)
-        workers = [Remote(context, store.connect(worker)) for worker in range(2)]
+def test_two_processes_merge_to_what_one_computation_over_both_gives(fork_server):
+    with nothing_left():
+        store = make_store("hogwild", initial(), make_rule(learning_rate=0.001), 2, context=fork_server, tracked=5)
+        workers = [Remote(fork_server, store.connect(worker)) for worker in range(2)]
         try:
             for worker, remote in enumerate(workers):
                 remote.start(learn, 10 * worker, 25)

@@ -40,6 +40,7 @@ class TooDeep(nn.Module):
         return self.linear(observation).unsqueeze(0)
 
 
+@pytest.mark.usefixtures("no_fork_server")  # its processes inherit where to write
 @pytest.mark.parametrize("model", [RandomFeatures, "test_own_network:RandomFeatures"])
 def test_every_process_has_the_same_buffers_and_the_loaded_policy_too(tmp_path, monkeypatch, model):
     notes = tmp_path / "notes"

@@ -276,6 +276,7 @@ def test_the_end_waits_for_an_evaluation_that_is_under_way(tmp_path):
     assert training.steps == [100]
 
 
+@pytest.mark.usefixtures("no_fork_server")
 def test_the_evaluator_outlives_the_fork_server_for_as_long_as_it_is_waited_for(tmp_path):
     with nothing_left():
         runtime = ProcessRuntime("forkserver")

@@ -120,6 +120,7 @@ def test_closing_ends_it_in_the_middle_of_its_work(runtime):
     assert pid not in descendants()
 
 
+@pytest.mark.usefixtures("no_fork_server")
 def test_closing_ends_it_after_the_fork_server_has_gone():
     with nothing_left():
         runtime = ProcessRuntime("forkserver", preload=["torch"])

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from a3c.stores.shared_memory import ProcessLock, SharedBlock
-from builders import fork_server_running
 from leftovers import nothing_left
 
 pytestmark = [
@@ -23,12 +22,6 @@ pytestmark = [
 
 LAYOUT = {"five": ("f4", (5,)), "table": ("f8", (3, 2)), "counts": ("i8", (2,))}
 A_WHILE_S = 0.1
-
-
-@pytest.fixture(scope="module")
-def fork_server():
-    with fork_server_running() as context:
-        yield context
 
 
 @pytest.fixture

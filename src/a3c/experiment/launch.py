@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OnReport = Callable[[Mapping[str, Any]], object]
 
-_PRELOAD = ["a3c.experiment.recipe", "a3c.runtimes.worker", "gymnasium.envs.classic_control.cartpole"]
+PRELOAD = ["a3c.experiment.recipe", "a3c.runtimes.worker", "gymnasium.envs.classic_control.cartpole"]
 _REPORT_EVERY_S = 0.25
 
 
@@ -171,7 +171,7 @@ def make_runtime(config: TrainConfig) -> AnyRuntime:
     try:
         return ProcessRuntime(
             config.start_method,
-            preload=_PRELOAD,
+            preload=PRELOAD,
             report_every_s=_REPORT_EVERY_S,
             episodes_at_once=episodes_at_once,
             policy=policy,
