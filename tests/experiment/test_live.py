@@ -89,6 +89,13 @@ class TestRichLiveView:
             assert screen.count(text) == 1  # in place: the last panel replaced the ones before
         assert "━" in screen
 
+    def test_at_the_end_no_workers_are_counted(self, clock):
+        view, terminal = rich_view()
+        view.show(line())
+        view.show(line(workers_alive=0))
+        view.close()
+        assert "workers" not in terminal.screen()
+
     def test_what_is_not_known_is_a_dash(self, clock):
         view, terminal = rich_view()
         view.show(line(**UNKNOWN))

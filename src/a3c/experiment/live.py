@@ -173,7 +173,8 @@ class RichLiveView(LiveView):
         )
         stale = f"{_decimal(get('staleness_mean'), 2)} mean, {_count(get('staleness_max'))} max"
         table.add_row("staleness", f"{stale}  {_bars(get('staleness_counts'))}")
-        table.add_row("workers", f"{_of(get('workers_alive'), self.workers)} alive")
+        if alive := get("workers_alive"):  # at the end none is
+            table.add_row("workers", f"{_of(alive, self.workers)} alive")
         return Panel(table, title=Text(self.title), title_align="left", border_style="blue", expand=False)
 
     def _time_row(self) -> Table:

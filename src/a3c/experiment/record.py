@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from a3c.config import OwnCode
 from a3c.core.seeding import evaluation_seeds
+from a3c.envs.lookup import missing_extra
 from a3c.envs.make import EnvFactory, making
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
@@ -101,7 +102,7 @@ def record(
     if fps is not None and not 0 < fps < float("inf"):
         raise UsageError(f"--fps must be more than 0, not {fps}")
     if importlib.util.find_spec(ENDINGS[ending]) is None:
-        raise UsageError('recording wants a package that is missing: pip install "a3c[video]"')
+        raise missing_extra("recording", "video")
     policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
     with making(source):
         filmed = source.make(render_mode="rgb_array")
