@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "CartPole-v1": _CARTPOLE,
     "Acrobot-v1": _NUMBERS
     | {
-        "envs_per_worker": 8,
+        "envs_per_worker": 4,
         "total_env_steps": 500_000,
         "rollout_length": 8,
         "discount": 0.99,
