@@ -4,16 +4,19 @@ It is one of its own because a process that has been connected to one cluster ca
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import gymnasium as gym
 import ray
 from ray.cluster_utils import Cluster
 
 import a3c
-from ray_cluster import for_the_workers, kill_process_of
+from ray_cluster import for_the_workers, kill_process_of, process_of
 
 
 class SlowCartPole(gym.Wrapper):
@@ -51,7 +54,7 @@ class Falling:
             (15_000, lambda: self.kill("server")),
             (25_000, lambda: self.kill("keeper")),
             (35_000, self.lose_a_node),
-            (75_000, lambda: self.kill("server")),
+            (75_000, self.stop_the_server),
         ][:most]
         self.nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
         self.done = []
@@ -75,6 +78,10 @@ class Falling:
     def kill(self, what):
         kill_process_of(self.actor(what))
         self.done.append(what)
+
+    def stop_the_server(self):
+        os.kill(process_of(self.actor("server")), signal.SIGSTOP)
+        self.done.append("stopped server")
 
     def actor(self, what):
         (name,) = [name for name in ray.util.list_named_actors() if what in name]
@@ -109,5 +116,5 @@ def main(run_dir, algorithm, most):
 
 
 if __name__ == "__main__":
-    with for_the_workers():
+    with for_the_workers(), mock.patch("a3c.stores.ray._ANSWER_S", 3.0):  # a run has more patience
         main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -51,7 +51,12 @@ def for_the_workers() -> Iterator[None]:
 
 def kill_process_of(actor: Any) -> None:
     """Kill the process that an actor runs in, as the system might."""
-    os.kill(ray.get(actor.__ray_call__.remote(lambda actor: os.getpid())), signal.SIGKILL)
+    os.kill(process_of(actor), signal.SIGKILL)
+
+
+def process_of(actor: Any) -> int:
+    """The process that an actor runs in."""
+    return int(ray.get(actor.__ray_call__.remote(lambda actor: os.getpid())))
 
 
 class StoreOnUsedServer(RayStore):

@@ -11,19 +11,19 @@ import pytest
 from a3c.experiment import checkpoint
 from leftovers import nothing_left_of_children
 
-LOSSES = ["node", "server", "keeper", "node", "server"]
+LOSSES = ["node", "server", "keeper", "node", "stopped server"]
 ENVS, LONGEST = 16, 500
 UNSEEN = 40_000  # steps that a server which is lost may have taken since it was last kept
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize(("algorithm", "losses"), [("a3c", LOSSES), ("a2c", LOSSES[:1])])
 def test_what_a_run_needs_is_killed_and_cartpole_is_solved_all_the_same(tmp_path, algorithm, losses):
     program = Path(__file__).parent / "falling_ray_nodes.py"
     with nothing_left_of_children() as environment:
         done = subprocess.run(
             [sys.executable, str(program), str(tmp_path / "run"), algorithm, str(len(losses))],
-            capture_output=True, text=True, timeout=200, env=environment,
+            capture_output=True, text=True, timeout=320, env=environment,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
@@ -36,6 +36,6 @@ def test_what_a_run_needs_is_killed_and_cartpole_is_solved_all_the_same(tmp_path
     with open(tmp_path / "run" / "episodes.csv") as file:
         over = sum(int(row["length"]) for row in csv.DictReader(file))
     cut = (2 + restarts) * ENVS * LONGEST
-    assert over - losses.count("server") * UNSEEN <= told["summary"]["env_steps"] <= over + cut, told
+    assert over - sum("server" in loss for loss in losses) * UNSEEN <= told["summary"]["env_steps"] <= over + cut, told
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert checkpoint.read_checkpoint(newest).state["env_steps"] == told["summary"]["env_steps"]

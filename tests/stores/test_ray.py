@@ -1,17 +1,19 @@
 """The store on Ray: equal to those in one process, and what becomes of it when its server dies."""
 
+import os
+import signal
 import time
 
 import pytest
 import torch
 
 from a3c.core.optimizers import RMSProp
-from a3c.errors import StoreError
+from a3c.errors import ClusterError, StoreError
 from a3c.stores.parameter_server import Push
 from a3c.stores.ray import RayStore, answer
 from a3c.types import Counts, Snapshot
 from builders import initial_parameters, make_rule, make_store, pull, push_each, random_gradients, train_serially
-from ray_cluster import kill_process_of, ray_cluster
+from ray_cluster import kill_process_of, process_of, ray_cluster
 
 pytestmark = pytest.mark.timeout(60)
 ONE_STEP = Counts(1, 0)
@@ -138,6 +140,20 @@ def test_a_server_that_is_killed_goes_on_from_what_was_kept(size):
     store.request_stop()
     kill_process_of(store.server)
     assert store.counters().stop
+
+
+def test_a_server_that_hangs_is_started_anew(monkeypatch):
+    store = RayStore(torch.zeros(2), make_rule(RMSProp(), 0.1), 2)
+    store.load_state_dict(store.state_dict() | {"version": 7, "env_steps": 70})  # kept
+    handle = store.connect(0)
+    _, snapshot = pull(handle, torch.zeros(2))
+    os.kill(process_of(store.server), signal.SIGSTOP)
+    handle.push(torch.ones(2), Counts(5, 1), snapshot.version)
+    with pytest.raises(ClusterError, match="has not answered for 1 s.*a3c resume"):
+        answer(store.server.counters.remote(), 1.0)
+    monkeypatch.setattr("a3c.stores.ray._ANSWER_S", 1.0)
+    assert store.counters().env_steps in (70, 75)  # what was kept, and perhaps already what was on its way
+    assert pull(handle, torch.zeros(2))[1] == Snapshot(7, 75, 1, False)
 
 
 @pytest.mark.parametrize("size", [2, 100_000])

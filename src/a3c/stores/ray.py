@@ -13,7 +13,7 @@ import cloudpickle
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 _HELD: list[Any] = []
 
 _LIVES = 100  # of the server, and of its keeper: each is started anew so often
-_START_S = 120.0  # what its first start may take
+_START_S = 120.0  # what a start may take
+_ANSWER_S = 120.0  # what an answer may take, as long as a start, before the server is taken to hang
 _SOME_MEMORY = 1  # byte: Ray places an actor that asks for nothing on any node, whatever its strategy says
 _OTHER_CALLS = 64  # at once, besides those of workers
 
@@ -46,7 +47,8 @@ class RayStore:
     answer before has brought, so each of its gradients is one update of its own late. One worker alone then equals a
     DelayedStore(1), and without it a LocalStore, to the bit.
 
-    The server is started anew, by Ray, when it dies, with what it was some seconds before; workers go on with it.
+    The server is started anew, by Ray, when it dies, with what it was some seconds before; workers go on with it. One
+    that has not answered the caller for two minutes is killed, and started anew like that.
 
     Args:
         initial: the first θ, [P]; copied.
@@ -125,26 +127,26 @@ class RayStore:
 
     def join(self, worker: int) -> None:
         """Count the worker in."""
-        answer(self.server.join.remote(worker))
+        self._ask("join", worker)
 
     def leave(self, worker: int) -> None:
         """Count the worker out; if it has pushed in this process, after its last push."""
-        if worker in self._handles:
+        if worker in self._handles and self._handles[worker].entered:
             self._handles[worker].leave()
         else:
-            answer(self.server.leave.remote(worker))
+            self._ask("leave", worker)
 
     def waits(self, worker: int) -> bool:
         """Whether the worker is waiting for others."""
-        return bool(answer(self.server.waits.remote(worker)))
+        return bool(self._ask("waits", worker))
 
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
-        answer(self.server.request_stop.remote())
+        self._ask("request_stop")
 
     def counters(self) -> Snapshot:
         """The counters as they stand."""
-        found: Snapshot = answer(self.server.counters.remote())
+        found: Snapshot = self._ask("counters")
         return found
 
     def snapshot(self) -> StoreState:
@@ -153,7 +155,7 @@ class RayStore:
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
-        state = answer(self.server.state_dict.remote())
+        state = self._ask("state_dict")
         return {
             name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
             for name, value in state.items()
@@ -163,7 +165,19 @@ class RayStore:
         """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
         unpack_state(state, self.rule, self.like, self.tracked)
         arrays = {n: value.cpu().numpy() if isinstance(value, Tensor) else value for n, value in state.items()}
-        answer(self.server.load_state_dict.remote(arrays))
+        self._ask("load_state_dict", arrays)
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        """What the server answers. One that does not is started anew, and answers then: Ray repeats the call.
+
+        Raises ClusterError if it is gone for good, or its next life does not answer either.
+        """
+        reference = getattr(self.server, what).remote(*arguments)
+        with contextlib.suppress(_Silent):
+            return answer(reference, _ANSWER_S)
+        with contextlib.suppress(RayError):
+            ray.kill(self.server, no_restart=False)
+        return answer(reference, _START_S)
 
 
 class RayHandle:
@@ -178,6 +192,11 @@ class RayHandle:
         self._under_way: deque[Callable[[], Reply]] = deque()  # what waits for each answer
         self._latest: Reply | None = None
         self._fetcher: ThreadPoolExecutor | None = None
+
+    @property
+    def entered(self) -> bool:
+        """Whether it has been used, in this process."""
+        return self._session is not None
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`: as the answer to the latest push but `in_flight` has it."""
@@ -253,13 +272,22 @@ def _with_theta(reply: Reply) -> Reply:
     return reply
 
 
+class _Silent(ClusterError):
+    """An actor does not answer."""
+
+
 def answer(reference: Any, timeout_s: float | None = None) -> Any:
     """What a call of an actor returns, or the error of this library that it raised.
 
-    Raises ClusterError if the actor is gone for good, or does not come back in time.
+    Raises ClusterError if the actor is gone for good, or does not answer in time.
     """
     try:
         return ray.get(reference, timeout=timeout_s)
+    except GetTimeoutError as error:
+        raise _Silent(
+            f"the parameter server has not answered for {timeout_s:g} s, as `ray status` and its log may explain: the "
+            "run's last checkpoint is in its run directory, and `a3c resume` goes on from it"
+        ) from error
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
         if isinstance(cause, A3CError):
