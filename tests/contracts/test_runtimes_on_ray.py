@@ -22,7 +22,7 @@ from a3c.runtimes.restarts import FailurePolicy
 from leftovers import nothing_left
 from ray_cluster import StoreOnUsedServer, ray_cluster
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 globals().update(
     {

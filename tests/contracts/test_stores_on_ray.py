@@ -6,7 +6,7 @@ import test_stores
 from ray_cluster import ray_cluster
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 
 
 def _names_its_stores(test):

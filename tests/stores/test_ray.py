@@ -15,7 +15,7 @@ from a3c.types import Counts, Snapshot
 from builders import initial_parameters, make_rule, make_store, pull, push_each, random_gradients, train_serially
 from ray_cluster import kill_process_of, process_of, ray_cluster
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(150)
 ONE_STEP = Counts(1, 0)
 
 
