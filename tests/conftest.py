@@ -23,9 +23,7 @@ def fork_server() -> Any:
     """One for all tests, and its context: a run takes the one that is there and leaves it, and each takes seconds."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return None
-    runtime = ProcessRuntime("forkserver", preload=[*PRELOAD, "pytest"])
-    runtime.prepare()
-    return runtime.context
+    return _start_server()
 
 
 @pytest.fixture
@@ -34,7 +32,13 @@ def no_fork_server() -> Iterator[None]:
     _stop_services()
     yield
     _stop_services()
-    ProcessRuntime("forkserver", preload=[*PRELOAD, "pytest"]).prepare()
+    _start_server()
+
+
+def _start_server() -> Any:
+    runtime = ProcessRuntime("forkserver", preload=[*PRELOAD, "pytest"])
+    runtime.prepare()
+    return runtime.context
 
 
 def _stop_services() -> None:

@@ -19,7 +19,7 @@ use_one_thread()
 if sys.argv[1] == "keep":
     keep_freed_memory()
 torso, images = image_torso("a3c", 4, 84, 84), torch.rand(48, 4, 84, 84)
-for update in range(60):
+for update in range(120):
     if update == 20:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.autograd.grad(torso(2 * images).square().mean(), list(torso.parameters()))
@@ -32,7 +32,7 @@ GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131
 
 
 def faults(*arguments):
-    """Pages that forty updates take anew."""
+    """Pages that a hundred updates take anew."""
     command = [sys.executable, "-c", FAULTS, *arguments]
     environment = {**os.environ, **GIVES_BACK}
     ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)

@@ -36,6 +36,7 @@ _LIVES = 100  # of the server, and of its keeper: each is started anew so often
 _START_S = 120.0  # what a start may take
 _ANSWER_S = 120.0  # what an answer may take, as long as a start, before the server is taken to hang
 _SOME_MEMORY = 1  # byte: Ray places an actor that asks for nothing on any node, whatever its strategy says
+_FIX = "the run's last checkpoint is in its run directory, and `a3c resume` goes on from it"
 _OTHER_CALLS = 64  # at once, besides those of workers
 
 
@@ -285,8 +286,7 @@ def answer(reference: Any, timeout_s: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout_s)
     except GetTimeoutError as error:
         raise _Silent(
-            f"the parameter server has not answered for {timeout_s:g} s, as `ray status` and its log may explain: the "
-            "run's last checkpoint is in its run directory, and `a3c resume` goes on from it"
+            f"the parameter server has not answered for {timeout_s:g} s, as `ray status` and its log may explain: {_FIX}"
         ) from error
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
@@ -302,8 +302,7 @@ def answer(reference: Any, timeout_s: float | None = None) -> Any:
     except RayError as error:
         lost = error
     raise ClusterError(
-        f"the parameter server cannot be started, or is gone for good ({_last_line(lost)}): the run's last checkpoint "
-        "is in its run directory, and `a3c resume` goes on from it"
+        f"the parameter server cannot be started, or is gone for good ({_last_line(lost)}): {_FIX}"
     ) from lost
 
 
