@@ -286,7 +286,8 @@ def answer(reference: Any, timeout_s: float | None = None) -> Any:
         return ray.get(reference, timeout=timeout_s)
     except GetTimeoutError as error:
         raise _Silent(
-            f"the parameter server has not answered for {timeout_s:g} s, as `ray status` and its log may explain: {_FIX}"
+            f"the parameter server has not answered for {timeout_s:g} s, as `ray status` and its log may explain: "
+            f"{_FIX}"
         ) from error
     except RayTaskError as error:
         cause = getattr(error, "cause", None)
