@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -293,24 +295,37 @@ def soak(
     }
 
 
-def pss_kib(pid: int) -> int:
-    """The proportional set size (what is shared counts in parts) of a process, in KiB; 0 if it is gone."""
-    with contextlib.suppress(OSError, StopIteration):
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return 0
+def memory_kib(pid: int) -> tuple[int, int]:
+    """The proportional set size (what is shared counts in parts) of a process, and that of what it allocated, in KiB.
+
+    The second leaves out the pages of files, of which another program that has loaded the same libraries takes a part.
+    Both are 0 if the process is gone.
+    """
+    with contextlib.suppress(OSError):
+        lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
+        sizes = {words[0]: int(words[1]) for words in lines}
+        if "Pss:" in sizes:
+            return sizes["Pss:"], sizes["Pss_Anon:"] + sizes["Pss_Shmem:"]
+    return 0, 0
 
 
 def held(pid: int) -> dict[str, int]:
-    """What a run holds: memory (PSS, KiB) of the run's own process and of all, open files, files of shared memory."""
-    pss, files = {}, 0
-    for each in (pid, *below(pid)):
-        pss[each] = pss_kib(each)
-        if each == pid:
-            with contextlib.suppress(OSError):
-                files = len(os.listdir(f"/proc/{each}/fd"))
-    shared = len(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else 0
-    return {"own_pss_kib": pss[pid], "all_pss_kib": sum(pss.values()), "open_files": files, "shared": shared}
+    """What a run holds: memory (KiB) of the run's own process and of all, their open files, files of shared memory."""
+    processes = (pid, *below(pid))
+    memory = [memory_kib(each) for each in processes]
+    files = []
+    for each in processes:
+        with contextlib.suppress(OSError):
+            files.append(len(os.listdir(f"/proc/{each}/fd")))
+    return {
+        "own_pss_kib": memory[0][0],
+        "all_pss_kib": sum(pss for pss, _ in memory),
+        "own_allocated_kib": memory[0][1],
+        "all_allocated_kib": sum(allocated for _, allocated in memory),
+        "open_files": files[0] if files else 0,
+        "all_open_files": sum(files),
+        "shared": len(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else 0,
+    }
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
@@ -376,6 +391,23 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
     }
 
 
+def fuzz_together(folder: Path, inputs: int, processes: int, seed: int) -> dict[str, Any]:
+    """`fuzz` in so many processes, each with a run of its own and a seed of its own; their sums, the largest growth."""
+    runs = [tiny_run(folder / str(number)) for number in range(processes)]
+    shares = [inputs // processes + (number < inputs % processes) for number in range(processes)]
+    seeds = [seed + number for number in range(processes)]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        results = list(pool.map(fuzz_alone, runs, shares, seeds))
+    together: dict[str, Any] = {name: sum(r[name] for r in results) for name in ("inputs", "refused", "read")}
+    return together | {name: max(r[name] for r in results) for name in ("grown_kib", "seconds")}
+
+
+def fuzz_alone(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
+    """`fuzz` with one thread: networks of a few weights are built, threads would only wait for each other."""
+    with one_thread():
+        return fuzz(run_dir, inputs, seed)
+
+
 def tiny_run(run_dir: Path) -> Path:
     """A run to damage the files of."""
     command = ["train", "CartPole-v1", "--run-dir", str(run_dir), "--total-env-steps", "2000", "--hidden-sizes", "8"]
@@ -407,6 +439,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--processes", type=int, default=2, help="that damage files at the same time")
     parser.add_argument("--stores", nargs="+", choices=list(STORES), default=list(STORES))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -427,8 +460,7 @@ def main() -> None:
         elif arguments.what == "soak":
             records.append(soak(run_dir, arguments.seconds, 0.001, (2.0, 4.0), 10.0, arguments.seed))
         elif arguments.what == "fuzz":
-            with one_thread():  # networks of a few weights are built: threads would only wait for each other
-                records.append(fuzz(tiny_run(run_dir), arguments.inputs, arguments.seed))
+            records.append(fuzz_together(run_dir, arguments.inputs, arguments.processes, arguments.seed))
     for record in records:
         record |= {"what": arguments.what, "command": " ".join(["python benchmarks/survival.py", *sys.argv[1:]])}
         record |= {"commit": commit(), "time": time.strftime("%F %T")}

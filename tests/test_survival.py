@@ -54,7 +54,7 @@ def test_memory_files_and_shared_memory_are_looked_at(tmp_path):
     first, second = result["first_half"], result["second_half"]
     assert second["open_files"] <= first["open_files"] + 5  # some are being started; a leak would be one a restart
     assert second["shared"] <= first["shared"] + 1
-    assert second["own_pss_kib"] <= 1.1 * first["own_pss_kib"] + 10_000
+    assert second["own_allocated_kib"] <= 1.1 * first["own_allocated_kib"] + 10_000
 
 
 def test_damaged_files_are_refused_by_our_own_errors(tmp_path):
