@@ -10,11 +10,18 @@ import torch
 
 @dataclass(frozen=True)
 class Adding:
-    """θ <- θ + η: no gradient, no statistics, so that what is lost can be counted."""
+    """RMSProp's passes over memory, but with gradients of 1 they add: η to θ, and 1 to the statistic.
 
-    statistic_names: ClassVar[tuple[str, ...]] = ()
+    So what is lost can be counted, of θ, which is changed in place, and of the statistic, which is written back later.
+    """
+
+    statistic_names: ClassVar[tuple[str, ...]] = ("sums",)
 
     def step(self, parameters, gradient, statistics, scratch, *, learning_rate, step_count) -> None:
-        """Read, add, write back, as an optimiser does."""
-        torch.add(parameters, gradient, alpha=learning_rate, out=scratch[0])
-        parameters.copy_(scratch[0])
+        """See `Optimizer.step`."""
+        (sums,) = statistics
+        new, denominator = scratch
+        torch.mul(sums, 1.0, out=new).addcmul_(gradient, gradient)
+        torch.div(new, new, out=denominator).sqrt_()
+        parameters.addcdiv_(gradient, denominator, value=learning_rate)
+        sums.copy_(new)

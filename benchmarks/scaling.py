@@ -7,9 +7,10 @@
 Training: `a3c profile ENV --workers W --json` gives the steps/s of training and of as many workers' bare environments,
 in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
 from start to exit, less what a run of no steps takes. The store alone: W processes pull and push as fast as they can
-for some seconds. Its rule adds 1 to every parameter, so that what two writers at once have lost is seen there.
-Results go to benchmarks/results/scaling.md and .json; those of
-a --part alone are only printed.
+for some seconds. Its rule adds 1 to every parameter in the passes that RMSProp makes, so that what two writers at once
+have lost is seen there: the share of all additions that is missing in θ and in the statistic g, and the share of updates
+that must be torn at least, for some parameters to have had more additions than others. Results go to
+benchmarks/results/scaling.md and .json; those of a --part alone are only printed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -35,7 +37,7 @@ from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.stores.shared import SharedStore
-from a3c.types import Counts, Report, StoreHandle, Update
+from a3c.types import Counts, Life, Report, StoreHandle, Update
 from adding import Adding
 from cartpole import commit, timed
 
@@ -49,21 +51,23 @@ STORE_S = 3.0
 
 @dataclass(frozen=True)
 class Pushing:
-    """A worker that pulls and pushes for some seconds and does nothing else."""
+    """A worker that pulls and pushes, for some seconds or so often, and does nothing else."""
 
     size: int
     workers: int  # that begin together
-    seconds: float
+    seconds: float = math.inf
+    pushes: float = math.inf
 
-    def __call__(self, worker: int, store: StoreHandle) -> Iterator[Update]:
+    def __call__(self, worker: int, store: StoreHandle, life: Life) -> Iterator[Update]:
         """Each update is of some pushes; its losses are their staleness, added up."""
         own, gradient = torch.empty(self.size), torch.ones(self.size)
         store.push(None, Counts(0, 1), 0)  # here; an episode stands for a worker
         while store.pull(own).episodes < self.workers:
             time.sleep(0.001)
-        ends = time.perf_counter() + self.seconds
-        while time.perf_counter() < ends:
+        ends, done = time.perf_counter() + self.seconds, 0
+        while time.perf_counter() < ends and done < self.pushes:
             stale = 0
+            done += PUSHES_AT_ONCE
             for _ in range(PUSHES_AT_ONCE):
                 snapshot = store.pull(own)
                 receipt = store.push(gradient, Counts(1, 0), snapshot.version)
@@ -71,24 +75,26 @@ class Pushing:
             yield Update({"stale": float(stale)}, PUSHES_AT_ONCE, 0, (), None)
 
 
-def store_alone(workers: int, size: int, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
-    """Pushes a second of all workers, how stale they were, and what share of the additions was lost."""
+def store_alone(pushing: Pushing, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
+    """How many pushes there were, how stale they were, and what share of the additions was lost and of updates torn."""
     runtime = ProcessRuntime(preload=["a3c.stores.shared"])
     rule = UpdateRule(Adding(), constant(1.0), Budget(None, None))
     with contextlib.closing(runtime):
-        store = SharedStore(torch.zeros(size), rule, workers, locking, runtime.context)
+        store = SharedStore(torch.zeros(pushing.size), rule, pushing.workers, locking, runtime.context)
         total = Report()
-        for report in runtime.run(Pushing(size, workers, STORE_S), store, workers):
+        for report in runtime.run(pushing, store, pushing.workers):
             total.merge(report)
         pushes = store.counters().version
-        lost = 1 - float(store.parameters.double().mean()) / pushes
+        added, sums = store.parameters.double(), store.statistics[0].double()
     return {
-        "workers": workers,
-        "size": size,
+        "workers": pushing.workers,
+        "size": pushing.size,
         "store": locking,
-        "pushes_per_second": pushes / STORE_S,
+        "pushes": pushes,
         "staleness_mean": total.sums["stale"] / pushes,
-        "lost": lost,
+        "lost": 1 - float(added.mean()) / pushes,
+        "torn": float(added.max() - added.min()) / pushes,
+        "lost_statistic": 1 - float(sums.mean()) / pushes,
     }
 
 
@@ -148,16 +154,17 @@ def score_table(rows: dict[int, list[dict[str, float]]]) -> list[str]:
 def store_table(rows: list[dict[str, Any]]) -> list[str]:
     """Medians of what the store takes."""
     lines = [
-        "| parameters | store | workers | pushes/s (spread) | staleness, mean | lost |",
-        "|---|---|---|---|---|---|",
+        "| parameters | store | workers | pushes/s (spread) | staleness, mean | lost | torn, at least | lost of g |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((row["size"], row["store"], row["workers"]) for row in rows):
         some = [row for row in rows if (row["size"], row["store"], row["workers"]) == key]
-        rates = [row["pushes_per_second"] for row in some]
-        stale, lost = (statistics.median(row[name] for row in some) for name in ("staleness_mean", "lost"))
+        rates = [row["pushes"] / STORE_S for row in some]
+        stale = statistics.median(row["staleness_mean"] for row in some)
+        shares = [statistics.median(row[name] for row in some) for name in ("lost", "torn", "lost_statistic")]
         lines.append(
             f"| {key[0]:,} | {key[1]} | {key[2]} | {statistics.median(rates):,.0f} ({min(rates):,.0f} to "
-            f"{max(rates):,.0f}) | {stale:.2f} | {lost:.2%} |"
+            f"{max(rates):,.0f}) | {stale:.2f} | {' | '.join(f'{share:.2%}' for share in shares)} |"
         )
     return lines
 
@@ -188,7 +195,7 @@ def main() -> None:
         sections += ["## CartPole-v1, time to a mean return of 475, start-up apart", "", *score_table(scores), ""]
     if "store" in parts:
         stores = [
-            store_alone(workers, size, locking)
+            store_alone(Pushing(size, workers, seconds=STORE_S), locking)
             for _ in range(arguments.runs)
             for size in SIZES
             for locking in ("hogwild", "locked")

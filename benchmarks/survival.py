@@ -4,6 +4,7 @@
     python benchmarks/survival.py parents --kills 50           # the run itself, again and again, and resumed
     python benchmarks/survival.py soak --seconds 3600          # memory, files and shared memory while workers die
     python benchmarks/survival.py fuzz --inputs 1000000        # damaged checkpoints and settings
+    python benchmarks/survival.py pushes                       # by 8 processes at once: which are lost, or torn
     python benchmarks/survival.py table                        # write survival.md anew from what is recorded
 
 CartPole is slowed down so that the damage has time. What came of it is added to benchmarks/results/survival.jsonl. The
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import gymnasium as gym
@@ -43,10 +44,13 @@ from a3c.experiment.train import make_rule, make_spec
 from a3c.runtimes.threads import one_thread
 from a3c.stores.local import LocalStore
 from cartpole import commit
+from scaling import Pushing, store_alone
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "survival.jsonl"
 WORKERS, ENVS = 4, 16
+PUSHES, PUSHERS = 10_000, 8
+PUSHED_STORES: tuple[Literal["hogwild", "locked"], ...] = ("hogwild", "locked")
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
 STORES = {
     "hogwild": [],
@@ -408,6 +412,12 @@ def fuzz_alone(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
         return fuzz(run_dir, inputs, seed)
 
 
+def pushed(size: int, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
+    """10,000 pushes by 8 processes, each of which adds 1 to every parameter."""
+    record = store_alone(Pushing(size, PUSHERS, pushes=PUSHES // PUSHERS), locking)
+    return {"parameters": record.pop("size"), **record}
+
+
 def tiny_run(run_dir: Path) -> Path:
     """A run to damage the files of."""
     command = ["train", "CartPole-v1", "--run-dir", str(run_dir), "--total-env-steps", "2000", "--hidden-sizes", "8"]
@@ -418,9 +428,9 @@ def tiny_run(run_dir: Path) -> Path:
 
 def table(records: list[dict[str, Any]]) -> str:
     """The newest record of each kind."""
-    newest = {(r["what"], r.get("store", "")): r for r in records}
+    newest = {(r["what"], r.get("store", ""), r.get("parameters", "")): r for r in records}
     lines = ["# Runs that are damaged", "", "`python benchmarks/survival.py` has the method."]
-    for (what, store), record in newest.items():
+    for (what, store, _), record in newest.items():
         shown = {k: v for k, v in record.items() if k not in ("what", "store", "samples", "command", "commit", "time")}
         lines += [
             "",
@@ -435,7 +445,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "parents", "soak", "fuzz", "table"])
+    parser.add_argument("what", choices=["kills", "parents", "soak", "fuzz", "pushes", "table"])
     parser.add_argument("--kills", type=int)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--inputs", type=int, default=1_000_000)
@@ -461,6 +471,8 @@ def main() -> None:
             records.append(soak(run_dir, arguments.seconds, 0.001, (2.0, 4.0), 10.0, arguments.seed))
         elif arguments.what == "fuzz":
             records.append(fuzz_together(run_dir, arguments.inputs, arguments.processes, arguments.seed))
+        elif arguments.what == "pushes":
+            records += [pushed(size, store) for store in PUSHED_STORES for size in (5_000, 700_000)]
     for record in records:
         record |= {"what": arguments.what, "command": " ".join(["python benchmarks/survival.py", *sys.argv[1:]])}
         record |= {"commit": commit(), "time": time.strftime("%F %T")}

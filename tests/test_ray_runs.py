@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,8 @@ def test_a_server_that_is_gone_for_good_ends_the_run_with_its_files_in_order(tmp
     [
         ({"workers": 3}, "3 workers with 1 CPUs each do not fit on this Ray cluster, 2 do"),
         ({"worker_gpus": -1.0}, "--worker-gpus must be 0 or more"),
+        ({"worker_gpus": 1.5}, "1 CPUs and 1.5 GPUs: take 0 or at least 0.0001, and of GPUs a whole number or a part"),
+        ({"worker_cpus": 1e-5}, "1e-05 CPUs: take 0 or at least 0.0001"),
         ({"store": "hogwild"}, "take --store ray"),
         ({"store": "ray", "algorithm": "a2c"}, "take --store ray-synchronous"),
         ({"algorithm": "a2c", "updates_in_flight": 0}, "--updates-in-flight changes nothing without --store ray"),
@@ -102,6 +105,19 @@ def test_what_cannot_be_is_refused_at_once(tmp_path, settings, message):
     with pytest.raises(UsageError, match=message):
         a3c.train("CartPole-v1", **{"runtime": "ray", "run_dir": str(tmp_path / "run"), "quiet": True} | settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_machine")
+def test_a_cluster_that_is_named_is_shown_the_token_that_it_wants(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+    assert len(environment) < len(os.environ), "Ray asks for no token"
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--ray-address", address]
+    done = subprocess.run(
+        [*command, "--total-env-steps", "5000", "--run-dir", str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=120, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_ray_the_extra_is_named(tmp_path):
@@ -132,6 +148,7 @@ def test_the_command_line_begins_a_cluster_and_ends_it(tmp_path):
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "store ray" in done.stdout
+    assert "Warning" not in done.stderr
 
 
 def begun(run_dir, environment):

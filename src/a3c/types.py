@@ -148,6 +148,7 @@ class Report:
     episodes: list[FinishedEpisode] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)  # one line for each dropped rollout
     failures: list[str] = field(default_factory=list)  # what workers failed with that were started anew
+    notes: list[str] = field(default_factory=list)  # what else whoever waits should know, from the runtime
 
     def add(self, worker: int, update: Update, time: float) -> None:
         """Count one more update, finished at `time` (seconds since the epoch)."""
@@ -175,6 +176,7 @@ class Report:
         self.episodes.extend(other.episodes)
         self.dropped.extend(other.dropped)
         self.failures.extend(other.failures)
+        self.notes.extend(other.notes)
         for name, value in other.sums.items():
             self._accumulate(name, value)
 

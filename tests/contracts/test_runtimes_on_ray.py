@@ -2,10 +2,12 @@
 
 import contextlib
 import inspect
+import os
 import sys
 import time
 
 import pytest
+import ray
 import test_runtimes
 import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError
@@ -96,6 +98,44 @@ def test_a_worker_that_is_lost_is_started_anew_whatever_the_policy_and_one_that_
         collect(runtime, recipe, shared_store(runtime))
 
 
+def test_a_worker_that_dies_at_once_again_and_again_ends_the_run(monkeypatch):
+    monkeypatch.setattr(ray_runtime, "_LOST_AT_ONCE", 2)
+    recipe = make(updates=10**6, pause_s=0.02, at_update=fail_at(lambda: os._exit(3), 1, 1001, 2001))
+    runtime = RayRuntime(report_every_s=600)
+    with (
+        nothing_left(),
+        pytest.raises(WorkerDied, match="^worker 1 died: its worker process has died"),
+    ):
+        collect(runtime, recipe, shared_store(runtime))
+    assert runtime.incarnation == 1
+
+
+def test_workers_without_a_place_are_told_of_and_a_round_does_not_wait_for_them(monkeypatch):
+    monkeypatch.setattr(ray_runtime, "_SAY_S", 6.0)
+    runtime = RayRuntime(report_every_s=0.05, policy=FailurePolicy(timeout_s=600))
+    other = ray.remote(num_cpus=1)(Idle).remote()
+    assert ray.get(other.is_there.remote())
+    notes = []
+    with nothing_left():
+        store = shared_store(runtime, "synchronous")
+        for report in runtime.run(make(updates=10), store, W):
+            notes += report.notes
+            if notes:
+                ray.kill(other)
+    assert notes[0] == (
+        "1 of 2 workers have not started on the Ray cluster yet, of which 0 CPUs, 0 GPUs are free: `ray status` shows "
+        "who has the rest"
+    )
+    assert store.counters().episodes == 10 * W
+
+
+class Idle:
+    """Somebody else's."""
+
+    def is_there(self):
+        return True
+
+
 def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew():
     runtime = RayRuntime(report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
     recipe = make(updates=10**6, pause_s=0.01, at_update=fail_at(lambda: time.sleep(1000), 5))
@@ -161,6 +201,16 @@ def test_a_worker_that_ray_has_lost_has_not_failed_by_itself(monkeypatch, lost):
 def test_a_runtime_environment_comes_too_late_where_ray_is_in_use():
     with pytest.raises(UsageError, match=r"Ray is in use in this process already.*--ray-runtime-env"):
         RayRuntime(ClusterWish(runtime_env={"env_vars": {"A": "1"}})).prepare()
+
+
+def test_a_worker_where_other_versions_are_ends_the_run_before_it_begins(monkeypatch):
+    monkeypatch.setattr(ray_runtime, "versions_here", lambda: versions_here() | {"torch": "1.0"})
+    runtime = RayRuntime()
+    with (
+        nothing_left(),
+        pytest.raises(WorkerFailed, match=r"UsageError: node .* has torch .* has 1\.0: install"),
+    ):
+        collect(runtime, make(updates=1), shared_store(runtime))
 
 
 def test_another_version_on_a_node_is_named():

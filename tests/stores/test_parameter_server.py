@@ -256,3 +256,39 @@ def test_who_is_counted_out_while_it_waits_to_begin_is_not_counted_in(server):
         assert (await one.counters())[:2] == (2, 15)
 
     asyncio.run(play())
+
+
+def test_a_life_that_began_after_the_cut_is_known_as_the_latest(server):
+    async def play():
+        anew = server()
+        one = anew()
+        former, _ = await one.enter(0)
+        await one.exchange(0, former, 1, push(one))
+        cut_at_the_next(one)
+        await one.exchange(0, former, 2, push(one))
+        latest, _ = await one.enter(0)
+        for number in range(1, 6):
+            await one.exchange(0, latest, number, push(one))
+        two = anew()
+        with pytest.raises(StoreError, match="not its latest life"):
+            await two.exchange(0, former, 3, push(one))
+        await asyncio.wait_for(two.exchange(0, latest, 6, push(one)), 1)
+        assert await env_steps(two) == 15
+
+    asyncio.run(play())
+
+
+def test_who_leaves_keeps_nobody_from_keeping_a_cut(server):
+    async def play():
+        anew = server()
+        one = anew()
+        sessions = [(await one.enter(worker))[0] for worker in range(2)]
+        await one.exchange(0, sessions[0], 1, push(one))
+        two = anew()
+        await two.exchange(0, sessions[0], 3, push(two))  # the one before may still come
+        await two.leave(0, sessions[0], 3)
+        cut_at_the_next(two)
+        await two.exchange(1, sessions[1], 1, push(two))
+        assert await env_steps(anew()) == 10
+
+    asyncio.run(play())

@@ -375,6 +375,8 @@ class _Session:
             first, *rest = text.splitlines()
             more = f"; its traceback is in {self.run_dir / run_directory.ERROR}" if rest else ""
             view.message(f"{first}: it is started anew{more}")
+        for text in report.notes:
+            view.message(text)
         if report.dropped and time.monotonic() >= self._next_drop_message:
             view.message(f"{report.dropped[-1]} ({self.progress.dropped_rollouts} dropped so far)")
             self._next_drop_message = time.monotonic() + _DROP_MESSAGE_EVERY_S

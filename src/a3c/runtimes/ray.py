@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import math
 import multiprocessing
 import os
+import re
 import secrets
 import socket
 import time
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
@@ -35,9 +38,14 @@ _HELD: list[Any] = []  # handles of actors, which are never freed: see a3c.store
 _CONNECT_S = 5.0
 _START_S = 120.0  # what a start may take besides: a place on the cluster, imports, an environment that is made
 _LOST_PER_HOUR = 100  # of each worker's processes and nodes, where nobody says how many
+_LOST_AT_ONCE = 5  # in a row, before it has reported anything: it is not the cluster, then
 _LOST = (RayActorError, OutOfMemoryError, ObjectLostError, NodeDiedError, WorkerCrashedError)
 _LOOK_EVERY_S = 1.0
-_LONGEST_REASON = 300
+_LEAST_SHARE = 1e-4  # of a processor or a GPU, to Ray
+_LONGEST_REASON = 500
+_SAY_S, _SAY_AGAIN_S = 15.0, 60.0  # how long workers may have no place before that is said, and how often
+_SAID = re.compile(r"UsageError: (.*)")  # by what runs there
+_CAUSE = re.compile(r"The actor (?:is dead|died) because (.*)")  # Ray's names and numbers come before it
 _NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
 
 
@@ -104,14 +112,18 @@ class RayRuntime:
         address = self.wish.address or os.environ.get("RAY_ADDRESS")
         if address is not None:
             _check_reachable(address)
+            _show_token()
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
         if self.wish.runtime_env:
             options["runtime_env"] = dict(self.wish.runtime_env)
         try:
-            ray.init(**options, logging_level=logging.ERROR)
-        except (RayError, ConnectionError, RuntimeError, TypeError, ValueError) as error:
+            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+        except Exception as error:  # where its processes are slow to come up, Ray raises nothing more special
             what = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-            raise UsageError(f"{what} cannot be used ({_one_line(error)}): see `ray status` there") from error
+            raise UsageError(
+                f"{what} cannot be used ({_one_line(error)}): see `ray status` there, and whether this machine has the "
+                "cluster's token (docs/cluster.md)"
+            ) from error
         self._connected = True
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
@@ -142,7 +154,7 @@ class RayRuntime:
             ray.shutdown()
 
     def _reports(self, crew: _Crew, store: Any, workers: int) -> Iterator[Report]:
-        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR * workers)
+        restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR, each=True)
         self.alive = len(crew.active)
         failure: WorkerError | OutOfResources | None = None
         while (crew.active or restarts.waiting or losses.waiting) and failure is None:
@@ -161,12 +173,14 @@ class RayRuntime:
                 if failed is None or failure is not None:
                     continue
                 lost = isinstance(failed, WorkerDied)
-                anew = isinstance(failed, WorkerError) and may_pass(failed)
+                anew = isinstance(failed, WorkerError) and may_pass(failed) and worker.number not in crew.hopeless
                 if anew and (losses if lost else restarts).allow(worker.number):
                     yield Report(failures=[str(failed)])
                 else:
                     failure = failed
             crew.kill_who_hangs()
+            if note := crew.who_waits():
+                yield Report(notes=[note])
             if (restarts.waiting or losses.waiting) and store.counters().stop:
                 restarts.waiting.clear()
                 losses.waiting.clear()
@@ -178,6 +192,12 @@ class RayRuntime:
 
     def check_room(self, workers: int) -> None:
         """Raise UsageError unless so many workers fit on the cluster, now or within `wait_s`."""
+        wants = self.wish.worker_cpus, self.wish.worker_gpus
+        if any(0 < amount < _LEAST_SHARE for amount in wants) or (wants[1] > 1 and wants[1] % 1):
+            raise UsageError(
+                f"Ray cannot give each worker {self._needs()}: take 0 or at least {_LEAST_SHARE:g}, and of GPUs a "
+                "whole number or a part of one, with --worker-cpus and --worker-gpus"
+            )
         deadline = time.monotonic() + self.wish.wait_s
         while (places := self._places()) < workers:
             if time.monotonic() >= deadline:
@@ -213,22 +233,28 @@ class _Worker:
         self.stream = stream
         self.beats = 0  # what the latest pulse said; none while it is still on its way to the first step
         self.pulse: Any = None  # the reference of one that is under way
+        self.began = time.monotonic()
         self.started = False
+        self.reported = False
 
     def next_message(self) -> Report | Done | Failure | WorkerDied:
         """What it has said next; there must be something."""
         try:
             message = ray.get(next(self.stream))
             self.started = True
+            self.reported = self.reported or isinstance(message, Report)
             return message  # type: ignore[no-any-return]
         except StopIteration:
             return Done()
         except _LOST as error:
             text = _one_line(error)
             if isinstance(error, RayActorError) and "creation task" in text:  # it could not even be made
+                said = _SAID.search(text)
                 summary = f"it cannot be started there ({text}): is a3c installed on every node? See docs/cluster.md"
+                summary = said[1] if said else summary
                 return Failure("UsageError", summary, str(error))
-            return WorkerDied(self.number, None, text[:_LONGEST_REASON])
+            cause = _CAUSE.search(text)
+            return WorkerDied(self.number, None, (cause[1] if cause else text)[:_LONGEST_REASON])
         except RayError as error:
             return Failure(type(error).__name__, _one_line(error)[:_LONGEST_REASON], str(error))
 
@@ -258,10 +284,14 @@ class _Crew:
 
     Attributes:
         active: those that have not ended, by number.
+        hopeless: those that have died at once, several times in a row.
     """
 
     def __init__(self, runtime: RayRuntime, recipe: bytes, store: Any, workers: int) -> None:
         self.active: dict[int, _Worker] = {}
+        self.hopeless: set[int] = set()
+        self._died_at_once = [0] * workers  # in a row
+        self._next_word = time.monotonic() + _SAY_S
         self._runtime, self._store = runtime, store
         self._recipe: Any = ray.put(recipe)
         self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
@@ -280,14 +310,13 @@ class _Crew:
             num_cpus=wish.worker_cpus,
             num_gpus=wish.worker_gpus,
             scheduling_strategy="SPREAD",
-        ).remote()
+        ).remote(self._versions)
         _HELD.append(actor)
         stream = actor.run.remote(
             number,
             self._recipe,
             self._store.connect(number),
             life,
-            self._versions,
             runtime.report_every_s,
             runtime.episodes_at_once,
         )
@@ -313,6 +342,10 @@ class _Crew:
         hung = self._stillness.end(worker.number)
         worker.kill()
         self._store.leave(worker.number)
+        at_once = isinstance(message, WorkerDied) and not worker.reported and not hung
+        self._died_at_once[worker.number] = self._died_at_once[worker.number] + 1 if at_once else 0
+        if self._died_at_once[worker.number] >= _LOST_AT_ONCE:
+            self.hopeless.add(worker.number)
         if isinstance(message, Failure):
             return WorkerFailed(worker.number, message.kind, message.summary, message.worker_traceback)
         if isinstance(message, Done):
@@ -331,6 +364,28 @@ class _Crew:
     def has_reported(self, worker: _Worker) -> None:
         """A worker has made a step, the first one perhaps, of which a pulse that comes later could not tell."""
         self._stillness.step(worker.number)
+
+    def who_waits(self) -> str | None:
+        """What is to be said of workers that do not start, for want of a place perhaps, if it is time to.
+
+        The others need not wait for them meanwhile: a worker's first pull counts it in again.
+        """
+        now = time.monotonic()
+        if now < self._next_word:
+            return None
+        self._next_word = now + _SAY_S
+        waiting = [w.number for w in self.active.values() if not w.started and now - w.began >= _SAY_S]
+        if not waiting:
+            return None
+        self._next_word = now + _SAY_AGAIN_S
+        for number in waiting:
+            self._store.leave(number)
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        amounts = ", ".join(f"{free.get(name, 0.0):g} {name}s" for name in ("CPU", "GPU"))
+        return (
+            f"{len(waiting)} of {len(self._lives)} workers have not started on the Ray cluster yet, of which {amounts} "
+            "are free: `ray status` shows who has the rest"
+        )
 
     def kill_who_hangs(self) -> None:
         """Kill the worker that has stood still for too long, if there is one."""
@@ -370,6 +425,18 @@ def _check_reachable(address: str) -> None:
             f"no Ray cluster answers at {address} ({error}): `ray start --head` on its first machine prints the "
             "address for --ray-address"
         ) from error
+
+
+def _show_token() -> None:
+    """Have Ray show this machine's token, if there is one: by itself it does not, where an address is given.
+
+    `ray start --head` wants it shown where it finds one, and any local `ray.init` leaves one behind.
+    """
+    there = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if "RAY_AUTH_MODE" not in os.environ and (there or (Path.home() / ".ray" / "auth_token").exists()):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        with contextlib.suppress(ImportError, AttributeError):  # what Ray has read when it was imported, read anew
+            importlib.import_module("ray._raylet").Config.initialize("")
 
 
 def _alive_nodes() -> list[dict[str, Any]]:

@@ -20,9 +20,17 @@ _MUST_AGREE = ("a3c", "torch", "gymnasium", "numpy")
 
 
 class RayWorker:
-    """Runs one actor-learner, and tells meanwhile that it lives."""
+    """Runs one actor-learner, and tells meanwhile that it lives.
 
-    def __init__(self) -> None:
+    Args:
+        versions: those of the caller's packages, as `versions_here` gives them.
+
+    Raises:
+        UsageError: this node has others.
+    """
+
+    def __init__(self, versions: Mapping[str, str]) -> None:
+        check_versions(versions)  # before anything comes that other versions may not understand
         self._beats = 0
 
     @ray.method(num_returns="streaming")
@@ -32,7 +40,6 @@ class RayWorker:
         recipe: bytes,
         handle: Any,
         incarnation: int,
-        versions: Mapping[str, str],
         report_every_s: float,
         episodes_at_once: bool,
     ) -> Iterator[Report | Done | Failure]:
@@ -43,13 +50,11 @@ class RayWorker:
             recipe: a cloudpickled `make_actor_learner`.
             handle: its end of the store.
             incarnation: which of its lives this is.
-            versions: those of the caller's packages, as `versions_here` gives them.
             report_every_s: seconds between reports.
             episodes_at_once: report whenever an episode has finished.
         """
         batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
         try:
-            check_versions(versions)
             use_one_thread()
             keep_freed_memory()
             make_actor_learner = _loaded_here(recipe)

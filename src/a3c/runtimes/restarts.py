@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -28,22 +28,26 @@ class Restarts:
     """Says which failed workers are to be started anew, and when.
 
     Each waits twice as long as the last time, up to a bound, unless it has lived for a while since.
+
+    Args:
+        per_hour: how many may be, of all workers together.
+        each: of each worker, instead.
     """
 
-    def __init__(self, per_hour: int) -> None:
+    def __init__(self, per_hour: int, *, each: bool = False) -> None:
         self.waiting: dict[int, float] = {}  # when, by the monotonic clock
-        self._per_hour = per_hour
-        self._times: deque[float] = deque()  # of all restarts of the last hour
+        self._per_hour, self._each = per_hour, each
+        self._times = defaultdict[int | None, deque[float]](deque)  # of the restarts of the last hour
         self._last: dict[int, tuple[float, float]] = {}  # each worker's last failure, and how long it waited then
 
     def allow(self, worker: int) -> bool:
         """Whether the worker, which has failed now, is to be started anew."""
-        now = time.monotonic()
-        while self._times and now - self._times[0] > _HOUR_S:
-            self._times.popleft()
-        if len(self._times) >= self._per_hour:
+        now, times = time.monotonic(), self._times[worker if self._each else None]
+        while times and now - times[0] > _HOUR_S:
+            times.popleft()
+        if len(times) >= self._per_hour:
             return False
-        self._times.append(now)
+        times.append(now)
         failed, waited = self._last.get(worker, (-math.inf, 0.0))
         wait = min(2 * waited, _LONGEST_BACKOFF_S) if now - failed < waited + _QUIET_S else _FIRST_BACKOFF_S
         self._last[worker] = now, wait

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from a3c.errors import ClusterError
 
 
@@ -45,4 +47,7 @@ class RayKeeper(Keeper):
     def __init__(self, contents: bytes) -> None:
         import ray  # noqa: PLC0415
 
-        super().__init__(contents, knows_all=not ray.get_runtime_context().was_current_actor_reconstructed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray uses there what it warns of itself
+            reconstructed = ray.get_runtime_context().was_current_actor_reconstructed
+        super().__init__(contents, knows_all=not reconstructed)

@@ -76,6 +76,7 @@ class Standing(NamedTuple):
 
     members: frozenset[int]
     stop: bool
+    sessions: Mapping[int, Session]  # the latest of each worker
 
 
 class ParameterServer:
@@ -170,6 +171,7 @@ class ParameterServer:
             while self._taken(worker, session) < sequence and worker not in self._unsure:
                 await self._changed.wait()
         self._members.discard(worker)
+        self._late.pop(worker, None)  # who leaves by itself has had all its answers
         self._store.leave(worker)
         self._wake()
         await self._keep_standing()
@@ -276,7 +278,8 @@ class ParameterServer:
         return self._keeper.keep.remote(self.incarnation, "cut", pickle.dumps(cut, protocol=5))
 
     def _keep_standing(self) -> Any:
-        standing = Standing(frozenset(self._members), self._stop)
+        sessions = {worker: session for worker, (session, _) in self._sequences.items()}
+        standing = Standing(frozenset(self._members), self._stop, sessions)
         return self._keeper.keep.remote(self.incarnation, "standing", pickle.dumps(standing))
 
     def _go_on_from(self, cut: Cut | None, standing: Standing | None) -> None:
@@ -285,6 +288,9 @@ class ParameterServer:
             self._store.load_state_dict(_with_tensors(cut.state))
             self._sequences = dict(cut.sequences)
         if standing is not None:
+            for worker, session in standing.sessions.items():
+                if session > self._sequences.get(worker, (session, 0))[0] or worker not in self._sequences:
+                    self._sequences[worker] = session, 0  # it has begun after the cut
             self._members, self._stop = set(standing.members), standing.stop
             for worker in standing.members:
                 self._store.join(worker)
