@@ -8,8 +8,8 @@ Training: `a3c profile ENV --workers W --json` gives the steps/s of training and
 in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
 from start to exit, less what a run of no steps takes. The store alone: W processes pull and push as fast as they can
 for some seconds. Its rule adds 1 to every parameter in the passes that RMSProp makes, so that what two writers at once
-have lost is seen there: the share of all additions that is missing in θ and in the statistic g, and the share of updates
-that must be torn at least, for some parameters to have had more additions than others. Results go to
+have lost is seen there: the share of all additions that is missing in θ and in the statistic g, and the share of
+updates that must be torn at least, for some parameters to have had more additions than others. Results go to
 benchmarks/results/scaling.md and .json; those of a --part alone are only printed.
 """
 

@@ -100,8 +100,8 @@ def test_a_worker_that_is_lost_is_started_anew_whatever_the_policy_and_one_that_
 
 def test_a_worker_that_dies_at_once_again_and_again_ends_the_run(monkeypatch):
     monkeypatch.setattr(ray_runtime, "_LOST_AT_ONCE", 2)
-    recipe = make(updates=10**6, pause_s=0.02, at_update=fail_at(lambda: os._exit(3), 1, 1001, 2001))
-    runtime = RayRuntime(report_every_s=600)
+    recipe = make(updates=10**6, pause_s=0.02, at_update=fail_at(lambda: os._exit(3), 0, 1000, 2000))
+    runtime = RayRuntime(report_every_s=0.05)
     with (
         nothing_left(),
         pytest.raises(WorkerDied, match="^worker 1 died: its worker process has died"),
