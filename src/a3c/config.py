@@ -211,7 +211,7 @@ class TrainConfig:
     start_method: Literal["forkserver", "spawn"] | None = None
     """How worker processes start; by default forkserver where the platform has it."""
     ray_address: str | None = None
-    """Ray: HOST:PORT of the cluster; by default RAY_ADDRESS, or else the one begun here, or else a new one here alone."""
+    """Ray: HOST:PORT of the cluster; by default RAY_ADDRESS, else the one begun here, else a new one."""
     worker_cpus: float = 1.0
     """Ray: processors that each worker takes."""
     worker_gpus: float = 0.0
