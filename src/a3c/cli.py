@@ -97,7 +97,7 @@ class Resume:
     model: str | None = None
     """For a run with a network of your own: package.module:factory."""
     trust_code: bool = False
-    """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
+    """Use what the run's files name: code of an environment, wrappers or a network, modules, paths, a Ray cluster."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Play:
     checkpoint: str = "latest"
     """Which of the run's checkpoints: latest, best (by the mean return of 100 episodes) or its name."""
     trust_code: bool = False
-    """Import the code that the run's files name: an environment's class, wrappers, modules, a network."""
+    """Use what the run's files name: code of an environment, wrappers or a network, modules, paths."""
 
     def arguments(self) -> dict[str, Any]:
         """As `a3c.evaluate` and `a3c.record` take them."""

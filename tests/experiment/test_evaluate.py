@@ -317,6 +317,25 @@ def test_code_that_a_run_names_is_not_run_unasked(tmp_path, settings, modules):
     assert "raises_on_import" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    "value", ["/secret.xml", "mine/secret.xml", "..", "~root", "secret:make", {"a": ["/b"]}], ids=str
+)
+def test_a_path_that_a_run_names_is_not_opened_unasked(tmp_path, value):
+    run = run_of(tmp_path, {"env": "CartPole-v1", "env_kwargs": {"render_mode": "rgb_array", "xml_file": value}})
+    with pytest.raises(
+        UsageError, match=r"may be a path that the files of .* name, in --env-kwargs: '.*': .*--trust-code"
+    ):
+        find_player(run)
+    assert find_player(run, "CartPole-v1").source.env_kwargs == {}
+    assert find_player(run, trust_code=True).source.env_kwargs["xml_file"] == value
+
+
+def test_options_that_are_no_paths_need_no_trust(tmp_path):
+    kwargs = {"map_name": "8x8", "desc": ["SFFF", "FHFH"], "gravity": -9.5, "xml_file": "ant.xml", "deep": {"a": None}}
+    run = run_of(tmp_path, {"env": "FrozenLake-v1", "env_kwargs": kwargs})
+    assert find_player(run).source.env_kwargs == kwargs
+
+
 @pytest.mark.parametrize(("settings", "modules"), UNTRUSTED[:1] + UNTRUSTED[3:6], ids=str)
 def test_code_that_a_run_names_is_run_when_it_is_trusted(tmp_path, settings, modules):
     run = run_of(tmp_path, settings, lambda: gym.make("CartPole-v1"))

@@ -24,6 +24,7 @@ from a3c.experiment import checkpoint, launch, recipe, resuming, train
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import RunLock
+from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.train import make_rule, make_spec, make_store
 from a3c.runtimes.serial import SerialRuntime
 from leftovers import nothing_left
@@ -275,6 +276,34 @@ def test_code_that_the_files_name_wants_trust(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "total_env_steps at 4," in said
     assert "--checkpoint-every-s 60.0 -> None" in said
+
+
+def changed_settings(path, **settings):
+    """Write other settings into a run's config.json."""
+    record = json.loads((path / "config.json").read_text())
+    record["settings"] |= settings
+    (path / "config.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ray_address": "10.6.6.6:6379"}, "connect to a Ray cluster that .* name, --ray-address 10.6.6.6:6379: "),
+        ({"ray_runtime_env": {"pip": ["it"]}}, 'what a Ray cluster runs that .* --ray-runtime-env {"pip": ..it..}: '),
+        ({"env_kwargs": {"xml_file": "/secret.xml"}}, "what may be a path that .* in --env-kwargs: '/secret.xml': "),
+    ],
+    ids=str,
+)
+def test_hosts_and_paths_that_the_files_name_want_trust(tmp_path, settings, message):
+    begun(tmp_path / "run", "CartPole-v1", at_step=0)
+    changed_settings(tmp_path / "run", **{"runtime": "ray"} | settings)
+    with nothing_left(), pytest.raises(UsageError, match=f"this would .*{message}.*--trust-code"):
+        a3c.resume(tmp_path / "run")
+    saved = read_settings(tmp_path / "run")
+    resuming.check_code(tmp_path / "run", saved, None, {}, trust_code=True)
+    resuming.check_code(tmp_path / "run", saved, None, settings, trust_code=False)  # what is named is the user's word
+    if "env_kwargs" not in settings:  # of no use elsewhere
+        assert a3c.resume(tmp_path / "run", runtime="serial", quiet=True).summary["env_steps"] >= 4_000
 
 
 def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(tmp_path, capsys):

@@ -14,7 +14,7 @@ from a3c.experiment.env_source import env_source
 from a3c.experiment.policy import Policy
 from a3c.experiment.run_directory import CONFIG
 from a3c.experiment.saved_settings import read_settings
-from a3c.experiment.trust import is_nameless, refuse_code
+from a3c.experiment.trust import is_nameless, refuse_unasked
 
 _RECORDED = (
     "env_kwargs", "wrappers", "import_", "max_episode_steps", "atari_preprocessing", "sticky_actions",
@@ -48,7 +48,7 @@ def find_player(
         env: where to play; by default, for a run's directory, the run's own environment.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
         checkpoint: which of a run's; see `Policy.load`.
-        trust_code: import what the run's files name.
+        trust_code: use the code, modules and paths that the run's files name.
 
     Raises:
         UsageError: nothing says where to play, or the run names code and is not trusted.
@@ -81,5 +81,6 @@ def find_player(
         model = config.model
         named.append(model)
     if not trust_code:
-        refuse_code(path, [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)])
+        code = [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)]
+        refuse_unasked(path, code, config.env_kwargs)
     return Player(Policy.load(path, model, checkpoint), env_source(env, config))

@@ -76,7 +76,8 @@ def evaluate(
             environment plays no more. So a policy that never comes to an end does not hang the evaluation.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
         checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
-        trust_code: import the code that the run's files name: an environment's class, wrappers, modules, a network.
+        trust_code: use what the run's files name: code of an environment, wrappers or a network, modules, paths in
+            env_kwargs.
 
     Raises:
         UsageError: nothing says where to play, the environment does not fit the policy or fails, or the run names

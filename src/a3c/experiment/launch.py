@@ -113,13 +113,14 @@ def resume(
         env: as in `a3c.train`; by default the run's own, where it has a name.
         on_report: as in `a3c.train`.
         started_at: as in `a3c.train`; the seconds that the run has lasted before are added.
-        trust_code: import what the run's files name: an environment's class, wrappers, modules, a network.
+        trust_code: use what the run's files name: code of an environment, wrappers or a network, modules to import,
+            paths in env_kwargs, a Ray cluster and what is to run there.
         **settings: what is to be other than before: the number of workers, a budget, the runtime, store and device,
             what is logged, and where checkpoints go. All others must be as they were.
 
     Raises:
         RunDirectoryError: there is no run, or it is damaged, or another process trains in it.
-        UsageError: a setting would change what the run means, the run is done, or it names code and is not trusted.
+        UsageError: a setting would change what the run means, the run is done, or it names what it is not trusted with.
         WorkerError, KeyboardInterrupt and SystemExit as in `a3c.train`.
     """
     started_at = time.time() if started_at is None else started_at

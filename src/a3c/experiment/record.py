@@ -86,7 +86,7 @@ def record(
         max_steps_per_episode: an episode that has not ended by then is cut.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
         checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
-        trust_code: import the code that the run's files name.
+        trust_code: use the code, modules and paths that the run's files name.
 
     Raises:
         UsageError: the file's ending, its directory, the environment or a missing package does not allow it, or the

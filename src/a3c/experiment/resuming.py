@@ -17,7 +17,7 @@ from a3c.errors import RunDirectoryError, UsageError
 from a3c.experiment.presets import plain
 from a3c.experiment.run_directory import CONFIG, read_json
 from a3c.experiment.saved_settings import SavedRun
-from a3c.experiment.trust import is_nameless, refuse_code
+from a3c.experiment.trust import is_nameless, refuse_unasked
 
 if TYPE_CHECKING:
     from a3c.core.update_rule import UpdateRule
@@ -79,7 +79,7 @@ def same_environment(env: Any, name: str, saved: str) -> bool:
 
 
 def check_code(run_dir: Path, saved: SavedRun, env: Any, named: Mapping[str, Any], trust_code: bool) -> None:
-    """Raise UsageError where the run needs code that its files do not name, or name and are not trusted with."""
+    """Raise UsageError where the run needs code that its files do not name, or name what they are not trusted with."""
     asked_for = set(named) | ({"env"} if env is not None else set())
     if not saved.env_by_name and "env" not in asked_for:
         raise UsageError(
@@ -94,7 +94,12 @@ def check_code(run_dir: Path, saved: SavedRun, env: Any, named: Mapping[str, Any
             raise UsageError(f"{run_dir} was begun with {name} that have no importable name: pass {name} again")
     named_code = {"env": [saved.env], **code, "import_": [f"{module}:" for module in saved.config.import_]}
     if not trust_code:
-        refuse_code(run_dir, [value for name in set(named_code) - asked_for for value in named_code[name]])
+        code_of_files = [value for name in set(named_code) - asked_for for value in named_code[name]]
+        unasked = {"env_kwargs", "ray_address", "ray_runtime_env"} - asked_for
+        if named.get("runtime", saved.config.runtime) != "ray":
+            unasked &= {"env_kwargs"}
+        values = {"env_kwargs": {}} | {name: getattr(saved.config, name) for name in unasked}
+        refuse_unasked(run_dir, code_of_files, **values)
 
 
 class RunIsDone(UsageError):

@@ -1,13 +1,15 @@
-"""What code a run's files may name and have imported unasked.
+"""What a run's files may name and have used unasked: code to import, hosts to talk to, files to open.
 
-Whoever opens somebody else's run has not asked for the code that it names: a class, wrappers, modules that register
-environments, a network. So it is run only for a caller who says that the run is to be trusted.
+Whoever opens somebody else's run has not asked for what it names: a class, wrappers, modules that register
+environments, a network, a Ray cluster. So that is used only for a caller who says that the run is to be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from a3c.config import OwnCode
 from a3c.envs.lookup import is_class_path
@@ -19,13 +21,41 @@ _KNOWN_MODULES = {"gymnasium", "ale_py", "minatar", "envpool"}
 _OWN_ENVIRONMENTS = {f"a3c.envs.teaching:{name}" for name in ("Recall", "MaskedRecall")}
 """Classes that a run may name unasked."""
 
+_OF_PATHS_AND_MODULES = ("/", "\\", "..", "~", ":")
+"""What a file's path, another host's address or code's name has somewhere, and an environment's option seldom."""
 
-def refuse_code(path: Path, named: Sequence[str]) -> None:
-    """Raise UsageError if what a run's files name is code of a module that the library does not know."""
-    if modules := sorted({name.rpartition(":")[0] for name in named if _runs_code(name)}):
+_LONGEST = 200  # of what an error shows of a setting
+
+
+def refuse_unasked(
+    path: Path,
+    code: Sequence[str],
+    env_kwargs: Mapping[str, Any],
+    ray_address: str | None = None,
+    ray_runtime_env: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise UsageError if what a run's files name is more than the library's own and what it knows.
+
+    Args:
+        path: the run's directory.
+        code: names of code, `package.module:name`; of a module with nothing behind the colon.
+        env_kwargs: what the environment would be given. A string in it may be a path that it opens.
+        ray_address: of the cluster that would be connected to.
+        ray_runtime_env: what would be installed and run on it.
+    """
+    would = list[tuple[str, str]]()
+    if modules := sorted({name.rpartition(":")[0] for name in code if _runs_code(name)}):
+        would.append(("import and run code", f"from {', '.join(modules)}"))
+    if paths := [text for text in _strings(env_kwargs) if any(sign in text for sign in _OF_PATHS_AND_MODULES)]:
+        would.append(("give the environment what may be a path", f"in --env-kwargs: {', '.join(map(repr, paths))}"))
+    if ray_address is not None:
+        would.append(("connect to a Ray cluster", f"--ray-address {ray_address}"))
+    if ray_runtime_env:
+        would.append(("set up what a Ray cluster runs", f"--ray-runtime-env {json.dumps(ray_runtime_env)}"))
+    if would:
+        named = (f"{what} that the files of {path} name, {_shortened(which)}" for what, which in would)
         raise UsageError(
-            f"this would import and run code that the files of {path} name, from {', '.join(modules)}: if you trust "
-            "it, add --trust-code (in Python trust_code=True)"
+            f"this would {', and '.join(named)}: if you trust it, add --trust-code (in Python trust_code=True)"
         )
 
 
@@ -39,3 +69,18 @@ def _runs_code(name: str) -> bool:
     module, colon, _ = name.rpartition(":")
     known = name in _OWN_ENVIRONMENTS if is_class_path(name) else module in _KNOWN_MODULES
     return bool(colon) and not known
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, keys apart."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
