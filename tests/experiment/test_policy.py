@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -255,6 +257,9 @@ SPECS = {
         spaces.Dict([("z", spaces.Discrete(2)), ("a", spaces.Box(0, 1, ()))]),
         network=Network(hidden_sizes=(8, 4), activation="relu", separate_torsos=True, memory="lstm", memory_size=3),
     ),
+    "many categories": PolicySpec(
+        spaces.Tuple([spaces.Discrete(2000), spaces.MultiDiscrete([3, 4])]), spaces.MultiBinary(2), network=SMALL
+    ),
     "image": PolicySpec(spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.MultiDiscrete([2, 3]), network=SMALL),
 }
 
@@ -323,6 +328,70 @@ def test_weights_without_moments_or_with_others_are_refused(tmp_path):
         save_file(others | moments, tmp_path / "model.safetensors")
         with pytest.raises(RunDirectoryError, match="does not hold the network"):
             load_policy(tmp_path)
+
+
+BOX = {"kind": "Box", "shape": [2**24], "dtype": "float32", "low": 0.0, "high": 1.0}
+TOO_LARGE = {
+    "many layers": {"network": {"hidden_sizes": [64] * 20_000}},
+    "wide layers": {"network": {"hidden_sizes": [4096] * 300}},
+    "widest layers": {"network": {"hidden_sizes": [2**20] * 2000}},
+    "memory": {"network": {"memory": "lstm", "memory_size": 2**20}},
+    "observation": {"observation_space": BOX},
+    "observation and layers": {"observation_space": BOX | {"shape": [50_000]}, "network": {"hidden_sizes": [2**20]}},
+    "observations": {"observation_space": {"kind": "Tuple", "spaces": [BOX] * 40}},
+    "parts": {"observation_space": {"kind": "Tuple", "spaces": [BOX | {"shape": [1]}] * 100_000}},
+    "normalised": {"observation_space": BOX | {"shape": [50_000]}, "normalisation": {"observations": True}},
+    "action": {"action_space": BOX},
+    "choices": {"action_space": {"kind": "Tuple", "spaces": [{"kind": "Discrete", "n": 2**20, "start": 0}] * 40}},
+    "categories": {"observation_space": {"kind": "Discrete", "n": 2**20, "start": 0}},
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+@pytest.mark.parametrize("own", [False, True], ids=["", "own network"])
+def test_what_a_small_file_describes_is_not_made(name, own, policy, tmp_path):
+    policy.save(tmp_path)
+    data = json.loads((tmp_path / "policy.json").read_text())
+    for part, change in TOO_LARGE[name].items():
+        data[part] = data[part] | change if part in ("network", "normalisation") else change
+    data["model"] = "test_policy:mean" if own else None
+    (tmp_path / "policy.json").write_text(json.dumps(data))
+    peak, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(
+        UsageError, match=rf"{tmp_path}.*(holds? .* numbers|: .*\d numbers|and not)|are handled|factory"
+    ):
+        load_policy(tmp_path, mean if own else None)
+    assert time.monotonic() - begun < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < (500_000 if own else 100_000)  # KiB
+
+
+def mean(observation_space):
+    """A network that makes little of a large observation."""
+    raise ValueError("it is not to be built")
+
+
+def test_a_tensor_without_numbers_does_not_stand_for_one_with_them(policy, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    policy.save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"more": torch.empty(2**20, 8192, 0)}, tmp_path / "model.safetensors")
+    data = json.loads((tmp_path / "policy.json").read_text())
+    data["network"]["hidden_sizes"] = [2**20, 8192]
+    (tmp_path / "policy.json").write_text(json.dumps(data))
+    with pytest.raises(
+        RunDirectoryError, match=r"does not hold the network.* more is \[1048576, 8192, 0\] float32, and not"
+    ):
+        load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_outline_is_that_of_the_network(name):
+    outline, built = SPECS[name].outline(), SPECS[name].build()
+    assert outline.flat.is_meta
+    assert {key: (tensor.shape, tensor.dtype) for key, tensor in outline.state_dict().items()} == {
+        key: (tensor.shape, tensor.dtype) for key, tensor in built.state_dict().items()
+    }
 
 
 DAMAGE = {

@@ -24,10 +24,11 @@ from a3c.errors import RunDirectoryError
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import CHECKPOINTS, read_json, write_json
 from a3c.models.actor_critic import ActorCritic
+from a3c.spaces.described import MOST_ENTRIES
 
 _MODEL, _SPEC, _STATISTICS, _STATE = "model.safetensors", "policy.json", "optimizer.safetensors", "state.json"
 _PROGRESS, _CHECKSUMS = "progress.json", "checksums.json"
-_SMALL = 4096  # a width that costs nothing to build
+_ENTRIES_PER_WEIGHT = 64  # an observation has fewer: only of an image are there less weights than numbers, seldom many
 _MOMENTS = "normaliser.moments"  # beside the network's tensors
 _IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files hold them
 
@@ -51,31 +52,60 @@ def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) 
         RunDirectoryError: it is missing or damaged.
         UsageError: the network is a person's own, and `model` is missing or another.
     """
-    spec = PolicySpec.from_json(read_json(directory / _SPEC), model)
+    tensors = _load_tensors(directory / _MODEL)
+    data = read_json(directory / _SPEC)
+    weights = sum(tensor.numel() for tensor in tensors.values())
+    most_entries = min(_ENTRIES_PER_WEIGHT * weights, MOST_ENTRIES) if data.get("model") is None else MOST_ENTRIES
     try:
-        tensors = load_file(directory / _MODEL)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise RunDirectoryError(f"{directory / _MODEL} cannot be read ({error}): the weights are damaged") from None
+        spec = PolicySpec.from_json(data, model, most_entries)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{directory / _SPEC}: {error}; {_MODEL} holds {weights:,} numbers") from None
     _refuse_what_is_not_there(spec, tensors, directory)
     network = spec.build()
-    moments = tensors.pop(_MOMENTS, None)
-    own = _tensors(network)
-    outline = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in own.items()}
-    fits = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()} == outline
-    if not fits or moments is None or moments.shape != network.normaliser.moments.shape:
-        raise RunDirectoryError(f"{directory / _MODEL} does not hold the network that {_SPEC} describes")
-    for name, tensor in own.items():  # in place: the parameters are views of one vector
+    _check_fit(network, tensors, directory)
+    for name, tensor in _tensors(network).items():  # in place: the parameters are views of one vector
         tensor.copy_(tensors[name])
-    network.normaliser.load(moments)
+    network.normaliser.load(tensors[_MOMENTS])
     return spec, network
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, which has as many bytes as they do. Raises RunDirectoryError if it is damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error}): it is damaged") from None
 
 
 def _refuse_what_is_not_there(spec: PolicySpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
     """Raise RunDirectoryError where a small file describes a network of gigabytes, before that is built."""
-    there = {size for tensor in tensors.values() for size in tensor.shape}
-    widths = (*spec.network.hidden_sizes, spec.network.memory_size)
-    if spec.model is None and any(width > _SMALL and width not in there for width in widths):
-        raise RunDirectoryError(f"{directory / _MODEL} does not hold the network that {_SPEC} describes")
+    if spec.model is None:
+        _check_fit(spec.outline(), tensors, directory)
+        return
+    # A person's own: what it makes of such an observation is its business; the layers behind it are known.
+    actions = spec.actions.distribution.parameter_count // 2  # the other half may be a Gaussian's own deviations
+    size = spec.network.memory_size
+    least = size * (3 * size + actions) if spec.network.memory else actions
+    there = sum(tensor.numel() for tensor in tensors.values())
+    if least > there:
+        raise RunDirectoryError(
+            f"{directory / _MODEL} does not hold the network that {_SPEC} describes: {there:,} numbers, not {least:,}"
+        )
+
+
+def _check_fit(network: ActorCritic, tensors: Mapping[str, Tensor], directory: Path) -> None:
+    """Raise RunDirectoryError, with the first difference, unless these are a network's tensors."""
+    wanted, there = (
+        {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in each.items()}
+        for each in (_tensors(network) | {_MOMENTS: network.normaliser.moments}, tensors)
+    )
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            described, held = (" ".join(map(str, each.get(name, ["nothing"]))) for each in (wanted, there))
+            raise RunDirectoryError(
+                f"{directory / _MODEL} does not hold the network that {_SPEC} describes: {name} is {held}, and not "
+                f"{described}"
+            )
 
 
 def _tensors(model: ActorCritic) -> dict[str, Tensor]:
@@ -161,10 +191,7 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 def read_checkpoint(directory: Path, model: str | Callable[..., Any] | None = None) -> Checkpoint:
     """Read what `save_checkpoint` wrote; `model` as in `load_policy`. Raises RunDirectoryError if it is damaged."""
     spec, network = load_policy(directory, model)
-    try:
-        statistics = load_file(directory / _STATISTICS)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise RunDirectoryError(f"{directory / _STATISTICS} cannot be read ({error}): it is damaged") from None
+    statistics = _load_tensors(directory / _STATISTICS)
     state = {"parameters": network.flat, "moments": network.normaliser.moments} | statistics
     return Checkpoint(directory, spec, state | read_json(directory / _STATE), read_json(directory / _PROGRESS))
 

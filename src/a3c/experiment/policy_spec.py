@@ -18,12 +18,13 @@ from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.torsos import ACTIVATIONS, IMAGE_FEATURES
 from a3c.own_code import find_code
 from a3c.spaces.actions import ActionSpace, Bounding
-from a3c.spaces.described import space_from_json, space_to_json
+from a3c.spaces.described import MOST_ENTRIES, space_from_json, space_to_json
 from a3c.spaces.images import image_layout, image_unit
 from a3c.spaces.parts import Space, basic_parts, is_mask
 
 _FORMAT = 2
 _MOST_WIDTH = 2**20
+_MOST_LAYERS = 2048  # each part of an observation may have as many as there are hidden sizes
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class PolicySpec:
                 device=device,
             )
 
+    def outline(self) -> ActorCritic:
+        """The network on torch's meta device, for one of a3c's own: names and shapes, and no memory for weights."""
+        assert self.model is None
+        with torch.device("meta"):
+            return self.build(device="meta")
+
     def normaliser(self) -> Normaliser:
         """A normaliser that has seen nothing yet."""
         return Normaliser(
@@ -108,13 +115,16 @@ class PolicySpec:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], model: str | Callable[..., Any] | None = None) -> PolicySpec:
+    def from_json(
+        cls, data: Mapping[str, Any], model: str | Callable[..., Any] | None = None, most_entries: int = MOST_ENTRIES
+    ) -> PolicySpec:
         """The inverse of `to_json`.
 
         Args:
             data: what `to_json` gave.
             model: the person's own torso, if the policy has one: its code is not part of the files, and what they
                 name is not imported without being asked for.
+            most_entries: how many numbers an observation, or an action, can have.
 
         Raises:
             RunDirectoryError: something is missing or of the wrong kind.
@@ -125,8 +135,8 @@ class PolicySpec:
                 raise RunDirectoryError(f"the policy is of format {data['format']}, this a3c reads {_FORMAT}")
             named = data["model"]
             spec = cls(
-                space_from_json(data["observation_space"]),
-                space_from_json(data["action_space"]),
+                space_from_json(data["observation_space"], most_entries),
+                space_from_json(data["action_space"], most_entries),
                 data["bounding"],
                 _network(data["network"]),
                 Normalisation(**data["normalisation"]),
@@ -182,6 +192,7 @@ class PolicySpec:
 
     def _check(self) -> None:
         network, normalisation = self.network, self.normalisation
+        parts = basic_parts(self.observation_space, "the observation space")
         sane = (
             self.bounding in ("clip", "tanh")
             and network.torso in ("auto", *IMAGE_FEATURES)
@@ -189,6 +200,7 @@ class PolicySpec:
             and network.log_std in ("parameter", "network", "gsde")
             and network.memory in (None, "lstm", "gru")
             and all(type(n) is int and 1 <= n <= _MOST_WIDTH for n in (*network.hidden_sizes, network.memory_size))
+            and len(network.hidden_sizes) * len(parts) <= _MOST_LAYERS
             and all(
                 type(flag) is bool
                 for flag in (network.separate_torsos, normalisation.observations, normalisation.scale_rewards)

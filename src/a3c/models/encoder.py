@@ -176,7 +176,7 @@ class _OneHot(nn.Module):
         self.dims = len(shape)
         self.features = int(counts.sum())
         ranges = [torch.arange(int(count)) + start for count, start in zip(counts, starts, strict=True)]
-        self.register_buffer("entries", torch.arange(len(counts)).repeat_interleave(counts), persistent=False)
+        self.register_buffer("entries", torch.repeat_interleave(counts), persistent=False)
         self.register_buffer("categories", torch.cat(ranges), persistent=False)
 
     def forward(self, values: Tensor, like: Tensor) -> Tensor:

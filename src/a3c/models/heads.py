@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,9 +54,9 @@ class PolicyHead(nn.Module):
         elif free:
             self.log_std = nn.Parameter(torch.full((len(free),), float(initial_log_std)))
         # Where each column of the distribution's parameters stands in [linear, log_std].
-        linear = [column for column in range(distribution.parameter_count) if column not in set(free)]
-        order = torch.tensor(linear + free).argsort()
-        self.order = None if bool((order == torch.arange(len(order))).all()) else order
+        linear = np.setdiff1d(np.arange(distribution.parameter_count), free)
+        order = np.argsort(np.concatenate([linear, np.array(free, np.int64)]))
+        self.order = None if (order == np.arange(len(order))).all() else torch.from_numpy(order)
         if not free and columns:
             with torch.no_grad():
                 self.linear.bias[columns] = initial_log_std

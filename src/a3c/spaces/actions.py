@@ -47,6 +47,9 @@ class ActionSpace:
     def __init__(self, space: Space, bounding: Bounding = "clip", what: str = "the action space") -> None:
         self.space = space
         self.parts = basic_parts(space, what)
+        choices = sum(map(_choices, self.parts.values()))
+        if choices > _MOST_CHOICES:
+            raise UnsupportedEnvironment(f"{what} has {choices:,} choices; at most {_MOST_CHOICES:,} are handled")
         self._readers = [
             _reader(part, bounding, f"{what} {part}{described(path)}") for path, part in self.parts.items()
         ]
@@ -130,14 +133,17 @@ class _Box:
         return np.asarray(actions, self.space.dtype)  # 0-d, too
 
 
+def _choices(space: Space) -> int:
+    """How many rows of weights a basic space takes, but for a Gaussian's second parameter."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    return int(space.nvec.sum() if isinstance(space, spaces.MultiDiscrete) else np.prod(space.shape or ()))
+
+
 _Reader = _Discrete | _MultiDiscrete | _MultiBinary | _Box
 
 
 def _reader(space: Space, bounding: Bounding, what: str) -> _Reader:
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        choices = int(space.n if isinstance(space, spaces.Discrete) else space.nvec.sum())
-        if choices > _MOST_CHOICES:
-            raise UnsupportedEnvironment(f"{what} has {choices:,} choices; at most {_MOST_CHOICES:,} are handled")
     if isinstance(space, spaces.Discrete):
         return _Discrete(space)
     if space.shape is not None and not np.prod(space.shape):

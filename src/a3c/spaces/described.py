@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from a3c.spaces.parts import Space
 _DTYPES = frozenset(
     [np.dtype(kind).name for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
 )
-_MOST_ENTRIES = 2**24  # of one part: 16 Mi numbers; a description that asks for more is damaged or hostile
+MOST_ENTRIES = 2**24
+"""Of all parts of a space together: 16 Mi numbers; a description that asks for more is damaged or hostile."""
+
+_MOST_PARTS = 2048
 _INT64 = np.iinfo(np.int64)
 
 
@@ -46,24 +50,48 @@ def space_to_json(space: Space) -> dict[str, Any]:
     }
 
 
-def space_from_json(data: Mapping[str, Any]) -> Space:
-    """The inverse of `space_to_json`. Raises ValueError, TypeError or KeyError if the description is damaged."""
+def space_from_json(data: Mapping[str, Any], most_entries: int = MOST_ENTRIES) -> Space:
+    """The inverse of `space_to_json`.
+
+    Raises ValueError, TypeError or KeyError if the description is damaged, or if its parts together have more than
+    `most_entries` numbers, of which none is made then.
+    """
+    sizes = list(itertools.islice(_sizes(data), _MOST_PARTS + 1))
+    if len(sizes) > _MOST_PARTS:
+        raise ValueError(f"a space of more than {_MOST_PARTS:,} parts")
+    if sum(sizes) > most_entries:
+        raise ValueError(f"a space of {sum(sizes):,} numbers, where there can be {most_entries:,}")
+    return _space_from_json(data)
+
+
+def _sizes(data: Mapping[str, Any]) -> Iterator[int]:
+    """How many entries each basic part has."""
+    kind = data["kind"]
+    if kind in ("Dict", "Tuple"):
+        for part in data["spaces"]:
+            yield from _sizes(part[1] if kind == "Dict" else part)
+    else:
+        shape = data.get("shape", data.get("n", 1)) if kind != "Discrete" else []
+        yield math.prod(_checked_shape(shape if isinstance(shape, list) else [shape]))
+
+
+def _space_from_json(data: Mapping[str, Any]) -> Space:
     kind = data["kind"]
     if kind == "Dict":
-        pairs: list[tuple[Any, Space]] = [(_checked_key(key), space_from_json(part)) for key, part in data["spaces"]]
+        pairs: list[tuple[Any, Space]] = [(_checked_key(key), _space_from_json(part)) for key, part in data["spaces"]]
         if len(dict(pairs)) < len(pairs):
             raise ValueError("a key twice")
         return spaces.Dict(pairs)  # of pairs, for a plain dict's keys would be sorted
     if kind == "Tuple":
-        return spaces.Tuple([space_from_json(part) for part in data["spaces"]])
+        return spaces.Tuple([_space_from_json(part) for part in data["spaces"]])
     if kind == "Discrete":
-        (n,), (start,) = _integers([data["n"]], 1, _MOST_ENTRIES), _integers([data["start"]], _INT64.min, _INT64.max)
+        (n,), (start,) = _integers([data["n"]], 1, MOST_ENTRIES), _integers([data["start"]], _INT64.min, _INT64.max)
         return spaces.Discrete(n, start=start)
     if kind == "MultiDiscrete":
         shape, dtype = _checked_shape(data["shape"]), _dtype(data["dtype"])
         least, most = _limits(dtype)
-        counts = _integers(data["nvec"], 1, min(most, _MOST_ENTRIES))
-        if sum(counts) > _MOST_ENTRIES:
+        counts = _integers(data["nvec"], 1, min(most, MOST_ENTRIES))
+        if sum(counts) > MOST_ENTRIES:
             raise ValueError(f"a MultiDiscrete of {sum(counts)} choices")
         starts = _integers(data["start"], least, most)
         nvec, start_of_each = (np.array(numbers, dtype).reshape(shape) for numbers in (counts, starts))
@@ -90,8 +118,8 @@ def _checked_key(key: Any) -> str | int:
 
 
 def _checked_shape(data: Sequence[Any]) -> tuple[int, ...]:
-    shape = tuple(_integers(data, 0, _MOST_ENTRIES))
-    if math.prod(shape) > _MOST_ENTRIES:
+    shape = tuple(_integers(data, 0, MOST_ENTRIES))
+    if math.prod(shape) > MOST_ENTRIES:
         raise ValueError(f"an impossible shape: {shape}")
     return shape
 
