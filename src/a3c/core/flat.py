@@ -28,10 +28,11 @@ def flatten_parameters(module: nn.Module) -> Tensor:
         raise ValueError(f"{type(module).__name__} has no parameters, so there is nothing to train")
     if len({(p.dtype, p.device) for p in parameters}) > 1:
         raise ValueError(f"all parameters of {type(module).__name__} must share one dtype and one device")
-    flat = torch.cat([p.detach().reshape(-1) for p in parameters])  # [P]
+    flat = parameters[0].detach().new_empty(sum(p.numel() for p in parameters))  # [P]
     start = 0
     for parameter in parameters:
-        parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
+        view = flat[start : start + parameter.numel()].view(parameter.shape)
+        parameter.data = view.copy_(parameter.detach())
         start += parameter.numel()
     assert flat.is_meta or is_flattened(module, flat)
     return flat

@@ -175,9 +175,9 @@ class _OneHot(nn.Module):
         super().__init__()
         self.dims = len(shape)
         self.features = int(counts.sum())
-        ranges = [torch.arange(int(count)) + start for count, start in zip(counts, starts, strict=True)]
+        ranges = [np.arange(start, start + count) for count, start in zip(counts.numpy(), starts.numpy(), strict=True)]
         self.register_buffer("entries", torch.repeat_interleave(counts), persistent=False)
-        self.register_buffer("categories", torch.cat(ranges), persistent=False)
+        self.register_buffer("categories", torch.from_numpy(np.concatenate(ranges)), persistent=False)
 
     def forward(self, values: Tensor, like: Tensor) -> Tensor:
         values = _in_a_row(values.to(like.device, torch.long), self.dims)  # [..., K]
