@@ -364,7 +364,8 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
     def taken_up() -> None:
         store = LocalStore(start.flat, rule, tracked=start.normaliser.tracked)
         with mock.patch.object(checkpoint, "damage_of", return_value=None):  # else nothing of it would be read
-            resuming.take_up(run_dir, config, spec, store, Progress(time.time(), None), rule, rule)
+            newest = resuming.find_newest(run_dir, spec)
+            resuming.take_up(run_dir, config, *newest, store, Progress(time.time(), None), rule, rule)
 
     readers: list[tuple[Path, Callable[[], Any]]] = [
         *((folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in os.listdir(folder)),

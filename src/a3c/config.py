@@ -255,6 +255,18 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             self._require(name, value is None or 0 < value < math.inf, "more than 0")
+        for name, most in _MOST.items():
+            self._require(name, getattr(self, name) <= most, f"at most {most:,}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            self._require(each.name, not isinstance(value, int) or abs(value) < 2**63, "less than 2 to the 63rd")
+        transitions = self.workers * self.envs_per_worker * self.rollout_length
+        if transitions > _MOST_TRANSITIONS:
+            raise UsageError(
+                f"--workers {self.workers} with --envs-per-worker {self.envs_per_worker} and --rollout-length "
+                f"{self.rollout_length} keep {transitions:,} transitions at a time, of at most {_MOST_TRANSITIONS:,}: "
+                "name smaller ones"
+            )
         for name in ("learning_rate", "optimizer_epsilon", "worker_timeout_s"):
             self._require(name, 0 < getattr(self, name) < math.inf, "more than 0")
         for name in ("seed", "delay"):
@@ -272,6 +284,9 @@ class TrainConfig:
         )
         self._require("stop_at_return", not math.isnan(self.stop_at_return or 0.0), "a number")
         self._require("hidden_sizes", all(size >= 1 for size in self.hidden_sizes), "at least 1 each")
+        self._require("hidden_sizes", all(size <= _WIDEST for size in self.hidden_sizes), f"at most {_WIDEST:,} each")
+        if len(self.hidden_sizes) > _MOST_LAYERS:
+            raise UsageError(f"--hidden-sizes must be at most {_MOST_LAYERS}, not {len(self.hidden_sizes)}")
         if self.total_env_steps is None and self.total_episodes is None and self.max_seconds is None:
             raise UsageError(
                 "nothing would ever end this run: name --total-env-steps, --total-episodes or --max-seconds"
@@ -337,6 +352,17 @@ class TrainConfig:
         if not holds:
             raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
 
+
+_WIDEST, _MOST_LAYERS, _MOST_TRANSITIONS = 2**16, 100, 2**26
+_MOST = {
+    "workers": 4096,
+    "envs_per_worker": 2**16,
+    "rollout_length": 2**20,
+    "memory_size": _WIDEST,
+    "delay": 10_000,
+    "evaluate_episodes": 10**6,
+}
+"""More of it is a slip, or a stranger's file that would take all memory."""
 
 # What a setting is of no use without: another setting, and which values of it; none means that it is on at all.
 _GOES_WITH: dict[str, tuple[str, tuple[str, ...]]] = {

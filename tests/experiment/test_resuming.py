@@ -83,7 +83,8 @@ def test_the_shared_state_goes_on_to_the_bit(tmp_path, settings):
     store = make_store(config, model.flat, SerialRuntime(), model.normaliser.tracked)
     progress, rule = Progress(time.time(), None), make_rule(config)
     before = checkpoint.read_checkpoint(newest(tmp_path / "run")).state
-    resumed = resuming.take_up(tmp_path / "run", config, spec, store, progress, rule, rule)
+    newest_there = resuming.find_newest(tmp_path / "run", spec)
+    resumed = resuming.take_up(tmp_path / "run", config, *newest_there, store, progress, rule, rule)
     after = store.state_dict()
     assert after.keys() == before.keys()
     for name, value in before.items():
@@ -304,6 +305,52 @@ def test_hosts_and_paths_that_the_files_name_want_trust(tmp_path, settings, mess
     resuming.check_code(tmp_path / "run", saved, None, settings, trust_code=False)  # what is named is the user's word
     if "env_kwargs" not in settings:  # of no use elsewhere
         assert a3c.resume(tmp_path / "run", runtime="serial", quiet=True).summary["env_steps"] >= 4_000
+
+
+@pytest.mark.parametrize(
+    "damage", [{"resumed": 5}, {"resumed": {}}, {"versions": []}, {"versions": None}, {"id": 7}], ids=str
+)
+def test_what_is_of_a_wrong_kind_in_config_json_is_damage(tmp_path, damage):
+    begun(tmp_path / "run", at_step=0)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record | damage))
+    with pytest.raises(RunDirectoryError, match=f"config.json is damaged: its '{next(iter(damage))}' is no "):
+        a3c.resume(tmp_path / "run", trust_code=True)
+
+
+def test_a_network_that_only_the_settings_describe_is_not_built(tmp_path):
+    begun(tmp_path / "run", "CartPole-v1", at_step=0)
+    changed_settings(tmp_path / "run", hidden_sizes=[65_536] * 50)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="begun with other spaces, or another network"):
+        a3c.resume(tmp_path / "run")
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 10**9}, "--workers must be at most 4,096, not 1000000000"),
+        ({"envs_per_worker": 10**9}, "--envs-per-worker must be at most 65,536"),
+        ({"rollout_length": 10**9}, "--rollout-length must be at most 1,048,576"),
+        (
+            {"workers": 4096, "envs_per_worker": 2**16},
+            "keep 2,147,483,648 transitions at a time, of at most 67,108,864",
+        ),
+        ({"hidden_sizes": [10**9]}, "--hidden-sizes must be at most 65,536 each"),
+        ({"hidden_sizes": [8] * 1000}, "--hidden-sizes must be at most 100, not 1000"),
+        ({"memory_size": 10**9}, "--memory-size must be at most 65,536"),
+        ({"delay": 10**9}, "--delay must be at most 10,000"),
+        ({"total_env_steps": 10**400}, "--total-env-steps must be less than 2 to the 63rd"),
+        ({"learning_rate": 10**400}, "--learning-rate must be less than 2 to the 63rd"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_counts_that_would_take_all_memory_are_refused(tmp_path, settings, message):
+    begun(tmp_path / "run", "CartPole-v1", at_step=0)
+    changed_settings(tmp_path / "run", **settings)
+    with pytest.raises(RunDirectoryError, match=f"config.json is damaged: .*{message}"):
+        a3c.resume(tmp_path / "run", runtime="serial", quiet=True)
 
 
 def test_train_goes_on_where_there_is_a_run_and_begins_one_where_there_is_none(tmp_path, capsys):

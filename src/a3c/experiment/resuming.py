@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from a3c.config import TrainConfig, flag, is_json, refuse_unknown
-from a3c.errors import RunDirectoryError, UsageError
+from a3c.errors import RunDirectoryError, StoreError, UsageError
 from a3c.experiment.presets import plain
 from a3c.experiment.run_directory import CONFIG, read_json
 from a3c.experiment.saved_settings import SavedRun
@@ -21,6 +21,7 @@ from a3c.experiment.trust import is_nameless, refuse_unasked
 
 if TYPE_CHECKING:
     from a3c.core.update_rule import UpdateRule
+    from a3c.experiment.checkpoint import Checkpoint
     from a3c.experiment.policy_spec import PolicySpec
     from a3c.experiment.progress import Progress
     from a3c.types import ParameterStore
@@ -37,6 +38,7 @@ CHANGEABLE = frozenset(
 """The settings that a run may be taken up with anew: what is learned, and from what, stays the same."""
 
 _LIVES = 10**6  # more than workers of one process are ever started anew
+_JSON_NAMES = {dict: "object", list: "list", str: "string"}
 _OF_ONE_CALL = {"run_dir", "overwrite", "quiet"}  # they say nothing about the run itself
 
 
@@ -148,36 +150,45 @@ class Resumed(NamedTuple):
         }
 
 
-def take_up(
-    run_dir: Path,
-    config: TrainConfig,
-    spec: PolicySpec,
-    store: ParameterStore,
-    progress: Progress,
-    rule_before: UpdateRule,
-    rule: UpdateRule,
-) -> Resumed:
-    """Bring a fresh store and progress to where the run's newest whole checkpoint has them.
-
-    `rule_before` is how gradients were applied until then, `rule` how they will be: where the learning rate is another
-    because the budget is, a message says so.
+def find_newest(run_dir: Path, spec: PolicySpec) -> tuple[Checkpoint, list[str]]:
+    """The run's newest whole checkpoint, and what the user is to know of those that are damaged.
 
     Raises:
         RunDirectoryError: there is no such checkpoint, or it is damaged.
-        UsageError: its policy is not the one that the settings and the environment make.
-        RunIsDone: nothing is left to do.
+        UsageError: its policy is not `spec`, the one that the settings and the environment make.
     """
-    from a3c.errors import StoreError  # noqa: PLC0415
     from a3c.experiment import checkpoint  # noqa: PLC0415  (imports torch)
 
     messages = list[str]()
-    path = checkpoint.newest_whole_checkpoint(run_dir, messages.append)
-    found = checkpoint.read_checkpoint(path, config.model)
+    found = checkpoint.read_checkpoint(checkpoint.newest_whole_checkpoint(run_dir, messages.append), spec.model)
     if found.spec.to_json() != spec.to_json():
         raise UsageError(
             f"{run_dir} was begun with other spaces, or another network: take it up with the environment that it was "
             "begun with"
         )
+    return found, messages
+
+
+def take_up(
+    run_dir: Path,
+    config: TrainConfig,
+    found: Checkpoint,
+    messages: list[str],
+    store: ParameterStore,
+    progress: Progress,
+    rule_before: UpdateRule,
+    rule: UpdateRule,
+) -> Resumed:
+    """Bring a fresh store and progress to where a checkpoint of the run has them; `messages` go before those of here.
+
+    `rule_before` is how gradients were applied until then, `rule` how they will be: where the learning rate is another
+    because the budget is, a message says so.
+
+    Raises:
+        RunDirectoryError: the checkpoint, or config.json, is damaged.
+        RunIsDone: nothing is left to do.
+    """
+    before = _read_record(run_dir)
     try:
         store.load_state_dict(found.state)
         counters = store.counters()
@@ -185,17 +196,26 @@ def take_up(
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
         evaluation = found.progress["evaluation"]
     except (StoreError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+        raise RunDirectoryError(f"{found.path} is damaged: {error}") from None
     _refuse_what_is_done(run_dir, config, store, progress)
     used = counters.env_steps, counters.episodes
     rates = [each.schedule(each.budget.used(*used)) for each in (rule_before, rule)]
     if rates[0] != rates[1]:
         messages.append(f"the learning rate goes from {rates[0]:.3g} to {rates[1]:.3g}: it follows the budget")
-    before = read_json(run_dir / CONFIG)
-    messages.append(f"taken up at {counters.env_steps:,} steps, from {path.name}; workers begin fresh episodes")
+    messages.append(f"taken up at {counters.env_steps:,} steps, from {found.path.name}; workers begin fresh episodes")
     # Not from the checkpoint: a run may have been taken up, or workers been started anew, since it was written.
     incarnation = _LIVES * (len(before.get("resumed", [])) + 1)
     return Resumed(counters.env_steps, incarnation, sizes, evaluation, messages, before)
+
+
+def _read_record(run_dir: Path) -> dict[str, Any]:
+    """What config.json holds. Raises RunDirectoryError where what is read of it here is of a wrong kind."""
+    record = read_json(run_dir / CONFIG)
+    kinds = {"settings": dict, "versions": dict, "resumed": list, "id": str}
+    for name, kind in kinds.items():
+        if name in record and not isinstance(record[name], kind):
+            raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: its {name!r} is no {_JSON_NAMES[kind]}")
+    return record
 
 
 def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterStore, progress: Progress) -> None:

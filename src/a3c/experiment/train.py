@@ -108,18 +108,24 @@ def run_training(
     device = _device_on_ray(config) if config.runtime == "ray" else resolve_device(config.device)
     refuse_idle(named, facts)
     spec = make_spec(config, facts)
-    model = spec.build(seed=seeding.model_seed(config.seed))
-    runtime.check_room(config.workers)
-    store = make_store(config, model.flat, runtime, model.normaliser.tracked)
-    solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
-    progress = Progress(started_at, solved_return)
-    with contextlib.closing(store), contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as held:
+        if changes is not None:
+            assert config.run_dir is not None
+            held.enter_context(contextlib.closing(run_directory.RunLock(Path(config.run_dir))))
+            # Before the network is built: its size, too, is what a file says.
+            newest = resuming.find_newest(Path(config.run_dir), spec)
+        model = spec.build(seed=seeding.model_seed(config.seed))
+        runtime.check_room(config.workers)
+        store = make_store(config, model.flat, runtime, model.normaliser.tracked)
+        held.enter_context(contextlib.closing(store))
+        solved_return = facts.reward_threshold if config.stop_at_return is None else config.stop_at_return
+        progress = Progress(started_at, solved_return)
         if config.init_from is not None and changes is None:
             store.load_state_dict(store.state_dict() | starting_state(config.init_from, spec, "--init-from"))
         if changes is None:
-            place = _begin(facts, config, spec, device, runtime, locks)
+            place = _begin(facts, config, spec, device, runtime, held)
         else:
-            place = _take_up(facts, config, spec, device, runtime, locks, store, progress, changes)
+            place = _take_up(facts, config, spec, device, runtime, newest, store, progress, changes)
         run_dir, recipe, record, resumed = place
         session = _Session(config, run_dir, store, progress, on_report)
         view = choose_view(
@@ -205,17 +211,16 @@ def _take_up(
     spec: PolicySpec,
     device: str,
     runtime: AnyRuntime,
-    locks: contextlib.ExitStack,
+    newest: tuple[checkpoint.Checkpoint, list[str]],
     store: ParameterStore,
     progress: Progress,
     changes: Mapping[str, tuple[Any, Any]],
 ) -> _Place:
-    """The directory, store and progress of a run as its newest whole checkpoint has them; `locks` as in `_begin`."""
+    """The directory, store and progress of a run as its newest checkpoint, see `resuming.find_newest`, has them."""
     assert config.run_dir is not None
     run_dir = Path(config.run_dir)
-    locks.enter_context(contextlib.closing(run_directory.RunLock(run_dir)))
     before = replace(config, **{name: values[0] for name, values in changes.items()})
-    resumed = resuming.take_up(run_dir, config, spec, store, progress, make_rule(before), make_rule(config))
+    resumed = resuming.take_up(run_dir, config, *newest, store, progress, make_rule(before), make_rule(config))
     recipe = make_recipe(facts.source, config, spec, device, resumed.incarnation)
     _check_it_can_be_sent(recipe, runtime)
     # From here on things are written.
