@@ -23,7 +23,7 @@ from a3c.errors import NonFiniteError, RunDirectoryError, UsageError
 from a3c.experiment import checkpoint, launch, recipe, resuming, train
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.progress import Progress
-from a3c.experiment.run_directory import RunLock
+from a3c.experiment.run_directory import RunLock, write_json
 from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.train import make_rule, make_spec, make_store
 from a3c.runtimes.serial import SerialRuntime
@@ -176,14 +176,49 @@ def test_what_was_solved_for_a_smaller_goal_is_not_solved_for_a_larger(tmp_path)
     assert run.summary["solved_return"] == 1_000.0
 
 
-def test_a_file_of_the_run_that_is_a_link_is_left_alone(tmp_path):
-    begun(tmp_path / "run")
-    (tmp_path / "mine").write_text("precious\n" * 1000)
-    (tmp_path / "run" / "metrics.jsonl").unlink()
-    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "mine")
-    with pytest.raises(RunDirectoryError, match="metrics.jsonl is a link"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json", "metrics.jsonl", "episodes.csv", "evaluations.csv", "summary.json", "error.txt", ".lock",
+        ".writable", "checkpoints", "tensorboard", "wandb", "checkpoints/step-000000000000", "checkpoints/.step-000000004000.tmp",
+        "checkpoints/step-000000000000/state.json", "tensorboard/events.out.tfevents.1",
+    ],
+)  # fmt: skip
+def test_a_link_within_a_run_is_left_alone(tmp_path, name):
+    begun(tmp_path / "run", at_step=0)
+    link, mine = tmp_path / "run" / name, tmp_path / "mine"
+    link.parent.mkdir(exist_ok=True)
+    if link.exists():
+        link.rename(mine)
+    else:
+        mine.write_text("precious")
+    link.symlink_to(mine)
+
+    def content():
+        return {path: path.read_bytes() for path in (mine, *mine.rglob("*")) if path.is_file()}
+
+    before = content()
+    with pytest.raises(RunDirectoryError, match=f"{name} is a link, which no run writes"):
         a3c.resume(tmp_path / "run", trust_code=True)
-    assert (tmp_path / "mine").read_text() == "precious\n" * 1000
+    with pytest.raises(RunDirectoryError, match=f"{name} is a link, which no run writes"):
+        begun(tmp_path / "run", overwrite=True)
+    assert content() == before
+
+
+def test_a_run_directory_may_itself_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    begun(tmp_path / "run", at_step=0)
+    assert a3c.resume(tmp_path / "run", trust_code=True, quiet=True).summary["env_steps"] >= 4_000
+
+
+def test_what_is_written_aside_is_written_through_no_link(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    for name in (".config.json.tmp", ".summary.json.tmp"):
+        (tmp_path / name).symlink_to(tmp_path / "mine")
+        write_json(tmp_path / name[1:-4], {"a": 1})
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
 
 
 def test_a_torn_or_short_log_costs_only_what_is_gone(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ CONFIG, METRICS, EPISODES, SUMMARY = "config.json", "metrics.jsonl", "episodes.c
 EVALUATIONS = "evaluations.csv"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 ERROR = "error.txt"  # what a worker failed with
-_LOCK = ".lock"
+_LOCK, _PROBE, _WANDB = ".lock", ".writable", ("wandb", ".wandb")
 _GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 
@@ -60,7 +61,7 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
         for events in path.glob(f"{TENSORBOARD}/events.out.tfevents.*"):
             events.unlink()
         (path / CHECKPOINTS).mkdir(exist_ok=True)
-        probe = path / ".writable"
+        probe = path / _PROBE
         probe.write_bytes(b"a full disk takes files without a byte")
         probe.unlink()
         return lock
@@ -80,15 +81,12 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
 
     What was logged after it happens once more. The summary and what a killed run left half written go.
 
-    Returns what the user is to know. Raises RunDirectoryError if the directory cannot be written, or one of the files
-    is a link.
+    Returns what the user is to know. Raises RunDirectoryError if the directory cannot be written.
     """
     messages = list[str]()
     try:
         for name in _GROWING:
             file, size = path / name, sizes.get(name, 0)
-            if file.is_symlink():
-                raise RunDirectoryError(f"{file} is a link, which no run writes: what it points to is left alone")
             if not file.exists():
                 continue
             content = file.read_bytes()[:size]
@@ -116,10 +114,12 @@ class RunLock:
     Args:
         path: the run's directory.
 
-    Raises RunDirectoryError if another process, or another run of this one, trains there.
+    Raises RunDirectoryError if another process, or another run of this one, trains there, or if something in it that a
+    run writes is a link.
     """
 
     def __init__(self, path: Path) -> None:
+        _refuse_links(path)
         try:
             self._file = open(path / _LOCK, "a")  # noqa: SIM115  (kept until close)
         except OSError as error:
@@ -141,12 +141,22 @@ class RunLock:
         self._file.close()
 
 
+def _refuse_links(path: Path) -> None:
+    """Raise RunDirectoryError where something within a run's directory that a run writes is a link, to wherever."""
+    files = (CONFIG, METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR, _LOCK, _PROBE)
+    own = [path / name for name in (*files, CHECKPOINTS, TENSORBOARD, *_WANDB)]
+    for file in itertools.chain(own, path.glob(f"{CHECKPOINTS}/**/*"), path.glob(f"{TENSORBOARD}/*")):
+        if file.is_symlink():
+            raise RunDirectoryError(f"{file} is a link, which no run writes: put what it points to in its place")
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write atomically: the file holds the old content or the new, never a part of it. Its directory may have gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
     aside = path.with_name(f".{path.name}.tmp")
-    with open(aside, "w", encoding="utf-8") as file:
+    aside.unlink(missing_ok=True)  # left by a run that was killed, or a link that somebody has put there
+    with open(aside, "x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
