@@ -181,7 +181,8 @@ def test_what_was_solved_for_a_smaller_goal_is_not_solved_for_a_larger(tmp_path)
     [
         "config.json", "metrics.jsonl", "episodes.csv", "evaluations.csv", "summary.json", "error.txt", ".lock",
         ".writable", "checkpoints", "tensorboard", "wandb", "checkpoints/step-000000000000",
-        "checkpoints/.step-000000004000.tmp", "checkpoints/step-000000000000/state.json", "tensorboard/events.out.tfevents.1",
+        "checkpoints/.step-000000004000.tmp", "checkpoints/step-000000000000/state.json",
+        "tensorboard/events.out.tfevents.1",
     ],
 )  # fmt: skip
 def test_a_link_within_a_run_is_left_alone(tmp_path, name):
