@@ -343,6 +343,14 @@ def test_hosts_and_paths_that_the_files_name_want_trust(tmp_path, settings, mess
         assert a3c.resume(tmp_path / "run", runtime="serial", quiet=True).summary["env_steps"] >= 4_000
 
 
+def test_levels_without_end_are_damage(tmp_path):
+    begun(tmp_path / "run", "CartPole-v1", at_step=0)
+    changed_settings(tmp_path / "run", env_kwargs={"a": json.loads("[" * 900 + "]" * 900)})
+    for read in (a3c.resume, a3c.evaluate):
+        with pytest.raises(RunDirectoryError, match="config.json holds more than 200 levels: the run is damaged"):
+            read(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "damage", [{"resumed": 5}, {"resumed": {}}, {"versions": []}, {"versions": None}, {"id": 7}], ids=str
 )

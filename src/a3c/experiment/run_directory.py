@@ -19,6 +19,7 @@ EVALUATIONS = "evaluations.csv"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 ERROR = "error.txt"  # what a worker failed with
 _LOCK, _PROBE, _WANDB = ".lock", ".writable", ("wandb", ".wandb")
+_MOST_LEVELS = 200  # of JSON in JSON
 _GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 
@@ -175,6 +176,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunDirectoryError(f"{path} cannot be read ({error}): the run is damaged") from None
     if not isinstance(data, dict):
         raise RunDirectoryError(f"{path} holds no JSON object: the run is damaged")
+    level: list[Any] = [data]
+    for _ in range(_MOST_LEVELS):
+        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+        level = [item for item in level if isinstance(item, dict | list)]
+    if level:  # whoever went through it would come to the end of the stack
+        raise RunDirectoryError(f"{path} holds more than {_MOST_LEVELS} levels: the run is damaged")
     return data
 
 

@@ -159,7 +159,8 @@ def _number_to_json(number: float) -> float | str:
 def _bound_from_json(data: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     values = data if isinstance(data, list) else [data]
     if np.dtype(dtype).kind == "f":
-        numbers = np.array([_float(value) for value in values], dtype)
+        with np.errstate(over="ignore"):  # what is beyond the type is infinite
+            numbers = np.array([_float(value) for value in values], dtype)
     else:
         numbers = np.array(_integers(values, *_limits(dtype)), dtype)
     if np.isnan(numbers).any() or (isinstance(data, list) and numbers.size != math.prod(shape)):
