@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -37,10 +38,11 @@ import gymnasium as gym
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import A3CError
 from a3c.experiment import checkpoint, presets, resuming
+from a3c.experiment.environment import find_player
 from a3c.experiment.progress import Progress
-from a3c.experiment.run_directory import write_json
+from a3c.experiment.run_directory import finite, write_json
 from a3c.experiment.saved_settings import read_settings
-from a3c.experiment.train import make_rule, make_spec
+from a3c.experiment.train import config_record, make_rule, make_spec
 from a3c.runtimes.threads import one_thread
 from a3c.stores.local import LocalStore
 from cartpole import commit
@@ -332,6 +334,49 @@ def held(pid: int) -> dict[str, int]:
     }
 
 
+def nested(levels: int) -> Any:
+    """A list in a list in a list."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+LARGE_BOX = {"kind": "Box", "shape": [2**24], "dtype": "float64", "low": 0, "high": 1}
+ODD: list[Any] = [
+    *(None, True, False, 0, -1, 1, 7, 10**4, 2**20, 2**24, 2**31, 2**63, 10**30, -(10**30), 10**400),
+    *(0.5, -0.0, 1e-300, 1e308, math.nan, math.inf),
+    *("", "x", "/etc/passwd", "inf", "1", "auto", "\ud800", "x" * 10**4),
+    *([], {}, [[]], [0], [-1], [2**24], [2**20] * 2, [4096] * 300, [64] * 20_000, ["x"] * 5_000),
+    *(nested(50), nested(900), {"x": 1}, {"kind": "Box"}, LARGE_BOX, {"kind": "Tuple", "spaces": [LARGE_BOX] * 40}),
+]
+
+
+def distorted(content: bytes, chance: random.Random) -> bytes:
+    """JSON with one value, at any place in it, taken away, added, or in the place of another."""
+    data = json.loads(content)
+    places = [(data, None)]  # a container and a key of it; the first is the whole
+    found = [data]
+    while found:
+        value = found.pop()
+        items = list(value.items() if isinstance(value, dict) else enumerate(value))
+        places += [(value, key) for key, _ in items]
+        found += [item for _, item in items if isinstance(item, dict | list)]
+    container, key = chance.choice(places)
+    odd, kind = chance.choice(ODD), chance.randrange(4)
+    if key is None:
+        data = odd
+    elif kind == 0:
+        del container[key]
+    elif kind == 1 and isinstance(container, list):
+        container.insert(key, odd)
+    elif kind == 1:
+        container[str(odd)[:10]] = odd
+    else:
+        container[key] = odd
+    return json.dumps(data).encode()
+
+
 def damaged(content: bytes, chance: random.Random) -> bytes:
     """The content with one thing wrong."""
     data, kind = bytearray(content), chance.randrange(5)
@@ -358,29 +403,46 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
     chance, refused, read, began = random.Random(seed), 0, 0, time.monotonic()
     folder = run_dir / "checkpoints" / newest_name(run_dir)  # type: ignore[operator]
     config = resuming.changed(read_settings(run_dir).config, {"total_env_steps": 10**9})[0]
-    spec, rule = make_spec(config, examine(EnvSource("CartPole-v1"))), make_rule(config)
+    facts = examine(EnvSource("CartPole-v1"))
+    spec, rule = make_spec(config, facts), make_rule(config)
     start = spec.build()
 
     def taken_up() -> None:
         store = LocalStore(start.flat, rule, tracked=start.normaliser.tracked)
-        with mock.patch.object(checkpoint, "damage_of", return_value=None):  # else nothing of it would be read
-            newest = resuming.find_newest(run_dir, spec)
-            resuming.take_up(run_dir, config, *newest, store, Progress(time.time(), None), rule, rule)
+        read_settings(run_dir)
+        newest = resuming.find_newest(run_dir, spec)
+        resumed = resuming.take_up(run_dir, config, *newest, store, Progress(time.time(), None), rule, rule)
+        now = config_record(facts.source, config, spec)
+        resumed.say_what_is_new(now)
+        json.dumps(finite(resumed.record(now, {})))
+
+    def settled() -> None:
+        saved = read_settings(run_dir)
+        config = resuming.changed(saved.config, {})[0]
+        resuming.check_code(run_dir, saved, None, {}, trust_code=False)
+        rule = make_rule(config)
+        rule.schedule(rule.budget.used(1000, 10))
+        resuming.find_newest(run_dir, make_spec(config, facts))
+        find_player(run_dir)
 
     readers: list[tuple[Path, Callable[[], Any]]] = [
         *((folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in os.listdir(folder)),
-        *((folder / name, taken_up) for name in ("progress.json", "state.json")),
+        *((folder / name, taken_up) for name in ("progress.json", "state.json", "policy.json")),
         (folder / "checksums.json", lambda: checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)),
-        (run_dir / "config.json", lambda: read_settings(run_dir)),
+        (run_dir / "config.json", settled),
         (run_dir / "config.json", taken_up),
     ]
     contents = {path: path.read_bytes() for path, _ in readers}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(inputs):
         path, reader = chance.choice(readers)
-        path.write_bytes(damaged(contents[path], chance))
+        damage = distorted if path.suffix == ".json" and chance.random() < 0.7 else damaged
+        path.write_bytes(damage(contents[path], chance))
         try:
-            reader()
+            with contextlib.ExitStack() as as_written:
+                if path.name != "checksums.json":  # else nothing of it would be read; a stranger can make them anew
+                    as_written.enter_context(mock.patch.object(checkpoint, "damage_of", return_value=None))
+                reader()
             read += 1
         except A3CError:
             refused += 1
