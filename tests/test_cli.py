@@ -136,7 +136,7 @@ def test_a_run_that_is_there_is_kept(capsys, trained):
         ("checkpoints/*/policy.json", "signed {}", "description is damaged"),
         ("checkpoints/*/policy.json", 'signed {"format": 99}', "format 99"),
         ("checkpoints/*/model.safetensors", "junk", "model.safetensors is not what was written"),
-        ("checkpoints/*/model.safetensors", "signed junk", "the weights are damaged"),
+        ("checkpoints/*/model.safetensors", "signed junk", "it is damaged"),
         ("checkpoints/*", None, "holds no checkpoint"),
     ],
     ids=str,
