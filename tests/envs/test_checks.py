@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import types
 
 import gymnasium as gym
 import numpy as np
@@ -176,6 +177,55 @@ def test_a_step_of_another_interface(wrap, result, got):
     env.reset()
     with pytest.raises(UnsupportedEnvironment, match=f"step of 'Old-v0' returned {got}.*gym before 0.26"):
         env.step(0)
+
+
+@pytest.mark.parametrize("wrap", [Interface, Checked])
+@pytest.mark.parametrize("place", [2, 3])
+@pytest.mark.parametrize(
+    ("end", "got"),
+    [
+        ({"lives": 3}, "a dict"),  # gym before 0.26, its four values padded to five: obs, reward, done, info, {}
+        ({}, "a dict"),
+        (None, "None"),
+        ("no", "'no'"),
+        (np.nan, "nan"),
+        (1.0, "1.0"),
+        (2, "2"),
+        (np.int64(-1), r"an array \(\) of int64"),
+        (np.array([True]), r"an array \(1,\) of bool"),
+    ],
+)
+def test_an_end_that_is_neither_true_nor_false(wrap, place, end, got):
+    result = [BOX.sample(), 0.0, False, False, {}]
+    result[place] = end
+    env = wrap(Says(step=tuple(result)), "Old-v0")
+    env.reset()
+    which = ["terminated", "truncated"][place - 2]
+    with pytest.raises(UnsupportedEnvironment, match=f"`{which}` of a step of 'Old-v0' is {got}: true or false"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("wrap", [Interface, Checked])
+@pytest.mark.parametrize("kind", [bool, int, np.bool_, np.int8, np.array])
+def test_ends_that_are_true_or_false(wrap, kind):
+    for ends in ((True, False), (False, True)):
+        env = wrap(Says(step=(BOX.sample(), 0.0, *map(kind, ends), {})), "Fine-v0")
+        env.reset()
+        found = env.step(0)[2:4]
+        assert found == ends
+        assert list(map(type, found)) == [bool, bool]
+
+
+@pytest.mark.parametrize("wrap", [Interface, Checked])
+@pytest.mark.parametrize(("info", "got"), [(None, "None"), ([], "a list of 0"), ("text", "a str")])
+def test_an_info_that_is_no_mapping(wrap, info, got):
+    env = wrap(Says(step=(BOX.sample(), 0.0, False, False, info)), "Odd-v0")
+    env.reset()
+    with pytest.raises(UnsupportedEnvironment, match=f"the info of a step of 'Odd-v0' is {got}: a dict is wanted"):
+        env.step(0)
+    env = wrap(Says(step=(BOX.sample(), 0.0, False, False, types.MappingProxyType({"x": 1}))), "Fine-v0")
+    env.reset()
+    assert env.step(0)[-1]["x"] == 1
 
 
 @pytest.mark.parametrize("wrap", [Interface, Checked])

@@ -65,7 +65,24 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
                 f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
                 "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
             )
-        return result
+        observation, reward, terminated, truncated, info = result
+        if type(terminated) is bool and type(truncated) is bool and type(info) is dict:  # nearly always, and quick
+            return result
+        terminated, truncated = self._end(terminated, "terminated"), self._end(truncated, "truncated")
+        if not isinstance(info, Mapping):
+            raise UnsupportedEnvironment(f"the info of a step of {self.name!r} is {_kind(info)}: a dict is wanted")
+        return observation, reward, terminated, truncated, info
+
+    def _end(self, ended: Any, which: str) -> bool:
+        if type(ended) is bool or isinstance(ended, np.bool_):
+            return bool(ended)
+        if np.ndim(ended) == 0 and np.asarray(ended).dtype.kind in "biu" and ended in (0, 1):
+            return bool(ended)
+        got = repr(ended) if isinstance(ended, str | int | float) else _kind(ended)
+        raise UnsupportedEnvironment(
+            f"`{which}` of a step of {self.name!r} is {got}: true or false is wanted, in the order (observation, "
+            "reward, terminated, truncated, info)"
+        )
 
 
 class Checked(Interface):
