@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -59,7 +60,8 @@ def folded(*masks, **spaces_):
 def test_a_mask_is_folded_into_any_observation():
     one, other = np.array([1, 0, 1], np.int8), np.array([0, 0, 1], bool)
     assert folded(one, other) == [[1, 0, 1], [0, 0, 1]]
-    assert folded(one, None) == [[1, 0, 1], [1, 1, 1]]  # where nothing is told, everything is allowed
+    assert folded(one, None) == [[1, 0, 1], [1, 1, 1]]  # an episode's last info may tell none
+    assert folded(None, one, None) == [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
     assert folded(one, [0, 1, 0]) == [[1, 0, 1], [0, 1, 0]]
     env = ActionMask(Tells([one, other]), "Tells-v0")
     assert env.observation_space == spaces.Dict(observation=BOX, action_mask=spaces.Box(0, 1, (3,), np.int8))
@@ -106,6 +108,20 @@ def test_masks_in_the_forms_that_gymnasium_samples_with():
 def test_a_mask_that_does_not_fit(action_space, mask, message):
     with pytest.raises(UnsupportedEnvironment, match=rf"info\[\"action_mask\"\] of 'x' is {message}"):
         flat_mask("x", action_space, mask)
+
+
+def test_a_mask_that_is_missing_in_the_middle_of_an_episode():
+    one = np.array([1, 0, 1], np.int8)
+    assert folded(one, one, None) == [[1, 0, 1], [1, 0, 1], [1, 1, 1]]
+    env = ActionMask(Tells([one, None, one]), "Tells-v0")
+    env.reset()
+    with pytest.raises(UnsupportedEnvironment, match="'Tells-v0' had an action_mask in its info at its reset and none"):
+        env.step(0)
+
+
+def test_a_mask_that_does_not_fit_is_found_before_the_run():
+    with pytest.raises(UnsupportedEnvironment, match=r"action_mask.* is of size \[4\], and its action space has \[3\]"):
+        examine(EnvSource(partial(Tells, [np.ones(4, np.int8)] * 2)))
 
 
 @pytest.mark.parametrize("action_space", [BOX, spaces.MultiBinary(3), spaces.Dict(a=spaces.Discrete(2), b=BOX)])

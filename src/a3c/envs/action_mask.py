@@ -19,12 +19,13 @@ from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described
 
 
 class ActionMask(gym.Wrapper[Any, Any, Any, Any]):
-    """Folds `info["action_mask"]` into the observation; where an info has none, everything is allowed.
+    """Folds `info["action_mask"]` into the observation.
 
-    A Dict observation gets the part "action_mask"; any other becomes {"observation": ..., "action_mask": ...}.
+    A Dict observation gets the part "action_mask"; any other becomes {"observation": ..., "action_mask": ...}. In an
+    episode whose reset tells no mask, and at its end, an info may have none: everything is allowed then.
 
     Raises:
-        UnsupportedEnvironment: actions of the space cannot be masked, or a mask is not of its size.
+        UnsupportedEnvironment: actions of the space cannot be masked, a mask is not of its size, or one is missing.
     """
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
@@ -35,14 +36,22 @@ class ActionMask(gym.Wrapper[Any, Any, Any, Any]):
         inner = env.observation_space
         around = dict(inner.spaces) if isinstance(inner, spaces.Dict) else {"observation": inner}
         self.observation_space = spaces.Dict({**around, ACTION_MASK: mask})
+        self._told = False  # by the reset of this episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """The first observation with its mask."""
-        return self._fold(*self.env.reset(seed=seed, options=options))
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._told = info.get(ACTION_MASK) is not None
+        return self._fold(observation, info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """The next observation with its mask."""
         observation, reward, terminated, truncated, info = self.env.step(action)
+        if self._told and info.get(ACTION_MASK) is None and not (terminated or truncated):
+            raise UnsupportedEnvironment(
+                f"{self.name!r} had an action_mask in its info at its reset and none at this step: give one at each, "
+                "all of 1 where every action is allowed"
+            )
         observation, info = self._fold(observation, info)
         return observation, reward, terminated, truncated, info
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from a3c.envs import atari, envpool, mujoco_warnings
-from a3c.envs.action_mask import ActionMask, has_mask
+from a3c.envs.action_mask import ActionMask, flat_mask, has_mask, mask_size
 from a3c.envs.atari import AtariOptions
 from a3c.envs.bare import BareLanes, BareVector
 from a3c.envs.checks import Checked, check_spaces, unchecked, with_interface
@@ -328,7 +328,10 @@ def reset_seed(envs: AnyVectorEnv, environments: list[int], vector_environment: 
 
 
 def _masks(source: EnvSource, env: gym.Env[Any, Any]) -> bool:
-    """Whether infos tell an action mask that is not in the observation already."""
+    """Whether infos tell an action mask that is not in the observation already.
+
+    Raises UnsupportedEnvironment if the first one does not fit the actions.
+    """
     if source.pooled or has_mask(env.observation_space):
         return False
     try:
@@ -337,7 +340,11 @@ def _masks(source: EnvSource, env: gym.Env[Any, Any]) -> bool:
         raise
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {source.name!r} cannot be reset ({reason(error)})") from error
-    return ACTION_MASK in info
+    if ACTION_MASK not in info:
+        return False
+    mask_size(source.name, env.action_space)  # that all actions are choices: else sizes say nothing
+    flat_mask(source.name, env.action_space, info[ACTION_MASK])
+    return True
 
 
 def _wrap(env: gym.Env[Any, Any], wrap: Wrap, name: str | Wrap) -> Any:
