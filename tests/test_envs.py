@@ -302,3 +302,15 @@ def test_inspecting_closes_the_environment_even_if_it_is_refused():
     with pytest.raises(UnsupportedEnvironment, match="the action space of 'Odd' has a Text space"):
         examine(EnvSource(Odd))
     assert closed == [True]
+
+
+def test_one_object_is_not_stepped_as_two_environments():
+    one = Endless()
+    source = EnvSource(lambda: one)
+    with pytest.raises(UnsupportedEnvironment, match="the same Endless object was returned for two environments"):
+        source.make_vector(2)
+    envs = source.make_vector(1)
+    with pytest.raises(UnsupportedEnvironment, match="return a new one from each call"):
+        source.make_vector(1)  # another worker's, in the same process
+    envs.close()
+    source.make_vector(1).close()
