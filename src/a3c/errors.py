@@ -13,7 +13,7 @@ A3CError
 ├── SavingFailed                        a run's files could not be written          exit code 1
 ├── OutOfResources                      the machine lacks what a run needs          exit code 1
 ├── ClusterError                        a Ray cluster cannot be used, or fell apart exit code 1
-├── NonFiniteError                      NaN or infinity, in too many rollouts in a row or in the weights
+├── NonFiniteError                      NaN or infinity: in too many rollouts in a row, an evaluation, the weights
 └── StoreError                          a parameter store was used against its promise
     ├── RoundCannotFill                 a synchronous round waits for somebody who cannot come
     └── StoreBusy                       a worker keeps the store's lock, and does not go on
@@ -112,7 +112,7 @@ class ClusterError(A3CError):
 
 
 class NonFiniteError(A3CError):
-    """Too many rollouts in a row held a NaN or an infinity, or the weights do; the message says where."""
+    """Too many rollouts in a row held a NaN or an infinity, or an evaluation or the weights do; it says where."""
 
 
 class StoreError(A3CError):

@@ -15,23 +15,15 @@ import tiny_envs
 from a3c.config import TrainConfig
 from a3c.envs.make import EnvSource
 from a3c.envs.teaching import Recall
-from a3c.errors import RunDirectoryError, UnsupportedEnvironment, UsageError
+from a3c.errors import NonFiniteError, RunDirectoryError, UnsupportedEnvironment, UsageError
 from a3c.experiment import checkpoint
 from a3c.experiment.environment import find_player
-from a3c.experiment.evaluate import bootstrap_interval
+from a3c.experiment.evaluate import Evaluation, bootstrap_interval
 from a3c.experiment.launch import env_source
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.models.actor_critic import Network
 
 SMALL = Network(hidden_sizes=(8,))
-
-
-class NaNReward(tiny_envs.Corridor):
-    """Every reward is NaN."""
-
-    def step(self, action):
-        observation, _, terminated, truncated, info = super().step(action)
-        return observation, float("nan"), terminated, truncated, info
 
 
 class Sevens(tiny_envs.Corridor):
@@ -477,8 +469,30 @@ def test_numbers_out_of_range(policy, settings, words):
         a3c.evaluate(policy, tiny_envs.Corridor, **settings)
 
 
-def test_returns_that_are_not_finite_are_null_in_json(policy):
-    result = a3c.evaluate(policy, NaNReward, episodes=3)
+class Unsound(tiny_envs.Corridor):
+    """Gives a number that is none as its `term`, in the third step."""
+
+    def __init__(self, term, number):
+        self.term, self.number = term, number
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.steps == 3 and self.term == "reward":
+            reward = self.number
+        elif self.steps == 3:
+            observation = np.full(2, self.number, np.float32)
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("term", ["observation", "reward"])
+@pytest.mark.parametrize("number", [np.nan, -np.inf])
+def test_numbers_that_are_none_end_it(policy, term, number):
+    with pytest.raises(NonFiniteError, match=f"a NaN or an infinity as its {term}"):
+        a3c.evaluate(policy, lambda: Unsound(term, number), episodes=3)
+
+
+def test_returns_that_are_not_finite_are_null_in_json():
+    result = Evaluation(3, np.inf, np.nan, (-np.inf, np.nan), 8.0, True, 0)
     record = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert record["return_mean"] is None
     assert record["return_std"] is None

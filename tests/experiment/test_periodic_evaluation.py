@@ -229,7 +229,8 @@ def test_what_is_no_number_is_left_out(tmp_path):
     training.reach(100)
     training.evaluation.close(0)
     (row,) = training.rows
-    assert (row["return_mean"], row["ci95_low"], row["length_mean"]) == ("", "", "8.0")
+    assert (row["return_mean"], row["ci95_low"], row["length_mean"]) == ("", "", "")
+    assert not training.messages  # the next one may be sound
     assert training.evaluation.best is None
     assert training.evaluation.unlogged() == {"evaluation_return_mean": None}
 

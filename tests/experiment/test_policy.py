@@ -199,19 +199,38 @@ def test_plain_python_numbers_are_taken():
     [
         ({"pair": (np.zeros((6, 3), np.float32), np.zeros((6, 3)))}, r"shape at 'pair/0' is \(6, 3\).*takes \(2,\)"),
         ({"pair": (np.zeros((6, 2)), np.full((6, 3), 0.5))}, "the observation at 'pair/1' is float64.*int8: convert"),
-        ({"cue": np.zeros(5, np.int64)}, r"differ in how many they are: \[\(5,\), \(6,\)\]"),
+        ({"cue": np.ones(5, np.int64)}, r"differ in how many they are: \[\(5,\), \(6,\)\]"),
         ({"cue": np.int64(1)}, r"differ in how many they are"),
         ({"pair": np.zeros(3)}, "shape at 'pair/0'"),
         ({"pair": 7}, "the observation is not nested as Dict"),
         ({"pair": ()}, "the observation is not nested as Dict"),
         ({"cue": "red"}, "the observation at 'cue' is <U3"),
         ({"cue": [[1], [2, 3]]}, "the observation is not nested as Dict"),
+        ({"pair": (np.full((6, 2), np.nan), np.zeros((6, 3)))}, "the observation at 'pair/0' holds NaN or infinity"),
+        ({"pair": (np.full((6, 2), 1e300), np.zeros((6, 3)))}, "the observation at 'pair/0' holds NaN or infinity"),
+        ({"cue": np.full(6, 5)}, r"the observation at 'cue' has a value that Discrete\(4, start=1\) does not have"),
+        ({"cue": np.array([1, 1, 0, 1, 1, 1])}, "the observation at 'cue' has a value that"),
     ],
 )
 def test_what_is_wrong_with_an_observation_is_named(change, message):
     policy = a3c.Policy(NESTED, NESTED.build())
     with pytest.raises(UsageError, match=message):
         policy.predict(nested_batch(6) | change)
+
+
+@pytest.mark.parametrize("value", [np.array([0, 3]), np.array([-1, 0]), np.array([[0, 0], [2, 2]])])
+def test_a_choice_that_there_is_not_is_named(value):
+    spec = PolicySpec(spaces.MultiDiscrete([2, 3]), spaces.Discrete(2), network=SMALL)
+    policy = a3c.Policy(spec, spec.build())
+    policy.predict(np.array([1, 2]))
+    with pytest.raises(UsageError, match=r"the observation has a value that MultiDiscrete\(\[2 3\]\) does not have"):
+        policy.predict(value)
+
+
+@pytest.mark.parametrize("mapping", [{"observation": np.zeros(4)}, {"": np.zeros(4)}, {}])
+def test_a_dict_for_a_plain_observation_is_named(policy, mapping):
+    with pytest.raises(UsageError, match=r"not nested as Box.*a dict"):
+        policy.predict(mapping)
 
 
 def test_a_part_that_is_missing_is_named():

@@ -15,7 +15,7 @@ import a3c
 import tiny_envs
 from a3c.envs.make import EnvSource
 from a3c.envs.teaching import MaskedRecall
-from a3c.errors import UnsupportedEnvironment, UsageError
+from a3c.errors import NonFiniteError, UnsupportedEnvironment, UsageError
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.record import Recording, record
 from a3c.models.actor_critic import Network
@@ -222,6 +222,15 @@ def test_a_missing_package_of_the_environment_is_named(tmp_path, monkeypatch, ca
 def test_an_environment_that_renders_nothing_is_named(tmp_path, corridor, env):
     with pytest.raises(UsageError, match="Corridor' cannot be rendered"):
         record(corridor, tmp_path / "film.gif", env)
+
+
+def test_a_number_that_is_none_ends_it(tmp_path, corridor):
+    class Unsound(Filmed):
+        def step(self, action):
+            return np.full(2, np.nan, np.float32), *super().step(action)[1:]
+
+    with pytest.raises(NonFiniteError, match="a NaN or an infinity as its observation"):
+        record(corridor, tmp_path / "film.gif", Unsound)
 
 
 @pytest.mark.parametrize("picture", [None, np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.int64)])

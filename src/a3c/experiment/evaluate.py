@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from a3c.config import OwnCode, flag
 from a3c.core.seeding import evaluation_seeds
 from a3c.envs.make import AnyVectorEnv, EnvFactory, making, reset_seed
-from a3c.errors import UsageError
+from a3c.errors import NonFiniteError, UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.policy import Policy
 from a3c.experiment.run_directory import finite
 from a3c.runtimes.threads import one_thread
-from a3c.spaces.parts import Space
+from a3c.spaces.parts import Space, described, flatten, parts
 
 MOST_STEPS = 108_000
 """By default, the steps after which an episode that does not end is cut: an Atari game's limit, in frames."""
@@ -83,6 +83,7 @@ def evaluate(
         UsageError: nothing says where to play, the environment does not fit the policy or fails, or the run names
             code and is not trusted.
         RunDirectoryError: the run is missing or damaged.
+        NonFiniteError: an observation or a reward is NaN or infinite.
     """
     check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
     check_at_least(0, seed=seed)
@@ -163,6 +164,15 @@ def check_fit(policy: Policy, observation_space: Space, action_space: Space, nam
         )
 
 
+def check_finite(policy: Policy, observation: Any, reward: Any = 0.0, playing: Any = ...) -> None:
+    """Raise NonFiniteError for a NaN or an infinity in what an environment gave, or those that are still `playing`."""
+    flat = parts(flatten(policy.spec.observation_space, observation))
+    for name, part in {"reward": reward, **{f"observation{described(path)}": flat[path] for path in flat}}.items():
+        numbers = np.asarray(part)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers[playing]).all():
+            raise NonFiniteError(f"the environment gave a NaN or an infinity as its {name}: no return can be told")
+
+
 def _play(
     policy: Policy,
     envs: AnyVectorEnv,
@@ -181,9 +191,11 @@ def _play(
     episode_return, length = np.zeros(count), np.zeros(count, np.int64)
     played: list[list[tuple[float, int]]] = [[] for _ in range(count)]
     cut_episodes = 0
+    check_finite(policy, observation)
     while playing.any():
         action, state = policy.predict(observation, state, episode_start, deterministic=greedy)
         observation, reward, terminated, truncated, _ = envs.step(action)
+        check_finite(policy, observation, reward, playing)
         episode_start = done  # NEXT_STEP: who was done has now been reset, and this step was none
         episode_return += np.where(episode_start, 0.0, reward)
         length += ~episode_start

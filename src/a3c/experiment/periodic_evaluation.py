@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from a3c.core.seeding import evaluation_seeds, model_seed
 from a3c.envs.make import EnvSource, making
-from a3c.errors import StoreBusy
+from a3c.errors import NonFiniteError, StoreBusy
 from a3c.experiment.evaluate import Evaluation, environment_count, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
@@ -73,10 +73,13 @@ class Evaluator:
         self.seed = evaluation_seeds(recipe.seed, 1)[0]
 
     def __call__(self, weights: Weights) -> Evaluation:
-        """Play the episodes."""
+        """Play the episodes; of returns that cannot be told, NaN."""
         self.policy.model.flat.copy_(torch.from_numpy(weights.parameters))
         self.policy.model.normaliser.load(torch.from_numpy(weights.moments))
-        return play_episodes(self.policy, self.envs, self.recipe.episodes, seed=self.seed)
+        try:
+            return play_episodes(self.policy, self.envs, self.recipe.episodes, seed=self.seed)
+        except NonFiniteError:  # in training such an episode costs a rollout, and here an evaluation
+            return Evaluation(0, math.nan, math.nan, (math.nan, math.nan), math.nan, True, self.seed)
 
     def close(self) -> None:
         """Close the environments."""
@@ -251,9 +254,9 @@ class PeriodicEvaluation:
             if self.best is None or mean > self.best["return_mean"]:
                 self.best = {"env_steps": env_steps, "return_mean": mean}
         self._kept_at = env_steps
-        returns = (mean, evaluation.return_std, *evaluation.return_ci95)
+        numbers = (mean, evaluation.return_std, *evaluation.return_ci95, evaluation.length_mean)
         try:
-            self._write(env_steps, seconds, evaluation.episodes, *finite(returns), evaluation.length_mean)
+            self._write(env_steps, seconds, evaluation.episodes, *finite(numbers))
         except OSError as error:
             self._give_up(f"{EVALUATIONS} cannot be written ({error.strerror or error})")
 

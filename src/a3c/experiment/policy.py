@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Dict
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 
 from a3c.errors import UsageError
@@ -19,7 +19,7 @@ from a3c.experiment import checkpoint as checkpoints
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import CHECKPOINTS
 from a3c.models.actor_critic import ActorCritic
-from a3c.spaces.parts import ACTION_MASK, basic_parts, described, flatten, map_parts, parts
+from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described, flatten, map_parts, parts
 
 _FOLDED = (
     "an environment that tells its mask in the info has it in the observation here: "
@@ -64,8 +64,8 @@ class Policy:
             [B, S] (B = 1 for a single observation), None for a network without memory.
 
         Raises:
-            UsageError: the observation, or the state, is not such as the policy was trained on, or there is not one
-                episode_start for each.
+            UsageError: the observation, or the state, is not such as the policy was trained on, an observation is not
+                finite, or there is not one episode_start for each.
         """
         batch, single = self._tensors(observation)
         lanes = len(next(iter(parts(batch).values())))
@@ -130,6 +130,8 @@ class Policy:
         """The flat observation as tensors [B, *O], and whether it was a single one."""
         try:
             flat = flatten(self.spec.observation_space, observation)
+            if isinstance(flat, Mapping) and "" in self._parts:
+                raise TypeError("a dict")
             arrays = {path: np.asarray(part) for path, part in parts(flat).items()}
         except (KeyError, IndexError, TypeError, ValueError) as error:
             space = self.spec.observation_space
@@ -152,7 +154,9 @@ class Policy:
                 raise UsageError(
                     f"the observation{described(path)} is {array.dtype}; this policy takes {space.dtype}: convert it"
                 )
-            arrays[path] = np.ascontiguousarray(array, space.dtype).reshape(*(lead or (1,)), *space.shape)
+            with np.errstate(over="ignore"):
+                arrays[path] = np.ascontiguousarray(array, space.dtype).reshape(*(lead or (1,)), *space.shape)
+            _check_values(arrays[path], space, path)
             leads.add(lead)
         if len(leads) > 1:
             raise UsageError(f"the observation's parts differ in how many they are: {sorted(leads)}")
@@ -168,6 +172,16 @@ class Policy:
                 f"{(lanes, self.model.state_size)}: pass what the call before returned"
             )
         return torch.as_tensor(state, dtype=self.model.dtype, device=self.model.device)
+
+
+def _check_values(array: NDArray[Any], space: Space, path: str) -> None:
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise UsageError(f"the observation{described(path)} holds NaN or infinity")
+    elif isinstance(space, Discrete | MultiDiscrete):
+        above = space.start + (space.n if isinstance(space, Discrete) else space.nvec)
+        if ((array < space.start) | (array >= above)).any():
+            raise UsageError(f"the observation{described(path)} has a value that {space} does not have")
 
 
 def _starts(episode_start: NDArray[np.bool_] | None, lanes: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ from a3c.envs.lookup import missing_extra
 from a3c.envs.make import EnvFactory, making
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
-from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_fit
+from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_finite, check_fit
 from a3c.experiment.policy import Policy
 from a3c.own_code import reason
 from a3c.runtimes.threads import one_thread
@@ -92,6 +92,7 @@ def record(
         UsageError: the file's ending, its directory, the environment or a missing package does not allow it, or the
             run names code and is not trusted.
         RunDirectoryError: the run is missing or damaged.
+        NonFiniteError: an observation or a reward is NaN or infinite.
     """
     out = Path(out)
     ending = out.suffix.lower()
@@ -134,12 +135,14 @@ class _Play:
         """The frames of one episode for each seed."""
         for seed in seeds:
             observation, _ = self.env.reset(seed=seed)
+            check_finite(self.policy, observation)
             yield self._frame()
             state, episode_start = None, np.ones(1, np.bool_)
             episode_return, length, done = 0.0, 0, False
             while not done and length < self.max_steps_per_episode:
                 action, state = self.policy.predict(observation, state, episode_start, deterministic=self.greedy)
                 observation, reward, terminated, truncated, _ = self.env.step(action)
+                check_finite(self.policy, observation, reward)
                 yield self._frame()
                 episode_start = np.zeros(1, np.bool_)
                 episode_return, length, done = episode_return + float(reward), length + 1, terminated or truncated
