@@ -21,7 +21,8 @@ from a3c.spaces.parts import ACTION_MASK
 
 _LEAST_S, _MOST_S = 0.15, 1.0  # of stepping; until then at least so many steps:
 _LEAST_STEPS = 20
-_SILENCE_S, _PATIENCE_S = 2.0, 20.0  # after the first it is told, after both given up
+_LEAST_SLOW_STEPS = 3  # of those that take long, one of which is left out
+_PATIENCE_S = 20.0  # then it is given up
 _ACTIONS = 64
 _MOSTLY_WAITING = 0.5  # of a step's time on the processor, at most
 _MOST_WORKERS = 32
@@ -70,18 +71,17 @@ def measure(source: EnvSource, quiet: bool = True) -> StepTime | None:
     """Step one environment with random actions for a moment; None if that cannot be done, whatever the reason.
 
     Training makes the same environments and says what is wrong with them; one that hangs, workers are killed for. So
-    it is stepped in a thread, and given up after a while. The source is one that has been examined.
+    it is stepped in a thread, and given up after a while. One that ends its process ends this one, whose last line
+    then says what was done. The source is one that has been examined.
 
     Raises UnsupportedEnvironment if it breaks its word.
     """
+    if not quiet:
+        print(f"a3c: measuring how long a step of {source.name} takes ...", file=sys.stderr, flush=True)
     found = list[StepTime | UnsupportedEnvironment | None]()
     thread = threading.Thread(target=lambda: found.append(_measured(source)), daemon=True)
     thread.start()
-    thread.join(_SILENCE_S)
-    if thread.is_alive():
-        if not quiet:
-            print(f"a3c: measuring how long a step of {source.name} takes ...", file=sys.stderr, flush=True)
-        thread.join(_PATIENCE_S)
+    thread.join(_PATIENCE_S)
     answer = found[0] if found else None
     if isinstance(answer, UnsupportedEnvironment):
         raise answer
@@ -99,7 +99,7 @@ def _measured(source: EnvSource) -> StepTime | UnsupportedEnvironment | None:
             return None  # a random action may be a forbidden one
         env.action_space.seed(0)
         actions = [env.action_space.sample() for _ in range(_ACTIONS)]
-        steps, ended = 0, False
+        steps, ended, longest, passed = 0, False, 0.0, 0.0
         began, busy = time.perf_counter(), time.thread_time()
         for action in itertools.cycle(actions):
             if ended:
@@ -107,10 +107,12 @@ def _measured(source: EnvSource) -> StepTime | UnsupportedEnvironment | None:
             _, _, terminated, truncated, _ = env.step(action)
             ended = bool(terminated or truncated)
             steps += 1
-            passed = time.perf_counter() - began
-            if passed > _MOST_S or (passed > _LEAST_S and steps >= _LEAST_STEPS):
+            before, passed = passed, time.perf_counter() - began
+            longest = max(longest, passed - before)
+            if passed > (_LEAST_S if steps >= _LEAST_STEPS else _MOST_S) and steps >= _LEAST_SLOW_STEPS:
                 break
-        return StepTime(passed / steps, min((time.thread_time() - busy) / passed, 1.0))
+        passed -= longest  # which may have compiled something, or hung
+        return StepTime(passed / (steps - 1), min((time.thread_time() - busy) / passed, 1.0))
     except UnsupportedEnvironment as error:
         return error
     except Exception:
