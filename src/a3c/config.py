@@ -79,7 +79,7 @@ class TrainConfig:
     total_episodes: int | None = None
     """Budget in finished episodes of all workers together."""
     max_seconds: float | None = None
-    """Budget in seconds."""
+    """Budget in seconds, from the start of the command or the call on: what comes before the first step counts."""
     stop_at_return: float | None = None
     """Stop once the mean return of the last 100 episodes reaches this."""
 

@@ -546,12 +546,49 @@ def test_a_run_that_was_cut_short_says_how_to_go_on(tmp_path, capfd):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        quick(run_dir=str(tmp_path / "a"), on_report=broken, quiet=False)
+        quick("CartPole-v1", run_dir=str(tmp_path / "a"), on_report=broken, quiet=False)
     assert f"to go on: a3c resume {tmp_path / 'a'}\n" in capfd.readouterr().out
+    with pytest.raises(ZeroDivisionError):
+        quick("tiny_envs:Corridor", run_dir=str(tmp_path / "my run"), on_report=broken, quiet=False)
+    assert f"to go on: a3c resume --trust-code '{tmp_path / 'my run'}'\n" in capfd.readouterr().out
+    with pytest.raises(ZeroDivisionError):
+        quick(lambda: tiny_envs.Corridor(), run_dir=str(tmp_path / "c"), on_report=broken, quiet=False)
+    assert f"to go on: in Python, a3c.train(..., run_dir='{tmp_path / 'c'}', resume=True) " in capfd.readouterr().out
+
+
+def test_a_run_that_has_learned_nothing_is_not_to_go_on(tmp_path, capfd):
+    class Fails(tiny_envs.Corridor):
+        def step(self, action):
+            raise RuntimeError("the corridor collapsed")
+
     with pytest.raises(WorkerFailed):
-        quick("tiny_envs:Exploding", run_dir=str(tmp_path / "b"), quiet=False)
-    told = f"a3c resume {tmp_path / 'b'}; what went wrong is in {tmp_path / 'b' / 'error.txt'}"
+        quick(Fails, run_dir=str(tmp_path / "b"), quiet=False)
+    shown = capfd.readouterr().out
+    assert f"\nwhat went wrong is in {tmp_path / 'b' / 'error.txt'}\n" in shown
+    assert "to go on" not in shown
+
+
+def test_a_run_whose_rollouts_were_all_dropped_says_so(tmp_path, capfd):
+    class AllNaN(tiny_envs.Corridor):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, float("nan"), *rest
+
+    run = quick(AllNaN, run_dir=str(tmp_path / "run"), total_env_steps=3 * 8, runtime="serial", quiet=False)
+    dropped = run.summary["dropped_rollouts"]
+    told = f"nothing was learned: all {dropped} rollouts were dropped; the last: worker "
     assert told in capfd.readouterr().out
+
+
+def test_a_run_that_has_made_no_step_says_nothing_of_its_episodes(tmp_path, capfd):
+    class Slow(tiny_envs.Corridor):
+        def reset(self, **options):
+            time.sleep(0.5)
+            return super().reset(**options)
+
+    run = quick(Slow, run_dir=str(tmp_path / "run"), max_seconds=0.1, quiet=False)
+    assert run.summary["env_steps"] == 0
+    assert "no episode has ended" not in capfd.readouterr().out
 
 
 def test_a_run_in_which_no_episode_ends_says_so(tmp_path, capfd):

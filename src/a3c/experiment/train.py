@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -36,6 +37,7 @@ from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.experiment.progress import Progress
 from a3c.experiment.recipe import ActorLearnerRecipe
+from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.sinks import RunLoggers
 from a3c.experiment.starting import starting_state
 from a3c.experiment.stop_signals import StopSignals
@@ -268,6 +270,7 @@ class _Session:
         self._last_counters: Snapshot | None = None
         self._next_line = 0.0
         self._next_drop_message = 0.0
+        self._last_drop: str | None = None
         self._stop_reason: str | None = None
         self._last_call = math.inf  # workers that have not stopped by then are ended
 
@@ -330,12 +333,18 @@ class _Session:
             self.on_report(line)
 
     def say_what_next(self, view: LiveView) -> None:
-        """Where a run was cut short, how it goes on; where it has seen no episode end, why there is no return."""
+        """Where a run was cut short, how it goes on; where it came to nothing, why."""
+        learned = bool(self.summary.get("updates", True))  # there is no summary if the cluster is lost
         if self.exit_reason in _CUT_SHORT:
             errors = self.run_dir / run_directory.ERROR
-            more = f"; what went wrong is in {errors}" if errors.exists() else ""
-            view.message(f"to go on: a3c resume {self.run_dir}{more}")
-        elif self.summary and not self.progress.episodes:
+            said = [f"to go on: {how}"] if learned and (how := _how_to_go_on(self.run_dir)) else []
+            said += [f"what went wrong is in {errors}"] if errors.exists() else []
+            if said:
+                view.message("; ".join(said))
+        elif not learned and self._last_drop is not None:
+            dropped = self.progress.dropped_rollouts
+            view.message(f"nothing was learned: all {dropped} rollouts were dropped; the last: {self._last_drop}")
+        elif self.summary and self.summary["env_steps"] and not self.progress.episodes:
             steps = self.summary["env_steps"]
             view.message(f"no episode has ended in {steps:,} steps: --max-episode-steps N sets a limit")
 
@@ -382,8 +391,9 @@ class _Session:
             view.message(f"{first}: it is started anew{more}")
         for text in report.notes:
             view.message(text)
+        self._last_drop = report.dropped[-1] if report.dropped else self._last_drop
         if report.dropped and time.monotonic() >= self._next_drop_message:
-            view.message(f"{report.dropped[-1]} ({self.progress.dropped_rollouts} dropped so far)")
+            view.message(f"{self._last_drop} ({self.progress.dropped_rollouts} dropped so far)")
             self._next_drop_message = time.monotonic() + _DROP_MESSAGE_EVERY_S
         if report.updates and time.monotonic() >= self._next_line:
             line = self.log_line(runtime, view, loggers)
@@ -417,6 +427,19 @@ class _Session:
         limit = self.config.total_env_steps
         by_steps = self.config.total_episodes is None or (limit and self._counters().env_steps >= limit)
         return "total_env_steps" if by_steps else "total_episodes"
+
+
+def _how_to_go_on(run_dir: Path) -> str | None:
+    """The command or the call by which a run is taken up; None if its directory has gone."""
+    try:
+        saved = read_settings(run_dir)
+    except UsageError:
+        return None
+    for trust_code, command in ((False, "a3c resume"), (True, "a3c resume --trust-code")):
+        with contextlib.suppress(UsageError):
+            resuming.check_code(run_dir, saved, None, {}, trust_code)
+            return f"{command} {shlex.quote(str(run_dir))}"
+    return f"in Python, a3c.train(..., run_dir={str(run_dir)!r}, resume=True) with what it was begun with"
 
 
 @contextlib.contextmanager
