@@ -83,6 +83,14 @@ def test_a_space_that_is_not_handled_is_named_with_its_place(space):
     assert str(raised.value).startswith(f"the action space of 'Odd-v0' has a {kind} space ({space})")
 
 
+@pytest.mark.parametrize(("low", "high"), [([1.0, 1.0], [-1.0, 2.0]), ([0.0, np.nan], [1.0, 1.0])])
+def test_a_box_with_swapped_bounds_is_named(low, high):
+    box = spaces.Box(-1, 1, (2,))
+    box.low, box.high = np.array(low, np.float32), np.array(high, np.float32)
+    with pytest.raises(UnsupportedEnvironment, match=r"the action space of 'Odd-v0' has a Box whose low .* at 'arm'"):
+        check_spaces("Odd-v0", BOX, spaces.Dict(arm=box))
+
+
 @pytest.mark.parametrize(
     ("space", "value", "where", "got"),
     [

@@ -84,6 +84,10 @@ def _collect(space: Space, path: str, found: dict[str, Space], what: str) -> Non
             raise UnsupportedEnvironment(
                 f"{what} has a Box of {space.dtype}{described(path)}: only numbers are handled"
             )
+        if isinstance(space, spaces.Box) and not bool((space.low <= space.high).all()):
+            raise UnsupportedEnvironment(
+                f"{what} has a Box whose low is not at most its high{described(path)} ({space}): are they swapped?"
+            )
         found[path] = space
     elif isinstance(space, spaces.Dict | spaces.Tuple):
         for key, part in _children(space):
