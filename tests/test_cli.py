@@ -114,6 +114,25 @@ def test_wrong_flags_exit_with_code_2_and_without_a_traceback(capsys, arguments)
     assert "Traceback" not in out + err
 
 
+def test_whole_numbers_in_every_writing(capsys, tmp_path):
+    options = ("--runtime", "serial", "--workers", "1.0", "--envs-per-worker", "4", "--no-tensorboard", "--quiet")
+    for i, text in enumerate(["2e2", "200", "2_00", "200.0"]):
+        run_dir = tmp_path / str(i)
+        code, *_ = run(capsys, "train", "tiny_envs:Corridor", "--run-dir", run_dir, "--total-env-steps", text, *options)
+        assert code == 0
+        assert json.loads((run_dir / "config.json").read_text())["settings"]["total_env_steps"] == 200
+    for text in ("1.5", "1e-3", "inf", "nan", "many"):
+        code, out, err = run(capsys, "train", "CartPole-v1", "--total-env-steps", text)
+        assert code == 2
+        assert f"'{text}' is no whole number, such as 1_000_000 or" in " ".join((out + err).split())
+
+
+@pytest.mark.parametrize("given", [("--lr", "0.1"), ("--lr=0.1",)])
+def test_a_flag_of_other_libraries(capsys, given):
+    code, _, err = run(capsys, "train", "CartPole-v1", *given)
+    assert (code, err) == (2, "a3c: there is no --lr: did you mean --learning-rate?\n")
+
+
 def test_gymnasiums_own_module_form(capsys, tmp_path):
     code, _, _ = run(capsys, "train", "gymnasium:CartPole-v1", "--run-dir", tmp_path / "run", *QUICK)
     assert code == 0

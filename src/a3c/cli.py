@@ -199,18 +199,62 @@ Command = (
 )
 
 
+_OTHER_NAMES = {
+    "--lr": "--learning-rate",
+    "--gamma": "--discount",
+    "--gae-lambda": "--lambda",
+    "--ent-coef": "--entropy-coef",
+    "--vf-coef": "--value-coef",
+    "--n-steps": "--rollout-length",
+    "--num-envs": "--envs-per-worker",
+    "--n-envs": "--envs-per-worker",
+    "--max-grad-norm": "--max-gradient-norm",
+    "--total-timesteps": "--total-env-steps",
+}
+"""What other libraries call some flags; too far from ours to be recognised as slips of the pen."""
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _whole_numbers(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
+    """Whole numbers may be written 1e6, too."""
+    if info.type is not int:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT",
+        instance_from_str=lambda words: _whole_number(words[0]),
+        is_instance=lambda value: isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _whole_number(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        if (number := float(text)).is_integer():
+            return int(number)
+    raise ValueError(f"{text!r} is no whole number, such as 1_000_000 or 1e6")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a worker failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         print(f"a3c {__version__}")
         return
-    command: Any = tyro.cli(
-        Command,
-        prog="a3c",
-        description="Asynchronous advantage actor-critic (A3C) in PyTorch, with A2C beside it.",
-        args=arguments,
-    )
+    for given in (argument.partition("=")[0] for argument in arguments):
+        if given in _OTHER_NAMES:
+            _exit(f"a3c: there is no {given}: did you mean {_OTHER_NAMES[given]}?", _WRONG_USAGE)
+    with _REGISTRY:
+        command: Any = tyro.cli(
+            Command,
+            prog="a3c",
+            description="Asynchronous advantage actor-critic (A3C) in PyTorch, with A2C beside it.",
+            args=arguments,
+        )
     try:
         match command:
             case Train():
