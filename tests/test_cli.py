@@ -11,11 +11,13 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 import a3c
 from a3c import cli
 from a3c.config import TrainConfig, setting_names
+from a3c.experiment.policy_spec import PolicySpec
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -82,13 +84,17 @@ def test_train_evaluate_compare(capsys, tmp_path):
         (["train", "json:loads"], "cannot be made here (TypeError"),
         (["train", "Nowhere/Pong-v5"], "Namespace Nowhere not found"),
         (["train", "tiny_envs:WithGraphAction"], "has a Graph space"),
-        (["train", "tiny_envs:Corridor", "--model", "test_own_network:TooDeep"], "--model: its forward gave"),
+        (
+            ["train", "tiny_envs:Corridor", "--workers", "1", "--model", "test_own_network:TooDeep"],
+            "--model: its forward gave",
+        ),
         (["train", "CartPole-v1", "--workers", "0"], "--workers must be at least 1, not 0"),
         (["train", "CartPole-v1", "--total-env-steps", "-5"], "--total-env-steps must be more than 0, not -5"),
         (["train", "CartPole-v1", "--store", "synchronous"], "take --store hogwild or locked"),
         (["train", "CartPole-v1", "--run-dir", "/proc/nowhere"], "cannot write to the run directory"),
         (["evaluate", "/nowhere/run"], "there is no run /nowhere/run"),
         (["evaluate", "/"], "/ is not a run"),
+        (["evaluate", __file__], f"{__file__} is a file, and no run's directory"),
         (["record", "/nowhere/run", "--out", "x.gif"], "there is no run /nowhere/run"),
         (["record", "/nowhere/run", "--out", "x.avi"], "--out must end in .mp4 or .gif"),
         (["compare", "/nowhere/run", "--out", "x.png"], "/nowhere/run"),
@@ -125,6 +131,16 @@ def test_whole_numbers_in_every_writing(capsys, tmp_path):
         code, out, err = run(capsys, "train", "CartPole-v1", "--total-env-steps", text)
         assert code == 2
         assert f"'{text}' is no whole number, such as 1_000_000 or" in " ".join((out + err).split())
+
+
+def test_a_film_is_made_without_a_word_of_missing_devices(tmp_path):
+    env = gym.make("CartPole-v1")
+    spec = PolicySpec(env.observation_space, env.action_space)
+    a3c.Policy(spec, spec.build()).save(tmp_path / "policy")
+    command = [sys.executable, "-m", "a3c", "record", tmp_path / "policy", "--out", tmp_path / "x.gif"]
+    silent = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "SDL_"))}
+    done = subprocess.run([*command, "--env", "CartPole-v1"], env=silent, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("given", [("--lr", "0.1"), ("--lr=0.1",)])

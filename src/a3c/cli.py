@@ -368,6 +368,8 @@ def _evaluate(command: Evaluate) -> None:
 def _record(command: Record) -> None:
     from a3c.experiment.record import record  # noqa: PLC0415
 
+    for device in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):  # pygame looks for both, and complains, to draw a frame
+        os.environ.setdefault(device, "dummy")
     options = command.play.arguments()
     recording = record(command.run_dir, command.out, episodes=command.episodes, fps=command.fps, **options)
     print(recording)

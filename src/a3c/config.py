@@ -346,7 +346,9 @@ class TrainConfig:
         for name, hint in get_type_hints(TrainConfig).items():
             value = getattr(self, name)
             if not _is_a(value, hint):
-                raise UsageError(f"{flag(name)} must be {_described(hint)}, not {value!r}")
+                one = get_origin(hint) is tuple and _is_a(value, get_args(hint)[0])
+                fix = f"; in Python write {name}=({value!r},)" if one else ""
+                raise UsageError(f"{flag(name)} must be {_described(hint)}, not {value!r}{fix}")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:

@@ -611,6 +611,10 @@ def test_an_environment_or_a_network_in_place_of_what_makes_one(tmp_path):
         quick(tiny_envs.Corridor(), run_dir=str(tmp_path / "run"))
     with pytest.raises(UsageError, match="Linear is a network, and each worker makes its own"):
         quick(run_dir=str(tmp_path / "run"), model=torch.nn.Linear(3, 3))
+    with pytest.raises(UsageError, match=r"not 'TimeLimit'; in Python write wrappers=\('TimeLimit',\)$"):
+        quick(run_dir=str(tmp_path / "run"), wrappers="TimeLimit")
+    with pytest.raises(UsageError, match=r"not 64; in Python write hidden_sizes=\(64,\)$"):
+        quick(run_dir=str(tmp_path / "run"), hidden_sizes=64)
     with pytest.raises(UsageError, match=r"there is no setting 'learningrate'; did you mean learning_rate"):
         quick(run_dir=str(tmp_path / "run"), learningrate=1)
     assert not (tmp_path / "run").exists()

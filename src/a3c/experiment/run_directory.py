@@ -172,6 +172,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if path.parent.is_dir():
             raise RunDirectoryError(f"{path.parent} is not a run: it has no {path.name}") from None
         raise RunDirectoryError(f"there is no run {path.parent}: check the name") from None
+    except NotADirectoryError:
+        raise RunDirectoryError(f"{path.parent} is a file, and no run's directory") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} cannot be read ({error}): the run is damaged") from None
     if not isinstance(data, dict):
