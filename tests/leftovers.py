@@ -1,4 +1,4 @@
-"""What a run must not leave behind: processes, shared memory, lock files."""
+"""What a run must not leave behind: processes, shared memory, lock files, sockets."""
 
 import contextlib
 import os
@@ -33,10 +33,13 @@ def _is_rays_own(command: str) -> bool:
 
 
 def shared_files() -> set[str]:
-    """Names in /dev/shm, and lock files in the temporary directory."""
-    shm = Path("/dev/shm")
+    """Names in /dev/shm, and in the temporary directory lock files, and fork servers' sockets with nobody behind."""
+    shm, temporary = Path("/dev/shm"), Path(tempfile.gettempdir())
     names = {str(p) for p in shm.iterdir()} if shm.is_dir() else set()
-    return names | {str(p) for p in Path(tempfile.gettempdir()).glob("a3c-lock-*")}
+    listening = Path("/proc/net/unix").read_text()  # not by connecting, which would end the fork server
+    sockets = {str(p) for p in temporary.glob("pymp-*/listener-*")}
+    names |= {name for name in sockets if name not in listening}
+    return names | {str(p) for p in temporary.glob("a3c-lock-*")}
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.shared import SharedStore
 from a3c.stores.synchronous import SynchronousStore
 from a3c.types import Counts, Episode, Update
-from leftovers import descendants, nothing_left
+from leftovers import descendants, nothing_left, nothing_left_of_children
 
 W = 2
 P = 4
@@ -516,7 +516,8 @@ def test_a_process_that_is_still_importing_notices_that_the_parent_is_gone(start
             """
         )
     )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}  # a fork server knows no other path
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])  # a fork server knows no other path
+    environment = os.environ | {"PYTHONPATH": path}
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], env=environment, stdout=subprocess.DEVNULL)
     with nothing_left():
         while not (tmp_path / "importing").exists():
@@ -529,6 +530,39 @@ def test_a_process_that_is_still_importing_notices_that_the_parent_is_gone(start
         while alive := {c for c in children if _alive(c)}:
             assert time.monotonic() < deadline, f"still alive: {alive}"
             time.sleep(0.05)
+
+
+def test_a_fork_server_whose_parent_has_gone_before_it_could_look_goes_too(tmp_path):
+    (tmp_path / "slow_import.py").write_text("import time; time.sleep(60)")
+    (tmp_path / "parent.py").write_text(
+        textwrap.dedent(
+            """
+            import os, signal
+            from a3c.runtimes.processes import ProcessRuntime
+            ProcessRuntime("forkserver", preload=["slow_import"]).prepare()
+            os.kill(os.getpid(), signal.SIGKILL)
+            """
+        )
+    )
+    with nothing_left(), nothing_left_of_children(patience_s=5) as environment:
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environment.get("PYTHONPATH", "")])
+        parent = subprocess.run([sys.executable, str(tmp_path / "parent.py")], env=environment, timeout=30)
+        assert parent.returncode == -signal.SIGKILL
+
+
+def test_a_fork_server_that_is_merely_ended_leaves_the_parents_own_sockets(tmp_path):
+    script = """
+        import os
+        from multiprocessing import forkserver, util
+        from a3c.runtimes.processes import ProcessRuntime
+        ProcessRuntime("forkserver").prepare()
+        open(os.path.join(util.get_temp_dir(), "mine"), "w").close()
+        forkserver._forkserver._stop()
+        print(os.listdir(util.get_temp_dir()), [name for name in os.environ if name.startswith("A3C")])
+    """
+    with nothing_left():
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        assert subprocess.check_output(command, text=True, timeout=30) == "['mine'] []\n"
 
 
 def test_the_serial_runtime_takes_turns_in_worker_order():

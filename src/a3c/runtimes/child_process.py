@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import connection, parent_process, resource_tracker
+from multiprocessing import connection, parent_process, resource_tracker, util
 from typing import Any, cast
 
 from a3c.errors import UsageError
@@ -17,6 +19,7 @@ from a3c.errors import UsageError
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _LOOK_EVERY_S = 0.2
+_FORK_SERVER_OF = "A3C_FORK_SERVER_OF"  # in its environment until it has read it
 _import_watches: list[tuple[threading.Event, threading.Thread]] = []
 
 
@@ -117,13 +120,41 @@ class WatchesParent:
         return begin_of_imports, (os.getpid(),)
 
 
-def begin_of_imports(parent: int) -> None:
-    """Go when the parent of this number does, until `end_of_imports`."""
+@contextlib.contextmanager
+def own_fork_server() -> Iterator[None]:
+    """Tell the fork server that is started meanwhile whose it is, and where that process has put its socket."""
+    os.environ[_FORK_SERVER_OF] = f"{os.getpid()} {util.get_temp_dir()}"
+    try:
+        yield
+    finally:
+        del os.environ[_FORK_SERVER_OF]
+
+
+def fork_server_begins() -> None:
+    """In the fork server: go when the parent does, and then remove its socket, as it cannot any more.
+
+    Its number is handed over, since it may have gone already. The server's own loop notices by itself that nobody is
+    left, but it begins after the imports.
+    """
+    number, _, directory = os.environ.pop(_FORK_SERVER_OF, f"{os.getppid()} ").partition(" ")
+    server, parent = os.getpid(), int(number)
+
+    def remove_socket() -> None:
+        if directory and os.getpid() == server and os.getppid() != parent:  # neither a worker's end, nor a mere stop
+            shutil.rmtree(directory, ignore_errors=True)
+
+    atexit.register(remove_socket)
+    begin_of_imports(parent, remove_socket)
+
+
+def begin_of_imports(parent: int, last: Callable[[], None] = lambda: None) -> None:
+    """Go when the parent of this number does, until `end_of_imports`; `last` is called before."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(_LOOK_EVERY_S):
             if os.getppid() != parent:
+                last()
                 os._exit(1)
 
     thread = threading.Thread(target=watch, name="a3c-import-watch", daemon=True)

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
 from a3c.errors import OutOfResources, StoreBusy, WorkerDied, WorkerError, WorkerFailed, WorkerHung
-from a3c.runtimes.child_process import WatchesParent, dumped, hidden_main, signals_blocked
+from a3c.runtimes.child_process import WatchesParent, dumped, hidden_main, own_fork_server, signals_blocked
 from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
 from a3c.runtimes.worker import Done, Failure, worker_main
 from a3c.types import Life, MakeActorLearner, Report
@@ -98,7 +98,7 @@ class ProcessRuntime:
         if getattr(server, "_forkserver_pid", None) is None:
             self._remember_services()
             self.context.set_forkserver_preload([_IMPORTS_BEGIN, *self.preload, _IMPORTS_END])
-            with hidden_main(), signals_blocked():
+            with hidden_main(), signals_blocked(), own_fork_server():
                 forkserver.ensure_running()
 
     def check_room(self, workers: int) -> None:
@@ -117,6 +117,7 @@ class ProcessRuntime:
         The three before the last only where the worker is not to be started anew.
         """
         recipe = dumped(make_actor_learner)
+        self.prepare()  # where nobody has: a fork server without our watch would outlive us
         self._remember_services()
         crew = _Crew(self, recipe, store, workers)
         try:
