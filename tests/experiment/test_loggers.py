@@ -1,8 +1,11 @@
+import contextlib
 import csv
 import importlib.util
 import json
 import math
 import os
+import resource
+import shutil
 import struct
 import sys
 import threading
@@ -13,11 +16,12 @@ import numpy as np
 import pytest
 
 from a3c.errors import UsageError
-from a3c.experiment.loggers import LoggerList, NullLogger, finite_number
+from a3c.experiment.loggers import LoggerList, NullLogger, finite_number, tensorboard
 from a3c.experiment.loggers import background as background_module
 from a3c.experiment.loggers import wandb as wandb_module
 from a3c.experiment.loggers.background import BackgroundLogger
 from a3c.experiment.loggers.episodes_csv import EpisodesCsvLogger
+from a3c.experiment.loggers.growing_file import GrowingFile
 from a3c.experiment.loggers.jsonl import JsonlLogger
 from a3c.experiment.loggers.tensorboard import TensorBoardLogger
 from a3c.experiment.loggers.wandb import WandbLogger, check_installed
@@ -82,11 +86,11 @@ def test_finite_number(value, number):
     "make",
     [
         lambda path: NullLogger(),
-        lambda path: LoggerList([JsonlLogger(path / "a"), NullLogger()], print),
-        lambda path: JsonlLogger(path / "a"),
-        lambda path: EpisodesCsvLogger(path / "a"),
+        lambda path: LoggerList([JsonlLogger(path / "a", print), NullLogger()], print),
+        lambda path: JsonlLogger(path / "a", print),
+        lambda path: EpisodesCsvLogger(path / "a", print),
         lambda path: TensorBoardLogger(path / "a"),
-        lambda path: BackgroundLogger("a", lambda: JsonlLogger(path / "a")),
+        lambda path: BackgroundLogger("a", lambda: JsonlLogger(path / "a", print)),
     ],
 )
 def test_every_sink_takes_every_kind_of_line_and_keeps_none_of_them(tmp_path, make):
@@ -129,7 +133,7 @@ class TestLoggerList:
 
 class TestJsonl:
     def test_one_object_a_line_at_once_with_null_for_what_json_lacks(self, tmp_path):
-        logger = JsonlLogger(tmp_path / "metrics.jsonl")
+        logger = JsonlLogger(tmp_path / "metrics.jsonl", print)
         logger.write(640, metrics(a=math.nan, b=math.inf, c=np.float32(0.5), d=np.int64(3), e=np.float32("nan")))
         (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()  # before close
         logger.write(5, {"x": True})
@@ -144,7 +148,7 @@ class TestJsonl:
         path = tmp_path / "metrics.jsonl"
         path.write_text('{"env_steps": 1}\n{"env_st')
         for step in (2, 3):
-            logger = JsonlLogger(path)
+            logger = JsonlLogger(path, print)
             logger.write(step, {})
             logger.close()
         assert path.read_text().splitlines() == ['{"env_steps": 1}', '{"env_st', '{"env_steps": 2}', '{"env_steps": 3}']
@@ -154,14 +158,14 @@ class TestEpisodesCsv:
     def test_columns_and_rows(self, tmp_path):
         path = tmp_path / "episodes.csv"
         for number in (1, 2):  # the second adds to the first's file
-            logger = EpisodesCsvLogger(path)
+            logger = EpisodesCsvLogger(path, print)
             logger.write(0, episode(number, other="ignored"))
             logger.write(0, metrics())
             logger.close()
         assert path.read_bytes() == b"worker,env_steps,seconds,return,length\n1,10,0.5,2.0,7\n1,20,1.0,4.0,7\n"
 
     def test_flush_brings_rows_to_the_disk_and_thousands_are_cheap(self, tmp_path):
-        logger = EpisodesCsvLogger(tmp_path / "episodes.csv")
+        logger = EpisodesCsvLogger(tmp_path / "episodes.csv", print)
         started = time.perf_counter()
         for number in range(1, 20_001):
             logger.write(0, episode(number))
@@ -174,13 +178,62 @@ class TestEpisodesCsv:
         logger.close()
         logger.flush()  # nothing left to do
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
-    def test_a_full_disk_is_met_at_close_not_at_flush(self):
-        logger = EpisodesCsvLogger("/dev/full")
-        logger.write(0, episode(1))
-        logger.flush()
-        with pytest.raises(OSError, match="No space"):
-            logger.close()
+
+@contextlib.contextmanager
+def no_file_larger_than(size):
+    """As on a disk that is full: a write is cut short there, and the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class TestGrowingFile:
+    def test_a_disk_that_is_full_for_a_while_costs_what_came_meanwhile(self, tmp_path):
+        path, said = tmp_path / "lines", []
+        file = GrowingFile(path, said.append, "header")
+        file.add(["one"])
+        with no_file_larger_than(13):
+            file.add(["two, which fits half", "three"])
+            file.add(["four, which fits half"])
+        assert said == ["lines cannot be written (File too large): lines are lost; the run goes on"]
+        file.add(["five"])
+        assert said[1:] == ["lines is written again; 3 lines of it are lost"]
+        file.add(["six"])
+        file.close()
+        assert path.read_text() == "header\none\nfive\nsix\n"
+        assert len(said) == 2
+
+    def test_what_is_missing_at_the_end_is_told(self, tmp_path):
+        path, said = tmp_path / "lines", []
+        file = GrowingFile(path, said.append)
+        with no_file_larger_than(2):
+            file.add(["one"])
+            file.close(["two", "three"])
+        assert said[1:] == ["lines lacks its last 3 lines"]
+        assert path.read_text() == ""
+
+    def test_a_file_that_has_vanished_is_begun_anew(self, tmp_path):
+        path, said = tmp_path / "run" / "lines", []
+        path.parent.mkdir()
+        file = GrowingFile(path, said.append, "header")
+        file.add(["one"])
+        shutil.rmtree(path.parent)
+        for line in ("two", "three"):
+            file.add([line])
+        assert said == [f"{path} has vanished: it is begun anew, its earlier lines are lost"]
+        assert path.read_text() == "header\ntwo\nthree\n"
+        shutil.rmtree(path.parent)
+        path.parent.write_text("in its way")
+        file.add(["four"])
+        assert said[1:] == ["lines cannot be written (File exists): lines are lost; the run goes on"]
+        path.parent.unlink()
+        file.add(["five"])
+        file.close()
+        assert said[3:] == ["lines is written again; 1 lines of it are lost"]
+        assert path.read_text() == "header\nfive\n"
 
 
 class TestTensorBoard:
@@ -211,6 +264,15 @@ class TestTensorBoard:
             "episode/return": [(20, 4.0), (10, 2.0)],
             "episode/length": [(20, 7.0), (10, 7.0)],
         }
+
+    def test_a_directory_that_has_vanished_is_made_anew(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tensorboard, "_FLUSH_EVERY_S", 0.0)
+        logger = TensorBoardLogger(tmp_path / "run" / "tensorboard")
+        logger.write(1, metrics())
+        shutil.rmtree(tmp_path / "run")
+        logger.write(2, {"entropy": 0.5})
+        logger.close()
+        assert self.read(tmp_path / "run" / "tensorboard")["entropy"] == [(2, 0.5)]
 
     def test_what_was_written_can_be_read_before_close(self, tmp_path):
         logger = TensorBoardLogger(tmp_path)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -535,16 +536,70 @@ def test_a_real_full_disk_costs_no_training(tmp_path):
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
-def test_a_run_directory_that_vanishes_is_made_anew(tmp_path, capsys):
-    def look(line):
-        if line["env_steps"] < 4_000:
-            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+def test_a_disk_that_is_full_for_a_while_costs_only_lines(tmp_path):
+    script = (
+        "import resource, a3c\n"
+        "def look(line):\n"
+        "    full = 1_000 < line['env_steps'] < 2_000\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1 if full else 10**9, 10**9))\n"
+        "from a3c.experiment import launch, train\n"
+        "launch._REPORT_EVERY_S = train._LINE_EVERY_S = 0.0\n"
+        f"a3c.train({CORRIDOR!r}, on_report=look, run_dir={str(tmp_path / 'run')!r}, **{QUICK!r})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stderr
+    for name in ("metrics.jsonl", "episodes.csv"):
+        assert f"{name} cannot be written (File too large): lines are lost; the run goes on" in ended.stderr
+    lost = [int(number) for number in re.findall(r"is written again; (\d+) lines of it are lost", ended.stderr)]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    steps = [line["env_steps"] for line in lines_of(tmp_path / "run")]
+    assert steps == sorted(set(steps))
+    assert not [step for step in steps if 1_100 < step < 2_000]
+    assert steps[-1] == summary["env_steps"]
+    rows = rows_of(tmp_path / "run")
+    assert len(lost) == 2
+    assert len(rows) + max(lost) == summary["episodes"]
+    assert all(None not in row.values() and row["length"] == "8" for row in rows)
 
-    a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", checkpoint_every_s=0.01, **QUICK)
-    assert "config.json has vanished: it is written anew" in capsys.readouterr().err
+
+def test_a_run_directory_that_vanishes_is_made_anew(tmp_path, capsys):
+    gone = []
+
+    def look(line):
+        if line["env_steps"] < 2_000:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            gone.append(line)
+        else:
+            with pytest.raises(RunDirectoryError, match="is being trained in by another process"):
+                RunLock(tmp_path / "run")
+
+    run = a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", checkpoint_every_s=0.01, **QUICK)
+    said = capsys.readouterr().err
+    assert "config.json has vanished: it is written anew" in said
+    assert "metrics.jsonl has vanished: it is begun anew, its earlier lines are lost" in said
+    assert "episodes.csv has vanished" in said
+    lines, rows = lines_of(run.path), rows_of(run.path)
+    assert lines[0]["env_steps"] > gone[-1]["env_steps"]
+    assert lines[-1]["env_steps"] == run.summary["env_steps"]
+    assert len(rows) == run.summary["episodes"] - gone[-1]["episodes"]
     assert (
         a3c.resume(tmp_path / "run", trust_code=True, quiet=True, total_env_steps=6_000).summary["env_steps"] >= 6_000
     )
+
+
+def test_a_directory_that_another_run_has_taken_is_left_to_it(tmp_path):
+    theirs = []
+
+    def look(line):
+        if line["env_steps"] > 1_000 and not theirs:
+            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run").mkdir()
+            theirs.append(RunLock(tmp_path / "run"))
+
+    with pytest.raises(RunDirectoryError, match="is being trained in by another process"):
+        a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", **QUICK)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    theirs[0].close()
 
 
 def test_tensorboard_forgets_what_happens_once_more(tmp_path):
@@ -647,7 +702,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     run = begun(tmp_path / "run", at_step=0)
     found = checkpoint.read_checkpoint(newest(run.path))
     said = []
-    saver = CheckpointSaver(run.path, {}, found.spec, found.spec.build(), 60.0, 3, said.append)
+    saver = CheckpointSaver(run.path, found.spec, found.spec.build(), 60.0, 3, said.append)
     state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in found.state.items()}
     state |= {"env_steps": 10**6}
     state["parameters"][3] = float("nan")

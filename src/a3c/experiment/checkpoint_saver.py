@@ -16,7 +16,6 @@ import torch
 from a3c.errors import NonFiniteError
 from a3c.experiment import checkpoint
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import CONFIG, write_json
 from a3c.models.actor_critic import ActorCritic
 
 _PUT_OFF_S = 5.0
@@ -30,7 +29,6 @@ class CheckpointSaver:
 
     Args:
         run_dir: the run's directory.
-        record: what its config.json holds: if the directory vanishes, it is made anew.
         spec: describes the network.
         model: any network of that description, the saver's own from now on.
         every_s: seconds from one checkpoint to the next; None for none but the first and the last.
@@ -41,7 +39,6 @@ class CheckpointSaver:
     def __init__(
         self,
         run_dir: Path,
-        record: Mapping[str, Any],
         spec: PolicySpec,
         model: ActorCritic,
         every_s: float | None,
@@ -49,7 +46,6 @@ class CheckpointSaver:
         report: Callable[[str], None],
     ) -> None:
         self._run_dir = run_dir
-        self._record = record
         self._spec = spec
         self._model = model
         self._every_s = math.inf if every_s is None else every_s
@@ -89,10 +85,6 @@ class CheckpointSaver:
     def _save(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         if not bool(torch.isfinite(state["parameters"]).all()):
             raise NonFiniteError("the weights hold NaN or infinity: the checkpoint before is the last good one")
-        if not (self._run_dir / CONFIG).exists():
-            self._run_dir.mkdir(parents=True, exist_ok=True)
-            write_json(self._run_dir / CONFIG, self._record)
-            self._report(f"{self._run_dir / CONFIG} has vanished: it is written anew")
         checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress)
         found = checkpoint.checkpoints(self._run_dir)
         best = checkpoint.best(found)

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from a3c.errors import RunDirectoryError
 
@@ -121,21 +121,40 @@ class RunLock:
 
     def __init__(self, path: Path) -> None:
         _refuse_links(path)
+        self._path = path
         try:
-            self._file = open(path / _LOCK, "a")  # noqa: SIM115  (kept until close)
+            self._file = self._taken()
         except OSError as error:
             raise RunDirectoryError(
                 f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
             ) from None
+
+    def _taken(self) -> IO[str]:
+        file = open(self._path / _LOCK, "a")  # noqa: SIM115  (kept until close)
         try:
             import fcntl  # noqa: PLC0415  (not on Windows)
 
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.close()
-            raise RunDirectoryError(f"{path} is being trained in by another process: wait until it has ended") from None
+            file.close()
+            raise RunDirectoryError(
+                f"{self._path} is being trained in by another process: wait until it has ended"
+            ) from None
         except (ImportError, OSError):
             pass
+        return file
+
+    def renew(self) -> bool:
+        """Take it again, in a directory made anew, if it has vanished; whether that was so.
+
+        Raises RunDirectoryError if another process trains there by now, OSError if the directory cannot be made.
+        """
+        if lies_at(self._file.fileno(), self._path / _LOCK):
+            return False
+        self._path.mkdir(parents=True, exist_ok=True)
+        gone, self._file = self._file, self._taken()
+        gone.close()
+        return True
 
     def close(self) -> None:
         """Let go."""
@@ -185,6 +204,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if level:  # whoever went through it would come to the end of the stack
         raise RunDirectoryError(f"{path} holds more than {_MOST_LEVELS} levels: the run is damaged")
     return data
+
+
+def lies_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is what lies at the path, and has not been removed or replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def finite(value: Any) -> Any:

@@ -19,7 +19,8 @@ from a3c.experiment.loggers.wandb import WandbLogger
 class RunLoggers:
     """Owns the sinks of one run: JSONL and CSV always, TensorBoard and W&B as asked for.
 
-    The heavy ones load after the first update, in a thread, and are dropped with a message if they fail.
+    The heavy ones load after the first update, in a thread, and are dropped with a message if they fail. The files
+    are tried again and again, and are begun anew where they have vanished.
 
     Args:
         run_dir: the run's directory.
@@ -60,9 +61,9 @@ class RunLoggers:
                     ),
                 )
             )
-        self._episodes_csv = EpisodesCsvLogger(run_dir / run_directory.EPISODES)
+        self._episodes_csv = EpisodesCsvLogger(run_dir / run_directory.EPISODES, message)
         self._episodes_file = LoggerList([self._episodes_csv], message)
-        self._metrics_file = LoggerList([JsonlLogger(run_dir / run_directory.METRICS)], message)
+        self._metrics_file = LoggerList([JsonlLogger(run_dir / run_directory.METRICS, message)], message)
         self._heavy: Logger = LoggerList(heavy, message) if heavy else NullLogger()
 
     def episode(self, row: Mapping[str, Any]) -> None:

@@ -113,7 +113,7 @@ def run_training(
     with contextlib.ExitStack() as held:
         if changes is not None:
             assert config.run_dir is not None
-            held.enter_context(contextlib.closing(run_directory.RunLock(Path(config.run_dir))))
+            lock = held.enter_context(contextlib.closing(run_directory.RunLock(Path(config.run_dir))))
             # Before the network is built: its size, too, is what a file says.
             newest = resuming.find_newest(Path(config.run_dir), spec)
         model = spec.build(seed=seeding.model_seed(config.seed))
@@ -127,9 +127,9 @@ def run_training(
         if changes is None:
             place = _begin(facts, config, spec, device, runtime, held)
         else:
-            place = _take_up(facts, config, spec, device, runtime, newest, store, progress, changes)
-        run_dir, recipe, record, resumed = place
-        session = _Session(config, run_dir, store, progress, on_report)
+            place = _take_up(facts, config, spec, device, runtime, lock, newest, store, progress, changes)
+        run_dir, recipe, record, resumed = place.run_dir, place.recipe, place.record, place.resumed
+        session = _Session(config, place, store, progress, on_report)
         view = choose_view(
             config.quiet,
             title=f"{config.algorithm} on {facts.name}",
@@ -141,14 +141,12 @@ def run_training(
             with saving(run_dir):
                 resumed_at = None if resumed is None else resumed.env_steps
                 loggers = RunLoggers(run_dir, config, record, view.message, resumed_at)
-            session.saver = CheckpointSaver(
-                run_dir, record, spec, model, config.checkpoint_every_s, config.keep, view.message
-            )
+            session.saver = CheckpointSaver(run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message)
             # However it ends, all of this is done, from the last to the first, whatever fails of it.
             ending.callback(session.say_what_next, view)
             ending.callback(loggers.close)
-            ending.callback(session.save_weights, loggers)
-            ending.callback(session.save_summary)
+            ending.callback(session.save_weights, view, loggers)
+            ending.callback(session.save_summary, view)
             ending.callback(session.log_last_line, runtime, view, loggers)
             if config.evaluate_every is not None:
                 session.evaluation = PeriodicEvaluation(
@@ -183,6 +181,7 @@ class _Place(NamedTuple):
     """Where a run goes, and what goes there."""
 
     run_dir: Path
+    lock: run_directory.RunLock
     recipe: ActorLearnerRecipe
     record: dict[str, Any]  # what config.json holds
     resumed: resuming.Resumed | None
@@ -200,11 +199,11 @@ def _begin(
     recipe = make_recipe(facts.source, config, spec, device)
     _check_it_can_be_sent(recipe, runtime)
     run_dir = Path(config.run_dir or run_directory.default_path(facts.name, config.algorithm, config.seed))
-    locks.enter_context(contextlib.closing(run_directory.create(run_dir, overwrite=config.overwrite)))
+    lock = locks.enter_context(contextlib.closing(run_directory.create(run_dir, overwrite=config.overwrite)))
     record = config_record(facts.source, config, spec) | {"id": secrets.token_hex(8)}
     with saving(run_dir):
         run_directory.write_json(run_dir / run_directory.CONFIG, record)
-    return _Place(run_dir, recipe, record, None)
+    return _Place(run_dir, lock, recipe, record, None)
 
 
 def _take_up(
@@ -213,6 +212,7 @@ def _take_up(
     spec: PolicySpec,
     device: str,
     runtime: AnyRuntime,
+    lock: run_directory.RunLock,
     newest: tuple[checkpoint.Checkpoint, list[str]],
     store: ParameterStore,
     progress: Progress,
@@ -233,7 +233,7 @@ def _take_up(
         resumed.say_what_is_new(now)
         record = resumed.record(now, changes)
         run_directory.write_json(run_dir / run_directory.CONFIG, record)
-    return _Place(run_dir, recipe, record, resumed)
+    return _Place(run_dir, lock, recipe, record, resumed)
 
 
 def _check_it_can_be_sent(recipe: ActorLearnerRecipe, runtime: AnyRuntime) -> None:
@@ -253,13 +253,13 @@ class _Session:
     def __init__(
         self,
         config: TrainConfig,
-        run_dir: Path,
+        place: _Place,
         store: ParameterStore,
         progress: Progress,
         on_report: Callable[[Mapping[str, Any]], object] | None,
     ) -> None:
         self.config = config
-        self.run_dir = run_dir
+        self.run_dir = place.run_dir
         self.store = store
         self.progress = progress
         self.on_report = on_report
@@ -267,6 +267,7 @@ class _Session:
         self.summary: dict[str, Any] = {}
         self.evaluation: PeriodicEvaluation | None = None
         self.saver: CheckpointSaver | None = None
+        self._lock, self._record = place.lock, place.record
         self._last_counters: Snapshot | None = None
         self._next_line = 0.0
         self._next_drop_message = 0.0
@@ -318,6 +319,7 @@ class _Session:
 
     def log_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
         """Log and show a line of what has happened since the one before; returns it."""
+        self._keep_directory(view)
         line = self.progress.line(self._counters(), runtime.alive)
         if self.evaluation is not None:
             line |= self.evaluation.unlogged()
@@ -348,8 +350,20 @@ class _Session:
             steps = self.summary["env_steps"]
             view.message(f"no episode has ended in {steps:,} steps: --max-episode-steps N sets a limit")
 
-    def save_summary(self) -> None:
+    def _keep_directory(self, view: LiveView) -> None:
+        """Begin the run's directory anew where it has vanished; the logs do the same.
+
+        Raises RunDirectoryError if another process trains there by now: nothing more is written then.
+        """
+        config = self.run_dir / run_directory.CONFIG
+        with contextlib.suppress(OSError):  # whatever is to be written next says so
+            if self._lock.renew() or not config.exists():
+                run_directory.write_json(config, self._record)
+                view.message(f"{config} has vanished: it is written anew")
+
+    def save_summary(self, view: LiveView) -> None:
         """Write summary.json. Raises SavingFailed."""
+        self._keep_directory(view)
         self.summary = self.progress.summary(self._counters(), self.exit_reason)
         self.summary["best_evaluation"] = None if self.evaluation is None else self.evaluation.best
         with saving(self.run_dir):
@@ -363,15 +377,17 @@ class _Session:
     def begin_checkpoint(self, view: LiveView, loggers: RunLoggers) -> None:
         """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so."""
         assert self.saver is not None
+        self._keep_directory(view)
         try:
             self.saver.begin(self.store.state_dict(), self._progress_state(loggers))
         except (StoreBusy, OSError) as error:
             self.saver.put_off()
             view.message(f"no checkpoint now ({error}); the run goes on")
 
-    def save_weights(self, loggers: RunLoggers) -> None:
+    def save_weights(self, view: LiveView, loggers: RunLoggers) -> None:
         """Write a checkpoint of the shared state. Raises SavingFailed."""
         assert self.saver is not None
+        self._keep_directory(view)
         with saving(self.run_dir):
             self.saver.save_last(self.store.state_dict(), self._progress_state(loggers))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from a3c.experiment.loggers.growing_file import GrowingFile
 
 COLUMNS = ("worker", "env_steps", "seconds", "return", "length")
 
@@ -13,26 +13,26 @@ COLUMNS = ("worker", "env_steps", "seconds", "return", "length")
 class EpisodesCsvLogger:
     """Owns `episodes.csv`. Rows are buffered: `flush` brings them to the disk, `close` does it for the last.
 
-    An existing file is added to, without a second header. Lines without a return are passed over.
+    An existing file is added to, without a second header. Lines without a return are passed over. What becomes of rows
+    that cannot be written is told to `report`; see `GrowingFile`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115  (kept until close)
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        if self._file.tell() == 0:
-            self._rows.writerow(COLUMNS)
+    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
+        self._file = GrowingFile(path, report, ",".join(COLUMNS))
+        self._rows: list[str] = []
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append the episode's row; keys that are no columns are passed over."""
         if "return" in metrics:
-            self._rows.writerow([metrics[column] for column in COLUMNS])
+            self._rows.append(",".join(str(metrics[column]) for column in COLUMNS))  # numbers need no quotes
 
     def flush(self) -> None:
-        """Bring the rows so far to the disk. An error is left for the next write or close to meet again."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):
-                self._file.flush()
+        """Bring the rows so far to the disk."""
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self._file.add(rows)
 
     def close(self) -> None:
         """Flush and close the file."""
-        self._file.close()
+        rows, self._rows = self._rows, []
+        self._file.close(rows)

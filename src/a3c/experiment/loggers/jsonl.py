@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from a3c.experiment.loggers import finite_number, is_episode
+from a3c.experiment.loggers.growing_file import GrowingFile
 
 
 class JsonlLogger:
     """Owns `metrics.jsonl`: every metrics line is on its way to the disk when `write` returns.
 
-    An existing file is added to; a torn last line is closed first, so that it costs only itself. NaN and
-    infinity, which JSON does not know, become null. Episode lines are passed over.
+    NaN and infinity, which JSON does not know, become null. Episode lines are passed over. What becomes of lines that
+    cannot be written is told to `report`; see `GrowingFile`.
     """
 
-    def __init__(self, path: Path) -> None:
-        torn = _lacks_final_newline(path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (kept until close)
-        if torn:
-            self._file.write("\n")
+    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
+        self._file = GrowingFile(path, report)
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append the line; `env_steps` is put in front if it is not among the metrics."""
         if is_episode(metrics):
             return
         line = {key: _jsonable(value) for key, value in ({"env_steps": step} | dict(metrics)).items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.add([json.dumps(line, allow_nan=False)])
 
     def close(self) -> None:
         """Close the file."""
@@ -41,11 +38,3 @@ def _jsonable(value: object) -> object:
         return value
     number = finite_number(value)
     return int(value) if number is not None and isinstance(value, numbers.Integral) else number
-
-
-def _lacks_final_newline(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size == 0:
-        return False
-    with open(path, "rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) != b"\n"

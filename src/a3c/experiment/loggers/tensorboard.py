@@ -29,11 +29,8 @@ class TensorBoardLogger:
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        directory.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = RecordWriter(open(directory / name, "wb"))  # noqa: SIM115  (kept until close)
-        self._next_flush = 0.0
-        self._append(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._directory, self._make_writer = directory, RecordWriter
+        self._begin()
         if resumed_at is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._append(self._event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
@@ -55,7 +52,18 @@ class TensorBoardLogger:
         """Flush and close the event file."""
         self._writer.close()
 
+    def _begin(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._path = self._directory / name
+        self._writer = self._make_writer(open(self._path, "wb"))  # noqa: SIM115  (kept until close)
+        self._next_flush = 0.0
+        self._append(self._event(wall_time=time.time(), file_version="brain.Event:2"))
+
     def _append(self, event: object) -> None:
+        if time.monotonic() >= self._next_flush and not self._path.exists():  # the run's directory has vanished
+            self._writer.close()
+            self._begin()
         self._writer.write(event.SerializeToString())  # type: ignore[attr-defined]
         if time.monotonic() >= self._next_flush:  # a TensorBoard that is watching sees it at once, or nearly
             self._writer.flush()
