@@ -1,9 +1,12 @@
 """Whole runs: `a3c.train` from settings to the files in the run directory."""
 
 import csv
+import errno
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +33,7 @@ from a3c.errors import (
     WorkerDied,
     WorkerFailed,
 )
+from a3c.experiment.train import saving
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.local import LocalStore
 from leftovers import nothing_left
@@ -441,6 +445,29 @@ def test_a_full_disk_at_the_end_is_named_and_the_rest_is_saved(tmp_path, monkeyp
     assert (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("code", "fix"),
+    [
+        (errno.ENOSPC, "(No space left on device): free some space there, or name another --run-dir"),
+        (errno.EEXIST, "(File exists): something that is no directory lies in its way: move that away, or name"),
+        (errno.EROFS, "(Read-only file system): it lies on a read-only file system, or name another --run-dir"),
+        (errno.EIO, "(Input/output error): name another --run-dir"),
+    ],
+)
+def test_the_advice_fits_the_reason(code, fix):
+    with pytest.raises(SavingFailed, match=re.escape(f"cannot save to run {fix}")), saving(Path("run")):
+        raise OSError(code, os.strerror(code))
+
+
+def test_a_file_in_place_of_the_run_directory_is_named(tmp_path):
+    def replace(line):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        (tmp_path / "run").touch()
+
+    with pytest.raises(SavingFailed, match="something that is no directory lies in its way: move that away"):
+        quick(run_dir=str(tmp_path / "run"), runtime="serial", on_report=replace)
+
+
 def test_the_checkpoint_holds_the_whole_shared_state(tmp_path):
     run = quick(run_dir=str(tmp_path / "run"), runtime="serial", total_env_steps=400)
     checkpoint = max((run.path / "checkpoints").iterdir())
@@ -547,6 +574,10 @@ def test_a_run_that_was_cut_short_says_how_to_go_on(tmp_path, capfd):
 
     with pytest.raises(ZeroDivisionError):
         quick("CartPole-v1", run_dir=str(tmp_path / "a"), on_report=broken, quiet=False)
+    assert f"to go on: a3c resume {tmp_path / 'a'}\n" in capfd.readouterr().out
+    (tmp_path / "a" / "error.txt").write_text("of another time")
+    with pytest.raises(ZeroDivisionError):
+        a3c.resume(tmp_path / "a", on_report=broken, trust_code=True)
     assert f"to go on: a3c resume {tmp_path / 'a'}\n" in capfd.readouterr().out
     with pytest.raises(ZeroDivisionError):
         quick("tiny_envs:Corridor", run_dir=str(tmp_path / "my run"), on_report=broken, quiet=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -20,6 +21,18 @@ CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 ERROR = "error.txt"  # what a worker failed with
 _LOCK, _PROBE, _WANDB = ".lock", ".writable", ("wandb", ".wandb")
 _MOST_LEVELS = 200  # of JSON in JSON
+_FULL, _IN_THE_WAY = "free some space there", "something that is no directory lies in its way: move that away"
+_FIXES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: f"your quota is used up, {_FULL}",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.ENOENT: "it has vanished: see that nothing removes it",
+    errno.EACCES: "make it writable for you",
+    errno.EPERM: "make it writable for you",
+    errno.EROFS: "it lies on a read-only file system",
+}
 _GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 
@@ -168,6 +181,12 @@ def _refuse_links(path: Path) -> None:
     for file in itertools.chain(own, path.glob(f"{CHECKPOINTS}/**/*"), path.glob(f"{TENSORBOARD}/*")):
         if file.is_symlink():
             raise RunDirectoryError(f"{file} is a link, which no run writes: put what it points to in its place")
+
+
+def why_not_saved(path: Path, error: OSError) -> str:
+    """Says that a run directory cannot be written, why, and what helps against that."""
+    fix = _FIXES.get(error.errno or 0)
+    return f"cannot save to {path} ({error.strerror or error}): {fix + ', or ' if fix else ''}name another --run-dir"
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

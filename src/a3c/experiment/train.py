@@ -273,6 +273,7 @@ class _Session:
         self._next_drop_message = 0.0
         self._last_drop: str | None = None
         self._stop_reason: str | None = None
+        self._end_is_kept = False  # whether error.txt holds what the run has ended with
         self._last_call = math.inf  # workers that have not stopped by then are ended
 
     def drain(
@@ -303,7 +304,7 @@ class _Session:
         except (WorkerError, ClusterError) as error:
             if isinstance(error, WorkerError):
                 self.exit_reason = "worker_failed"
-            self._keep_error(str(error), view)
+            self._end_is_kept = self._keep_error(str(error), view)
             raise
         finally:
             self.progress.end_training()
@@ -338,9 +339,8 @@ class _Session:
         """Where a run was cut short, how it goes on; where it came to nothing, why."""
         learned = bool(self.summary.get("updates", True))  # there is no summary if the cluster is lost
         if self.exit_reason in _CUT_SHORT:
-            errors = self.run_dir / run_directory.ERROR
             said = [f"to go on: {how}"] if learned and (how := _how_to_go_on(self.run_dir)) else []
-            said += [f"what went wrong is in {errors}"] if errors.exists() else []
+            said += [f"what went wrong is in {self.run_dir / run_directory.ERROR}"] if self._end_is_kept else []
             if said:
                 view.message("; ".join(said))
         elif not learned and self._last_drop is not None:
@@ -401,9 +401,9 @@ class _Session:
         for row in self.progress.add(report):
             loggers.episode(row)
         for text in report.failures:
-            self._keep_error(text, view)
+            kept = self._keep_error(text, view)
             first, *rest = text.splitlines()
-            more = f"; its traceback is in {self.run_dir / run_directory.ERROR}" if rest else ""
+            more = f"; its traceback is in {self.run_dir / run_directory.ERROR}" if rest and kept else ""
             view.message(f"{first}: it is started anew{more}")
         for text in report.notes:
             view.message(text)
@@ -416,12 +416,15 @@ class _Session:
             if self.on_report is not None and self.on_report(line):
                 self._stop_for("on_report", _GRACE_S)
 
-    def _keep_error(self, text: str, view: LiveView) -> None:
+    def _keep_error(self, text: str, view: LiveView) -> bool:
+        """Add it to error.txt; whether that could be."""
         try:
             with open(self.run_dir / run_directory.ERROR, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%F %T')} {text}\n")
         except OSError as error:  # the failure itself matters more
             view.message(f"{run_directory.ERROR} cannot be written ({error.strerror or error}): {text}")
+            return False
+        return True
 
     def _criterion(self) -> str | None:
         goal, mean = self.config.stop_at_return, self.progress.best_return_mean_100
@@ -464,9 +467,7 @@ def saving(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SavingFailed(
-            f"cannot save to {run_dir} ({error.strerror or error}): free some space there or name another --run-dir"
-        ) from error
+        raise SavingFailed(run_directory.why_not_saved(run_dir, error)) from error
 
 
 def resolve_device(name: str) -> str:
