@@ -60,6 +60,18 @@ class Slow(Corridor):
         return super().step(action)
 
 
+class Stuck(Corridor):
+    """Makes no step any more from the fifth episode on."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        if self.episodes == 5:
+            time.sleep(600)
+        return super().reset(seed=seed, options=options)
+
+
 class SometimesNaN(Corridor):
     """One reward in about a hundred is NaN."""
 

@@ -527,25 +527,40 @@ def test_tensorboard_is_written_by_default(tmp_path):
 SIGNALLED = """
 import a3c
 try:
-    a3c.train("tiny_envs:Slow", workers=2, envs_per_worker=1, rollout_length=4, total_env_steps=10**6,
-              tensorboard=False, algorithm={algorithm!r}, run_dir={run_dir!r})
+    a3c.train({env!r}, workers=2, envs_per_worker=1, rollout_length=4, total_env_steps=10**6,
+              tensorboard=False, algorithm={algorithm!r}, run_dir={run_dir!r}, runtime={runtime!r})
 except KeyboardInterrupt:
     raise SystemExit(130)
 """
 
 
-@pytest.mark.parametrize(("to_group", "algorithm"), [(True, "a3c"), (True, "a2c"), (False, "a3c")])
+@pytest.mark.parametrize(
+    ("to_group", "algorithm", "runtime", "env"),
+    [
+        (True, "a3c", "processes", "tiny_envs:Slow"),
+        (True, "a2c", "processes", "tiny_envs:Slow"),
+        (False, "a3c", "processes", "tiny_envs:Slow"),
+        (False, "a3c", "serial", "tiny_envs:Slow"),
+        (False, "a3c", "serial", "tiny_envs:Stuck"),
+        (False, "a2c", "serial", "tiny_envs:Stuck"),
+    ],
+)
 @pytest.mark.parametrize(
     ("number", "code", "reason"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_signals_end_cleanly_and_save(tmp_path, number, code, reason, algorithm, to_group):
+def test_signals_end_cleanly_and_save(tmp_path, number, code, reason, algorithm, to_group, runtime, env):
+    run_dir = str(tmp_path / "run")
     with nothing_left():
-        process = start_script(tmp_path, SIGNALLED.format(run_dir=str(tmp_path / "run"), algorithm=algorithm))
+        script = SIGNALLED.format(run_dir=run_dir, algorithm=algorithm, runtime=runtime, env=env)
+        process = start_script(tmp_path, script)
         wait_for(tmp_path / "run" / "metrics.jsonl")
         began = time.monotonic()
         os.killpg(process.pid, number) if to_group else process.send_signal(number)
-        assert process.wait(timeout=10) == code
-        assert time.monotonic() - began < 5
+        try:
+            assert process.wait(timeout=10) == code
+            assert time.monotonic() - began < 5
+        finally:
+            process.kill()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == reason
     assert a3c.load(tmp_path / "run")
 

@@ -137,7 +137,8 @@ def run_training(
             total_episodes=config.total_episodes,
             workers=config.workers,
         )
-        with StopSignals() as signals, view, contextlib.ExitStack() as ending:
+        patience_s = _GRACE_AFTER_SIGNAL_S if isinstance(runtime, SerialRuntime) else None
+        with StopSignals(patience_s) as signals, view, contextlib.ExitStack() as ending:
             with saving(run_dir):
                 resumed_at = None if resumed is None else resumed.env_steps
                 loggers = RunLoggers(run_dir, config, record, view.message, resumed_at)
@@ -299,14 +300,16 @@ class _Session:
                         break
             self.exit_reason = self._stop_reason or self._spent_budget()
         except KeyboardInterrupt:
-            self.exit_reason = "interrupted"
-            raise
+            self.exit_reason = signals.exit_reason or "interrupted"
+            if signals.received is None:  # else it is raised again when all is saved
+                raise
         except (WorkerError, ClusterError) as error:
             if isinstance(error, WorkerError):
                 self.exit_reason = "worker_failed"
             self._end_is_kept = self._keep_error(str(error), view)
             raise
         finally:
+            signals.be_patient()
             self.progress.end_training()
 
     def _counters(self) -> Snapshot:
