@@ -52,6 +52,18 @@ class Killed(Corridor):
         return super().reset(seed=seed, options=options)
 
 
+class Greedy(Corridor):
+    """Takes more memory than there is in the fifth episode."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        if self.episodes == 5:
+            np.ones(2**60, np.uint8)
+        return super().reset(seed=seed, options=options)
+
+
 class Slow(Corridor):
     """20 ms a step."""
 

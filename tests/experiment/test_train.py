@@ -313,6 +313,53 @@ def test_a_worker_killed_with_minus_nine_ends_the_run(tmp_path, settings):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "worker_failed"
 
 
+@pytest.mark.parametrize(
+    ("env", "error", "message"),
+    [
+        (
+            "tiny_envs:Killed",
+            WorkerDied,
+            "killed by signal 9 .often the kernel, when memory runs out: take fewer",
+        ),
+        ("tiny_envs:Greedy", WorkerFailed, "Unable to allocate.*out of memory: take fewer --workers or --envs-per-wor"),
+    ],
+)
+def test_a_worker_that_runs_out_of_memory_says_what_helps_and_costs_nothing_saved(tmp_path, env, error, message):
+    with nothing_left(), pytest.raises(error, match=message):
+        quick(env, run_dir=str(tmp_path / "run"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["exit_reason"] == "worker_failed"
+    assert summary["env_steps"] > 0
+    run = a3c.resume(tmp_path / "run", trust_code=True, on_report=lambda line: True, runtime="serial")
+    assert run.summary["env_steps"] >= summary["env_steps"]
+
+
+SMALL_MACHINE = """
+mount -t tmpfs -o size=64k tmpfs /dev/shm && mount -t tmpfs -o size={temporary} tmpfs {folder}/temporary || exit 77
+TMPDIR={folder}/temporary exec {python} -m a3c train CartPole-v1 --workers 2 --total-env-steps 2000 \
+    --quiet --no-tensorboard --hidden-sizes 256 256 --run-dir {folder}/run
+"""
+
+
+@pytest.mark.parametrize(("temporary", "code"), [("64m", 0), ("256k", 1)])
+def test_a_small_dev_shm_and_a_full_temporary_directory(tmp_path, temporary, code):
+    (tmp_path / "temporary").mkdir()
+    script = SMALL_MACHINE.format(temporary=temporary, folder=tmp_path, python=sys.executable)
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
+    with nothing_left():
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        except FileNotFoundError:
+            pytest.skip("needs unshare")
+    if "unshare" in ended.stderr or ended.returncode == 77:
+        pytest.skip("needs a user namespace")
+    assert ended.returncode == code, ended.stderr
+    if code:
+        assert "a3c: no room for" in ended.stderr
+        assert "MiB of shared memory: /dev/shm has 0.1 and" in ended.stderr
+        assert "enlarge /dev/shm (docker run --shm-size=1g), or let TMPDIR name" in ended.stderr
+
+
 def test_nan_rewards_are_dropped_and_the_rest_is_learned_from(tmp_path):
     run = quick(
         "tiny_envs:SometimesNaN",

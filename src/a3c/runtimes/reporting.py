@@ -40,4 +40,6 @@ class ReportBatch:
 def worker_failed(worker: int, error: BaseException) -> WorkerFailed:
     """The failure of a worker; unless its error is one of this library's, with its traceback as text."""
     text = "" if isinstance(error, A3CError) else traceback.format_exc()
-    return WorkerFailed(worker, type(error).__name__, str(error), text)
+    short = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # the latter is PyTorch's
+    fix = " (out of memory: take fewer --workers or --envs-per-worker)" if short else ""
+    return WorkerFailed(worker, type(error).__name__, f"{error}{fix}", text)

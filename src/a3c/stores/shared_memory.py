@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-from a3c.errors import StoreBusy
+from a3c.errors import OutOfResources, StoreBusy
 
 if sys.platform == "win32":
     import msvcrt
@@ -31,6 +32,7 @@ NUMPY_DTYPES = {torch.float32: "f4", torch.float64: "f8"}
 Layout: TypeAlias = dict[str, tuple[DTypeLike, Sequence[int]]]
 
 _PATIENCE_S, _POLL_S = 2.0, 0.0005
+_ARENA = 4 * 2**20  # bytes; the standard library maps up to so many for a smaller array
 _CACHE_LINE = 64  # bytes; what different workers write must not share one
 
 
@@ -40,13 +42,14 @@ class SharedBlock:
     It has no name in the file system, so nothing can be left behind: the kernel frees it with the last process
     that maps it. It can be sent to a process that is being started (under forkserver and spawn alike), and only
     then.
+
+    Raises OutOfResources if there is no room for it.
     """
 
     def __init__(self, context: BaseContext, layout: Layout) -> None:
         self._layout = layout
         size = sum(_rounded(dtype, shape) for dtype, shape in layout.values())
-        # The standard library maps an unlinked file, in /dev/shm if that has room and else in the
-        # temporary directory, so a small /dev/shm is no SIGBUS.
+        _check_room(size + _CACHE_LINE)
         self._raw: Any = context.RawArray(ctypes.c_byte, size + _CACHE_LINE)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -59,6 +62,25 @@ class SharedBlock:
             arrays[name] = memory[offset : offset + size].view(dtype).reshape(shape)
             offset += _rounded(dtype, shape)
         return arrays
+
+
+def _check_room(size: int) -> None:
+    """Raise OutOfResources where the standard library would map a file that has no room, which is a SIGBUS later.
+
+    It takes an unlinked one, in /dev/shm if that has room for what it maps at once, and else in the temporary
+    directory, whatever that has.
+    """
+    if sys.platform == "win32":
+        return
+    temporary = tempfile.gettempdir()
+    at_once = {"/dev/shm": max(size, _ARENA), temporary: size} if sys.platform == "linux" else {temporary: size}
+    free = {place: shutil.disk_usage(place).free for place in at_once if os.path.isdir(place)}
+    if all(free[place] < at_once[place] for place in free):
+        have = " and ".join(f"{place} has {room / 2**20:,.1f}" for place, room in free.items())
+        raise OutOfResources(
+            f"no room for {size / 2**20:,.1f} MiB of shared memory: {have} MiB free; enlarge /dev/shm (docker run "
+            "--shm-size=1g), or let TMPDIR name a directory with room"
+        )
 
 
 def _rounded(dtype: DTypeLike, shape: Sequence[int]) -> int:
