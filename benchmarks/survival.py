@@ -205,13 +205,17 @@ def kill_workers(
 def kill_parents(
     run_dir: Path, kills: int, total_env_steps: int, pause_s: float, lives_s: tuple[float, float], seed: int
 ) -> dict[str, Any]:
-    """Kill a run and resume it, so many times, and let it end; what came of it."""
+    """Kill a run and resume it, so many times, and let it end; what came of it.
+
+    Every third kill waits for a checkpoint that is being written, and falls into that.
+    """
     chance = random.Random(seed)
     began, orphans, lost, resumed_from = time.monotonic(), 0, list[int](), list[int]()
+    hits, ages_s = 0, list[float]()
     every = ["--checkpoint-every-s", "0.2"]
     command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
     command += flags(total_env_steps, pause_s, "--seed", str(seed), *every)
-    for _ in range(kills):
+    for number in range(kills):
         with training(run_dir, command) as process:
             before = newest_name(run_dir)
             while newest_name(run_dir) == before and process.poll() is None:
@@ -221,14 +225,22 @@ def kill_parents(
             if process.poll() is not None:
                 break  # it has come to its end
             children = below(process.pid)
+            if number % 3 == 2:
+                stop_in_a_write(run_dir, process)
+                if process.poll() is not None:
+                    break
             process.kill()
+            killed_at = time.time()
             process.wait()
+        hits += is_being_written(run_dir)
         deadline = time.monotonic() + 5
         while (left := children & set(parents())) and time.monotonic() < deadline:
             time.sleep(0.05)
         orphans += len(left)
         resumed_from.append(steps_of(run_dir))
         lost.append(last_logged(run_dir) - resumed_from[-1])
+        newest = checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)
+        ages_s.append(round(killed_at - newest.stat().st_mtime, 3))
         command = ["resume", str(run_dir), "--trust-code", "--quiet"]
     if not (run_dir / "summary.json").exists():
         with training(run_dir, command) as process:
@@ -238,15 +250,36 @@ def kill_parents(
     summary = summary_of(run_dir)
     return {
         "kills": len(resumed_from),
+        "kills_during_a_checkpoints_write": hits,
         "orphans": orphans,
         "never_back": resumed_from == sorted(resumed_from),
         "solved": summary["solved_at"] is not None,
         "lost_steps_median": statistics.median(lost) if lost else 0,
         "lost_steps_max": max(lost, default=0),
+        "lost_seconds_median": statistics.median(ages_s) if ages_s else 0,
+        "lost_seconds_max": max(ages_s, default=0),
         "seconds": round(time.monotonic() - began, 1),
         **{name: summary[name] for name in ("env_steps", "episodes", "lost_episodes", "exit_reason")},
         **log_of(run_dir),
     }
+
+
+def is_being_written(run_dir: Path) -> bool:
+    """Whether a checkpoint is; after a kill, whether one was."""
+    aside = (run_dir / "checkpoints").glob(".step-*.tmp")
+    return any(not path.name.endswith(".old.tmp") for path in aside)  # the others are being removed
+
+
+def stop_in_a_write(run_dir: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a checkpoint is being written, and stop the run in the middle of it, unless it has ended."""
+    while process.poll() is None:
+        if is_being_written(run_dir):
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.002)
+            if is_being_written(run_dir):
+                return
+            process.send_signal(signal.SIGCONT)
+        time.sleep(0.0005)
 
 
 def newest_name(run_dir: Path) -> str | None:
