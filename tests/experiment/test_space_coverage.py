@@ -16,16 +16,16 @@ import a3c
 from a3c.actor import Actor
 from a3c.algorithms.actor_critic import ActorCriticSettings, actor_learner
 from a3c.core.optimizers import RMSProp
+from a3c.envs.make import EnvSource
 from a3c.errors import UnsupportedEnvironment
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
-from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import Network
+from a3c.models.numpy_acting import acting_policy
 from a3c.spaces.actions import ActionSpace
 from a3c.spaces.parts import basic_parts, map_parts, parts
 from a3c.stores.local import LocalStore
 from builders import make_rule
 from drawn_spaces import SHAPES, Between, basics, boxes, contains, discretes, multi_discretes, nested, value_in
-from scripted_env import vectorise
 
 IMAGES = [spaces.Box(0, 255, shape, np.uint8) for shape in [(8, 8), (8, 9, 3), (2, 8, 8), (2, 8, 8, 1)]]
 OBSERVED = st.one_of(basics(), basics(), boxes(shapes=(*SHAPES, (0,))), st.sampled_from(IMAGES))
@@ -66,13 +66,13 @@ def counts_of(part: Any) -> Any:
 
 
 def trained(spec: PolicySpec, choices: tuple[int, ...], seed: int):
-    """The model after two updates on two environments, and these."""
-    envs = [Between(spec.observation_space, spec.action_space, choices) for _ in range(2)]
+    """The model after two updates on two environments, and these: all as in a run."""
+    envs = EnvSource(lambda: Between(spec.observation_space, spec.action_space, choices)).make_vector(2)
     model = spec.build(seed=seed)
     store = LocalStore(model.flat, make_rule(RMSProp(), 1e-3, max_gradient_norm=0.5), tracked=model.normaliser.tracked)
     before = model.flat.clone()
-    acting = ActingPolicy(model, seed=seed, noise_steps=2)
-    actor = Actor(vectorise(*envs), acting, spec.actions, seed=seed, max_rollout_length=5)
+    acting = acting_policy(model, seed, noise_steps=2)
+    actor = Actor(envs, acting, spec.actions, seed=seed, max_rollout_length=5)
     learner = actor_learner(ActorCriticSettings(5, 0.9, 0.95, 0.01, 0.5, "mean"), actor, model, store)
     for _ in range(2):
         assert next(learner).dropped is None
@@ -150,7 +150,7 @@ def test_many_rows_at_once_are_what_they_are_one_by_one():
         normalisation=Normalisation(observations=True),
     )
     model, envs = trained(spec, (), 0)
-    actor = Actor(vectorise(*envs), ActingPolicy(model, seed=0), spec.actions, seed=0, max_rollout_length=4)
+    actor = Actor(envs, acting_policy(model, 0), spec.actions, seed=0, max_rollout_length=4)
     rollout = actor.unroll(4)
     together = model(rollout)
     for t in range(5):
