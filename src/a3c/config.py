@@ -194,7 +194,8 @@ class TrainConfig:
     noise_steps: int = 16
     """Smooth exploration (gsde): for how many steps its noise is kept."""
     initial_log_std: float = 0.0
-    """Logarithm of a Gaussian's standard deviation at the start, -10 to 2; half an action's range has length 1."""
+    """Logarithm of a Gaussian's standard deviation at the start, -10 to 2; half an action's range has length 1.
+    gsde: for features of mean square 1, up to 5; that is Stable-Baselines3's log_std_init + ln(F)/2 for F features."""
 
     runtime: RuntimeName = "processes"
     """processes runs each worker in one of its own, serial all in this one, in turn, ray all over a Ray cluster."""
@@ -279,9 +280,9 @@ class TrainConfig:
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         if self.sticky_actions is not None:
             self._require("sticky_actions", 0 <= self.sticky_actions <= 1, "between 0 and 1")
-        self._require(
-            "initial_log_std", -10 <= self.initial_log_std <= 2, "between -10 and 2, beyond which it is clipped"
-        )
+        # That of gsde is one of features of mean square 1: theirs is less, and beyond 2 only what comes out is clipped.
+        most, why = (5, "") if self.log_std == "gsde" else (2, ", beyond which it is clipped")
+        self._require("initial_log_std", -10 <= self.initial_log_std <= most, f"between -10 and {most}{why}")
         self._require("stop_at_return", not math.isnan(self.stop_at_return or 0.0), "a number")
         self._require("hidden_sizes", all(size >= 1 for size in self.hidden_sizes), "at least 1 each")
         self._require("hidden_sizes", all(size <= _WIDEST for size in self.hidden_sizes), f"at most {_WIDEST:,} each")

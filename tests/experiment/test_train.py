@@ -398,6 +398,8 @@ def test_seeds_differ_between_workers_and_repeat_between_runs(tmp_path):
         ({"total_env_steps": 0}, UsageError, "--total-env-steps must be more than 0"),
         ({"max_seconds": -1.0}, UsageError, "--max-seconds"),
         ({"discount": 1.5}, UsageError, "--discount must be between 0 and 1"),
+        ({"initial_log_std": 2.08}, UsageError, "--initial-log-std must be between -10 and 2, beyond which"),
+        ({"initial_log_std": 5.1, "log_std": "gsde"}, UsageError, "--initial-log-std must be between -10 and 5, not"),
         ({"lambda_": -0.1}, UsageError, "--lambda must be between 0 and 1"),
         ({"learning_rate": math.nan}, UsageError, "--learning-rate"),
         ({"seed": -1}, UsageError, "--seed must be 0 or more"),

@@ -81,6 +81,12 @@ def test_a_whole_number_is_as_good_as_a_fraction(log_std):
     assert torch.equal(whole(torch.ones(4)), fraction(torch.ones(4)))
 
 
+def test_the_conversion_from_stable_baselines3():
+    """There σ itself is exp(log_std_init)."""
+    head = head_of(Normal(2), "gsde", features=64, initial_log_std=-2.0 + math.log(64) / 2)
+    torch.testing.assert_close(head.log_std.detach(), torch.full((64, 2), -2.0))
+
+
 def test_gsde_begins_with_the_initial_deviation_for_features_of_mean_square_1():
     head = head_of(Normal(2), "gsde", features=64, initial_log_std=-0.7)
     features = torch.randn(64)

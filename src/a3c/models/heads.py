@@ -34,7 +34,8 @@ class PolicyHead(nn.Module):
         features: width of what comes in, F.
         distribution: whose parameters go out.
         log_std: see above.
-        initial_log_std: what they begin with (gsde: for features of mean square 1).
+        initial_log_std: what they begin with. gsde: for features of mean square 1, so that σ begins with 1/√F of it;
+            Stable-Baselines3's log_std_init is σ's own, ln(F)/2 less.
 
     Raises:
         UsageError: gsde with a distribution that is not one Gaussian.
