@@ -1,0 +1,46 @@
+"""The table of benchmarks/learning.py: which runs make a row, and how surely its mean is known."""
+
+import json
+
+import learning
+
+
+def record(seed, mean, **more):
+    return {
+        "name": "CartPole-v1",
+        "by": "a3c",
+        "seed": seed,
+        "commit": "abc",
+        "command": f"a3c train CartPole-v1 --seed {seed}",
+        "env_steps": 1000,
+        "seconds": 60.0,
+        "training_return": mean,
+        "return_mean": mean,
+        "machine": {"platform": "Linux", "cores": 2},
+        **more,
+    }
+
+
+def cells(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| Cart")]
+
+
+def test_seeds_of_another_thousand_are_a_row_of_their_own():
+    old = [record(seed, 100.0 * (seed - 1000)) for seed in (1000, 1001, 1002)]
+    new = [record(seed, 7.0, evaluation_seed=10_000 + seed) for seed in (2000, 2001)]
+    text = learning.table([*old, *new], "some.jsonl")
+    first, second = cells(text)
+    assert first[:7] == ["CartPole-v1", "a3c", "500", "**100.0**", "0.0 to 200.0", "0.0", "1000 to 1002"]
+    assert second[3:8] == ["**7.0**", "7.0 to 7.0", "7.0", "2000 to 2001", "7.0, 7.0"]
+    assert "is in some.jsonl." in text
+    assert "Of a3c's 5 policies 3 were evaluated by seed 0, the others by 10000 + S." in text
+
+
+def test_a_run_is_evaluated_by_a_seed_of_its_own(tmp_path, monkeypatch):
+    evaluation = {"seed": 11_003, "return_mean": 1.0, "return_std": 0.0, "return_ci95": [1.0, 1.0]}
+    asked = []
+    monkeypatch.setattr(learning.subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr(learning, "last_line", lambda command: asked.append(command) or json.dumps(evaluation))
+    (tmp_path / "summary.json").write_text(json.dumps({"env_steps": 8, "seconds": 1.0, "return_mean_100": None}))
+    assert learning.run_ours("CartPole-v1", 1003, {}, tmp_path)["evaluation_seed"] == 11_003
+    assert asked[0][-2:] == ["--seed", "11003"]
