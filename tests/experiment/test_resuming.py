@@ -546,7 +546,8 @@ def test_a_disk_that_is_full_for_a_while_costs_only_lines(tmp_path):
         "launch._REPORT_EVERY_S = train._LINE_EVERY_S = 0.0\n"
         f"a3c.train({CORRIDOR!r}, on_report=look, run_dir={str(tmp_path / 'run')!r}, **{QUICK!r})\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, env=environment)
     assert ended.returncode == 0, ended.stderr
     for name in ("metrics.jsonl", "episodes.csv"):
         assert f"{name} cannot be written (File too large): lines are lost; the run goes on" in ended.stderr

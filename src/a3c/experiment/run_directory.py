@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,7 +133,8 @@ class RunLock:
     """
 
     def __init__(self, path: Path) -> None:
-        _refuse_links(path)
+        files = (_LOCK, CONFIG, METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR, _PROBE, *_WANDB)
+        _refuse_links(path / name for name in (*files, CHECKPOINTS, TENSORBOARD))
         self._path = path
         try:
             self._file = self._taken()
@@ -141,6 +142,11 @@ class RunLock:
             raise RunDirectoryError(
                 f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
             ) from None
+        try:  # only now does nobody else change what lies there
+            _refuse_links(itertools.chain(path.glob(f"{CHECKPOINTS}/**/*"), path.glob(f"{TENSORBOARD}/*")))
+        except RunDirectoryError:
+            self.close()
+            raise
 
     def _taken(self) -> IO[str]:
         file = open(self._path / _LOCK, "a")  # noqa: SIM115  (kept until close)
@@ -174,11 +180,9 @@ class RunLock:
         self._file.close()
 
 
-def _refuse_links(path: Path) -> None:
-    """Raise RunDirectoryError where something within a run's directory that a run writes is a link, to wherever."""
-    files = (CONFIG, METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR, _LOCK, _PROBE)
-    own = [path / name for name in (*files, CHECKPOINTS, TENSORBOARD, *_WANDB)]
-    for file in itertools.chain(own, path.glob(f"{CHECKPOINTS}/**/*"), path.glob(f"{TENSORBOARD}/*")):
+def _refuse_links(own: Iterable[Path]) -> None:
+    """Raise RunDirectoryError where something in a run's directory that a run writes is a link, to wherever."""
+    for file in own:
         if file.is_symlink():
             raise RunDirectoryError(f"{file} is a link, which no run writes: put what it points to in its place")
 
