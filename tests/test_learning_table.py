@@ -1,7 +1,10 @@
 """The table of benchmarks/learning.py: which runs make a row, and how surely its mean is known."""
 
 import json
+import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import learning
 
 
