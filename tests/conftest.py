@@ -1,12 +1,11 @@
 """For all tests: one torch thread, as in a worker; no deadline for Hypothesis; a fork server that is there already."""
 
-import atexit
 import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from a3c.runtimes.processes import ProcessRuntime
 
 # A temporary directory of its own for each process of tests: what others leave in the common one is not ours.
 os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="a3c-tests-")
-atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
+util.Finalize(None, shutil.rmtree, (tempfile.tempdir, True), exitpriority=-200)  # after what is in it
 
 torch.set_num_threads(1)
 
