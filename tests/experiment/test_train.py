@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -342,9 +343,10 @@ TMPDIR={folder}/temporary exec {python} -m a3c train CartPole-v1 --workers 2 --t
 
 
 @pytest.mark.parametrize(("temporary", "code"), [("64m", 0), ("256k", 1)])
-def test_a_small_dev_shm_and_a_full_temporary_directory(tmp_path, temporary, code):
-    (tmp_path / "temporary").mkdir()
-    script = SMALL_MACHINE.format(temporary=temporary, folder=tmp_path, python=sys.executable)
+def test_a_small_dev_shm_and_a_full_temporary_directory(temporary, code):
+    folder = Path(tempfile.mkdtemp())  # whose path, unlike tmp_path's, leaves room for a socket's
+    (folder / "temporary").mkdir()
+    script = SMALL_MACHINE.format(temporary=temporary, folder=folder, python=sys.executable)
     command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
     with nothing_left():
         try:
@@ -358,6 +360,16 @@ def test_a_small_dev_shm_and_a_full_temporary_directory(tmp_path, temporary, cod
         assert "a3c: no room for" in ended.stderr
         assert "MiB of shared memory: /dev/shm has 0.1 and" in ended.stderr
         assert "enlarge /dev/shm (docker run --shm-size=1g), or let TMPDIR name" in ended.stderr
+
+
+def test_a_temporary_directory_whose_path_is_too_long_for_a_socket_is_named(tmp_path):
+    far = tmp_path / ("far" * 30)
+    far.mkdir()
+    command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--run-dir", str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | {"TMPDIR": str(far)})
+    assert ended.returncode == 2
+    assert f"temporary directory, {far}, is too long for a socket in it: let TMPDIR name a shorter one" in ended.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_nan_rewards_are_dropped_and_the_rest_is_learned_from(tmp_path):

@@ -8,6 +8,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
@@ -15,7 +16,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
-from a3c.errors import OutOfResources, StoreBusy, WorkerDied, WorkerError, WorkerFailed, WorkerHung
+from a3c.errors import OutOfResources, StoreBusy, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import WatchesParent, dumped, hidden_main, own_fork_server, signals_blocked
 from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
 from a3c.runtimes.worker import Done, Failure, worker_main
@@ -91,15 +92,26 @@ class ProcessRuntime:
         self._services: list[Any] = []  # the standard library's own processes that this runtime has started
 
     def prepare(self) -> None:
-        """Start the fork server now, so that its imports run beside the caller's own."""
+        """Start the fork server now, so that its imports run beside the caller's own.
+
+        Raises UsageError where its socket cannot be, since the temporary directory's path is too long for one.
+        """
         if self.start_method != "forkserver":
             return
         server = forkserver._forkserver
         if getattr(server, "_forkserver_pid", None) is None:
             self._remember_services()
             self.context.set_forkserver_preload([_IMPORTS_BEGIN, *self.preload, _IMPORTS_END])
-            with hidden_main(), signals_blocked(), own_fork_server():
-                forkserver.ensure_running()
+            try:
+                with hidden_main(), signals_blocked(), own_fork_server():
+                    forkserver.ensure_running()
+            except OSError as error:
+                if "path too long" not in str(error):
+                    raise
+                raise UsageError(
+                    f"the path of the temporary directory, {tempfile.gettempdir()}, is too long for a socket in it: let "
+                    "TMPDIR name a shorter one, or take --start-method spawn"
+                ) from None
 
     def check_room(self, workers: int) -> None:
         """There is room for any number, if not a core for each."""
