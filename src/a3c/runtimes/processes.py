@@ -109,8 +109,8 @@ class ProcessRuntime:
                 if "path too long" not in str(error):
                     raise
                 raise UsageError(
-                    f"the path of the temporary directory, {tempfile.gettempdir()}, is too long for a socket in it: let "
-                    "TMPDIR name a shorter one, or take --start-method spawn"
+                    f"the path of the temporary directory, {tempfile.gettempdir()}, is too long for a socket in it: "
+                    "let TMPDIR name a shorter one, or take --start-method spawn"
                 ) from None
 
     def check_room(self, workers: int) -> None:
