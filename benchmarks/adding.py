@@ -12,7 +12,7 @@ import torch
 class Adding:
     """RMSProp's passes over memory, but with gradients of 1 they add: η to θ, and 1 to the statistic.
 
-    So what is lost can be counted, of θ, which is changed in place, and of the statistic, which is written back later.
+    So what is lost of both can be counted.
     """
 
     statistic_names: ClassVar[tuple[str, ...]] = ("sums",)
@@ -20,8 +20,9 @@ class Adding:
     def step(self, parameters, gradient, statistics, scratch, *, learning_rate, step_count) -> None:
         """See `Optimizer.step`."""
         (sums,) = statistics
-        new, denominator = scratch
-        torch.mul(sums, 1.0, out=new).addcmul_(gradient, gradient)
-        torch.div(new, new, out=denominator).sqrt_()
+        new, square = scratch
+        torch.mul(gradient, gradient, out=square)
+        torch.add(sums, square, out=new)
+        denominator = new.div_(new).sqrt_()
         parameters.addcdiv_(gradient, denominator, value=learning_rate)
-        sums.copy_(new)
+        sums.add_(square)

@@ -305,6 +305,36 @@ def test_statistics_written_by_others_during_the_step_do_not_enter_it(optimizer)
         assert torch.equal(ours, theirs)
 
 
+class Overtaken(Tensor):
+    """Parameters that another process's whole step changes in the middle of ours, and the statistics with them."""
+
+    other_step = None
+
+    def addcdiv_(self, *arguments, **keywords):
+        Overtaken.other_step()
+        return super().addcdiv_(*arguments, **keywords)
+
+    def add_(self, *arguments, **keywords):
+        Overtaken.other_step()
+        return super().add_(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("optimizer", BOTH)
+def test_what_others_add_to_the_statistics_during_a_step_is_kept(optimizer):
+    gradient = vector(3.0, -4.0)
+    in_turn = run(optimizer, vector(1.0, 2.0), [gradient, torch.zeros(2, dtype=torch.float64)])
+    statistics = fresh(optimizer, gradient)
+
+    def step(parameters, gradient):
+        scratch = spoilt_scratch(optimizer, gradient)
+        optimizer.step(parameters, gradient, statistics, scratch, learning_rate=0.01, step_count=1)
+
+    Overtaken.other_step = lambda: step(vector(1.0, 2.0), gradient)
+    step(vector(1.0, 2.0).as_subclass(Overtaken), torch.zeros(2, dtype=torch.float64))
+    for ours, theirs in zip(statistics, in_turn, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6), st.floats(0.01, 1e3))
 @settings(max_examples=60)
 def test_clipping_equals_torchs(numbers, max_norm):

@@ -74,16 +74,17 @@ class RMSProp:
     ) -> None:
         """One step; see `Optimizer.step`."""
         (square_average,) = statistics
-        new, denominator = scratch
-        torch.mul(square_average, self.decay, out=new).addcmul_(gradient, gradient, value=1 - self.decay)
+        new, square = scratch
+        torch.mul(gradient, gradient, out=square)
+        torch.lerp(square_average, square, 1 - self.decay, out=new)
         # Dividing by sqrt(g / c) + ε is dividing by sqrt(g) + ε sqrt(c), and multiplying by sqrt(c).
         correction = 1 - self.decay**step_count if self.bias_correction else 1.0
         if self.epsilon_inside_root:
-            torch.add(new, self.epsilon * correction, out=denominator).sqrt_()
+            denominator = new.add_(self.epsilon * correction).sqrt_()
         else:
-            torch.sqrt(new, out=denominator).add_(self.epsilon * math.sqrt(correction))
+            denominator = new.sqrt_().add_(self.epsilon * math.sqrt(correction))
         parameters.addcdiv_(gradient, denominator, value=-learning_rate * math.sqrt(correction))
-        square_average.copy_(new)
+        square_average.lerp_(square, 1 - self.decay)  # anew, and in place: what others have added meanwhile stays
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class Adam:
         torch.div(new_average, ratio, out=ratio).div_(1 - self.beta1**step_count)
         bound = self.ratio_bound(step_count)
         parameters.add_(ratio.clamp_(-bound, bound), alpha=-learning_rate)
-        average.copy_(new_average)
-        square_average.copy_(new_square)
+        average.lerp_(gradient, 1 - self.beta1)  # anew, and in place: what others have added meanwhile stays
+        square_average.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
 
     def ratio_bound(self, step_count: int) -> float:
         """The largest |m̂| / sqrt(v̂) that t steps of one process can reach, with a hair's breadth for rounding.
