@@ -30,7 +30,6 @@ from torch import Tensor
 
 from a3c.config import TrainConfig
 from a3c.core.seeding import model_seed
-from a3c.core.update_rule import Applied, UpdateRule
 from a3c.envs.make import EnvSource, examine
 from a3c.experiment import presets
 from a3c.experiment.launch import make_runtime
@@ -39,23 +38,11 @@ from a3c.experiment.train import make_recipe, make_spec, make_store
 from a3c.stores.delayed import DelayedHandle
 from a3c.types import ActorLearner, Counts, Life, Receipt, StoreHandle
 from cartpole import commit
+from scaled_rule import ScaledRule
 
 RESULTS = Path(__file__).parent / "results"
 WORKERS, GOAL, WINDOW = 8, 475.0, 100
 WAYS = ("plain", "scaled", "dropped")
-
-
-@dataclass(frozen=True)
-class ScaledRule(UpdateRule):
-    """An update rule whose rate is divided by 1 + the staleness that was last told to it."""
-
-    staleness: tuple[list[int], ...] = ()
-
-    def apply(self, *arguments: Any, **options: Any) -> Applied:
-        """As `UpdateRule.apply`, with a smaller rate."""
-        rate = self.schedule.initial / (1 + self.staleness[0][0]), self.schedule.final / (1 + self.staleness[0][0])
-        schedule = replace(self.schedule, initial=rate[0], final=rate[1])
-        return UpdateRule(self.optimizer, schedule, self.budget, self.max_gradient_norm).apply(*arguments, **options)
 
 
 class Treated:
