@@ -173,7 +173,7 @@ class RayRuntime:
                 if failed is None or failure is not None:
                     continue
                 lost = isinstance(failed, WorkerDied)
-                anew = isinstance(failed, WorkerError) and may_pass(failed) and worker.number not in crew.hopeless
+                anew = isinstance(failed, WorkerError) and may_pass(failed) and not crew.is_hopeless(worker.number)
                 if anew and (losses if lost else restarts).allow(worker.number):
                     yield Report(failures=[str(failed)])
                 else:
@@ -284,12 +284,10 @@ class _Crew:
 
     Attributes:
         active: those that have not ended, by number.
-        hopeless: those that have died at once, several times in a row.
     """
 
     def __init__(self, runtime: RayRuntime, recipe: bytes, store: Any, workers: int) -> None:
         self.active: dict[int, _Worker] = {}
-        self.hopeless: set[int] = set()
         self._died_at_once = [0] * workers  # in a row
         self._next_word = time.monotonic() + _SAY_S
         self._runtime, self._store = runtime, store
@@ -344,8 +342,6 @@ class _Crew:
         self._store.leave(worker.number)
         at_once = isinstance(message, WorkerDied) and not worker.reported and not hung
         self._died_at_once[worker.number] = self._died_at_once[worker.number] + 1 if at_once else 0
-        if self._died_at_once[worker.number] >= _LOST_AT_ONCE:
-            self.hopeless.add(worker.number)
         if isinstance(message, Failure):
             return WorkerFailed(worker.number, message.kind, message.summary, message.worker_traceback)
         if isinstance(message, Done):
@@ -364,6 +360,10 @@ class _Crew:
     def has_reported(self, worker: _Worker) -> None:
         """A worker has made a step, the first one perhaps, of which a pulse that comes later could not tell."""
         self._stillness.step(worker.number)
+
+    def is_hopeless(self, number: int) -> bool:
+        """Whether a worker has died at once, several times in a row."""
+        return self._died_at_once[number] >= _LOST_AT_ONCE
 
     def who_waits(self) -> str | None:
         """What is to be said of workers that do not start, for want of a place perhaps, if it is time to.

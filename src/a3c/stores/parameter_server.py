@@ -289,7 +289,7 @@ class ParameterServer:
             self._sequences = dict(cut.sequences)
         if standing is not None:
             for worker, session in standing.sessions.items():
-                if session > self._sequences.get(worker, (session, 0))[0] or worker not in self._sequences:
+                if worker not in self._sequences or session > self._sequences[worker][0]:
                     self._sequences[worker] = session, 0  # it has begun after the cut
             self._members, self._stop = set(standing.members), standing.stop
             for worker in standing.members:
