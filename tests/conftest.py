@@ -15,8 +15,13 @@ from hypothesis import settings
 from a3c.experiment.launch import PRELOAD
 from a3c.runtimes.processes import ProcessRuntime
 
-# A temporary directory of its own for each process of tests: what others leave in the common one is not ours.
-os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="a3c-tests-")
+# A temporary directory of its own for each process of tests: what others leave in the common one is not ours. Beside
+# that of the process that started this one and not in it, or Ray's sockets would have longer paths than sockets can.
+_PREFIX = "a3c-tests-"
+_common = tempfile.gettempdir()
+if os.path.basename(_common).startswith(_PREFIX):
+    _common = os.path.dirname(_common)
+os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=_PREFIX, dir=_common)
 util.Finalize(None, shutil.rmtree, (tempfile.tempdir, True), exitpriority=-200)  # after what is in it
 
 torch.set_num_threads(1)
