@@ -234,33 +234,23 @@ class TrainConfig:
     def validate(self) -> None:
         """Raise UsageError at the first setting that makes no sense; the message names it and a fix."""
         self._check_types()
-        for name in (
-            "workers",
-            "envs_per_worker",
-            "rollout_length",
-            "memory_size",
-            "noise_steps",
-            "evaluate_episodes",
-            "keep",
-        ):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in (
-            "total_env_steps",
-            "total_episodes",
-            "max_seconds",
-            "checkpoint_every_s",
-            "max_episode_steps",
-            "evaluate_every",
-            "max_gradient_norm",
-            "clip_rewards",
-        ):
-            value = getattr(self, name)
-            self._require(name, value is None or 0 < value < math.inf, "more than 0")
+        for words, holds, names in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                self._require(name, value is None or holds(value), words)
         for name, most in _MOST.items():
             self._require(name, getattr(self, name) <= most, f"at most {most:,}")
         for each in fields(self):
             value = getattr(self, each.name)
             self._require(each.name, not isinstance(value, int) or abs(value) < 2**63, "less than 2 to the 63rd")
+        # That of gsde is one of features of mean square 1: theirs is less, and beyond 2 only what comes out is clipped.
+        most, why = (5, "") if self.log_std == "gsde" else (2, ", beyond which it is clipped")
+        self._require("initial_log_std", -10 <= self.initial_log_std <= most, f"between -10 and {most}{why}")
+        self._check_sizes()
+        self._check_ending()
+        self._check_combination()
+
+    def _check_sizes(self) -> None:
         transitions = self.workers * self.envs_per_worker * self.rollout_length
         if transitions > _MOST_TRANSITIONS:
             raise UsageError(
@@ -268,26 +258,12 @@ class TrainConfig:
                 f"{self.rollout_length} keep {transitions:,} transitions at a time, of at most {_MOST_TRANSITIONS:,}: "
                 "name smaller ones"
             )
-        for name in ("learning_rate", "optimizer_epsilon", "worker_timeout_s"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "more than 0")
-        for name in ("seed", "delay"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("entropy_coef", "value_coef", "worker_cpus", "worker_gpus", "ray_wait_s"):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        for name in ("discount", "lambda_"):
-            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("optimizer_decay", "adam_beta1"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        if self.sticky_actions is not None:
-            self._require("sticky_actions", 0 <= self.sticky_actions <= 1, "between 0 and 1")
-        # That of gsde is one of features of mean square 1: theirs is less, and beyond 2 only what comes out is clipped.
-        most, why = (5, "") if self.log_std == "gsde" else (2, ", beyond which it is clipped")
-        self._require("initial_log_std", -10 <= self.initial_log_std <= most, f"between -10 and {most}{why}")
-        self._require("stop_at_return", not math.isnan(self.stop_at_return or 0.0), "a number")
         self._require("hidden_sizes", all(size >= 1 for size in self.hidden_sizes), "at least 1 each")
         self._require("hidden_sizes", all(size <= _WIDEST for size in self.hidden_sizes), f"at most {_WIDEST:,} each")
         if len(self.hidden_sizes) > _MOST_LAYERS:
             raise UsageError(f"--hidden-sizes must be at most {_MOST_LAYERS}, not {len(self.hidden_sizes)}")
+
+    def _check_ending(self) -> None:
         if self.total_env_steps is None and self.total_episodes is None and self.max_seconds is None:
             raise UsageError(
                 "nothing would ever end this run: name --total-env-steps, --total-episodes or --max-seconds"
@@ -301,6 +277,8 @@ class TrainConfig:
             raise UsageError(
                 f"--evaluate-every {self.evaluate_every} is never reached in {self.total_env_steps} steps: name fewer"
             )
+
+    def _check_combination(self) -> None:
         if self.end_rollout_at_episode_end and self.envs_per_worker != 1:
             raise UsageError(
                 f"--end-rollout-at-episode-end needs one environment a worker, not {self.envs_per_worker}: "
@@ -355,6 +333,40 @@ class TrainConfig:
         if not holds:
             raise UsageError(f"{flag(name)} must be {what}, not {getattr(self, name)}")
 
+
+# What a setting must be, unless it is None, in words and to check, and which settings.
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda value: value >= 1,
+        ("workers", "envs_per_worker", "rollout_length", "memory_size", "noise_steps", "evaluate_episodes", "keep"),
+    ),
+    (
+        "more than 0",
+        lambda value: 0 < value < math.inf,
+        (
+            "total_env_steps",
+            "total_episodes",
+            "max_seconds",
+            "checkpoint_every_s",
+            "max_episode_steps",
+            "evaluate_every",
+            "max_gradient_norm",
+            "clip_rewards",
+            "learning_rate",
+            "optimizer_epsilon",
+            "worker_timeout_s",
+        ),
+    ),
+    (
+        "0 or more",
+        lambda value: 0 <= value < math.inf,
+        ("seed", "delay", "entropy_coef", "value_coef", "worker_cpus", "worker_gpus", "ray_wait_s"),
+    ),
+    ("between 0 and 1", lambda value: 0 <= value <= 1, ("discount", "lambda_", "sticky_actions")),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("optimizer_decay", "adam_beta1")),
+    ("a number", lambda value: not math.isnan(value), ("stop_at_return",)),
+)
 
 _WIDEST, _MOST_LAYERS, _MOST_TRANSITIONS = 2**16, 100, 2**26
 _MOST = {
