@@ -14,6 +14,7 @@ from a3c.errors import UsageError
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.heads import PolicyHead
+from a3c.models.numpy_acting import NumpyPolicy
 
 # The log standard deviations' columns among the distribution's parameters.
 COLUMNS = [
@@ -115,6 +116,8 @@ def test_gsde_wants_one_gaussian(distribution):
 
 # Acting with it.
 
+EITHER_WAY = pytest.mark.parametrize("acting", [ActingPolicy, NumpyPolicy])
+
 
 def gsde_model(kind=Normal, features=6, **options) -> ActorCritic:
     torch.manual_seed(0)
@@ -132,10 +135,11 @@ def act(policy, observation, starts=None):
 
 
 @pytest.mark.parametrize("kind", [Normal, TanhNormal])
-def test_fresh_noise_has_the_mean_and_variance_that_the_parameters_say(kind):
+@EITHER_WAY
+def test_fresh_noise_has_the_mean_and_variance_that_the_parameters_say(acting, kind):
     model, count = gsde_model(kind), 20_000
     observation = np.array([0.5, -1.0, 2.0], np.float32)
-    policy = ActingPolicy(model, seed=0, noise_steps=1)
+    policy = acting(model, seed=0, noise_steps=1)
     first = np.concatenate([act(policy, np.tile(observation, (count // 4, 1))) for _ in range(4)])
     with torch.no_grad():
         parameters = model.policy_value(torch.from_numpy(observation)).policy.numpy()
@@ -149,9 +153,10 @@ def test_fresh_noise_has_the_mean_and_variance_that_the_parameters_say(kind):
     assert abs((standard[:, 0] * standard[:, 1]).mean()) < 4 / math.sqrt(count)
 
 
-def test_noise_is_a_function_of_the_state_until_it_is_drawn_anew():
+@EITHER_WAY
+def test_noise_is_a_function_of_the_state_until_it_is_drawn_anew(acting):
     model, noise_steps = gsde_model(), 3
-    policy = ActingPolicy(model, seed=0, noise_steps=noise_steps)
+    policy = acting(model, seed=0, noise_steps=noise_steps)
     random = np.random.default_rng(0)
     here, there = (random.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
     steps = [act(policy, observation) for observation in (here, there, here, here, here, there, here)]
@@ -172,14 +177,16 @@ def test_noise_is_no_wider_than_its_density_says():
     torch.testing.assert_close(noise.std(0), log_std[0].exp(), rtol=0.03, atol=0)
 
 
-def test_lanes_have_noise_of_their_own():
-    policy = ActingPolicy(gsde_model(), seed=0, noise_steps=100)
+@EITHER_WAY
+def test_lanes_have_noise_of_their_own(acting):
+    policy = acting(gsde_model(), seed=0, noise_steps=100)
     one, other = act(policy, np.ones((2, 3), np.float32))
     assert (one != other).all()
 
 
-def test_an_episode_begins_with_fresh_noise_in_its_lane_only():
-    policy = ActingPolicy(gsde_model(), seed=0, noise_steps=100)
+@EITHER_WAY
+def test_an_episode_begins_with_fresh_noise_in_its_lane_only(acting):
+    policy = acting(gsde_model(), seed=0, noise_steps=100)
     observation = np.ones((3, 3), np.float32)
     first = act(policy, observation, [True, True, True])
     second = act(policy, observation, [False, True, False])
@@ -194,7 +201,7 @@ def test_the_mode_takes_no_noise():
     policy = ActingPolicy(model, seed=0, deterministic=True)
     observation = np.ones((3, 3), np.float32)
     expected = model.policy_value(torch.from_numpy(observation)).policy[:, :2].detach().numpy()
-    assert np.array_equal(act(policy, observation), expected)
+    np.testing.assert_allclose(act(policy, observation), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("memory", [None, "lstm"])

@@ -21,6 +21,8 @@ SUITED = {
     "numbers": PolicySpec(VECTOR, ARM),
     "squashed": PolicySpec(VECTOR, ARM, "tanh"),
     "spread of the network": PolicySpec(VECTOR, ARM, network=Network(log_std="network")),
+    "gsde": PolicySpec(VECTOR, ARM, network=Network(log_std="gsde", initial_log_std=-0.5)),
+    "gsde, squashed": PolicySpec(VECTOR, ARM, "tanh", Network(log_std="gsde", initial_log_std=3.0)),
     "relu, separate": PolicySpec(TABLE, CHOICE, network=Network(activation="relu", separate_torsos=True)),
     "linear": PolicySpec(VECTOR, ARM, network=Network(hidden_sizes=(), initial_log_std=-1.0)),
     "bits": PolicySpec(spaces.MultiBinary(4), CHOICE),
@@ -30,7 +32,6 @@ SUITED = {
 }
 UNSUITED = {
     "memory": PolicySpec(VECTOR, CHOICE, network=Network(memory="gru")),
-    "gsde": PolicySpec(VECTOR, ARM, network=Network(log_std="gsde")),
     "image": PolicySpec(spaces.Box(0, 255, (8, 8, 3), np.uint8), CHOICE),
     "parts": PolicySpec(spaces.Dict({"a": VECTOR}), CHOICE),
     "category": PolicySpec(spaces.Discrete(3), CHOICE),

@@ -14,7 +14,8 @@ from a3c.errors import UsageError
 from a3c.models.torsos import orthogonal
 
 _POLICY_GAIN = 0.01  # a first policy near uniform
-_LEAST_VARIANCE = 1e-6  # features may all be 0
+LEAST_VARIANCE = 1e-6
+"""gSDE: what is added, since features may all be 0."""
 
 
 LogStd = Literal["parameter", "network", "gsde"]
@@ -69,7 +70,7 @@ class PolicyHead(nn.Module):
             return outputs
         if self.gsde:
             variance = features.detach().square() @ (2 * self.log_std).exp()  # [..., K]
-            return torch.cat([outputs, (variance + _LEAST_VARIANCE).log() / 2], -1)
+            return torch.cat([outputs, (variance + LEAST_VARIANCE).log() / 2], -1)
         joined = torch.cat([outputs, self.log_std.expand(*outputs.shape[:-1], -1)], -1)
         return joined if self.order is None else joined.index_select(-1, self.order.to(joined.device))
 

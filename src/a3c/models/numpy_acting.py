@@ -6,6 +6,7 @@ the calls, and the layers between them.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,13 @@ from a3c.types import State
 
 Array = NDArray[Any]
 
+_GREATEST_STD = math.exp(GREATEST_LOG_STD)
+
 
 def acting_policy(model: ActorCritic, seed: int, *, noise_steps: int = 1) -> ActingPolicy | NumpyPolicy:
     """The fastest way to draw actions from this model's policy. Arguments as `ActingPolicy`."""
-    return NumpyPolicy(model, seed) if NumpyPolicy.suits(model) else ActingPolicy(model, seed, noise_steps=noise_steps)
+    kind = NumpyPolicy if NumpyPolicy.suits(model) else ActingPolicy
+    return kind(model, seed, noise_steps=noise_steps)
 
 
 class NumpyPolicy:
@@ -33,15 +37,18 @@ class NumpyPolicy:
     Args:
         model: whose policy; one that it `suits`.
         seed: of the stream.
+        noise_steps: as `ActingPolicy`.
     """
 
-    def __init__(self, model: ActorCritic, seed: int) -> None:
+    def __init__(self, model: ActorCritic, seed: int, *, noise_steps: int = 1) -> None:
         assert self.suits(model)
         self.model = model
         self.random = np.random.Generator(np.random.SFC64(seed))
         assert model.perceptrons is not None
         self._network = model.perceptrons
-        self._draw = self._choice if isinstance(model.distribution, Categorical) else self._numbers
+        self.noise_steps = noise_steps
+        self._age = 0  # steps since the start
+        self._standard_normal: Array | None = None  # of gSDE, [B, F, K]
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
@@ -51,12 +58,19 @@ class NumpyPolicy:
 
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""
-        del state, episode_start
-        return self._draw(self.outputs(observation)), None
+        del state
+        features = self._network.policy_features(observation, self.model.normaliser)  # [B, F]
+        outputs = self._network.policy_head(features)
+        if isinstance(self.model.distribution, Categorical):
+            return self._choice(outputs), None
+        if self._network.gsde:
+            outputs += self._smooth_noise(features, episode_start)
+            return outputs.astype(np.float32, copy=False), None
+        return self._numbers(outputs), None
 
     def outputs(self, observation: Array) -> Array:
         """The policy head's numbers [B, D or fewer], before anything is drawn."""
-        return self._network.policy_outputs(observation, self.model.normaliser)
+        return self._network.policy_head(self._network.policy_features(observation, self.model.normaliser))
 
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
@@ -78,3 +92,19 @@ class NumpyPolicy:
         noise *= std
         noise += mean
         return noise.astype(np.float32, copy=False)
+
+    def _smooth_noise(self, features: Array, starts: NDArray[np.bool_]) -> Array:
+        """As `ActingPolicy` has it, [B, K]."""
+        assert self._network.log_std is not None
+        if self._standard_normal is None or self._age % self.noise_steps == 0:
+            shape = (len(features), *self._network.log_std.shape)
+            self._standard_normal = self.random.standard_normal(shape, features.dtype)
+        elif starts.any():
+            shape = (np.count_nonzero(starts), *self._network.log_std.shape)
+            self._standard_normal[starts] = self.random.standard_normal(shape, features.dtype)
+        self._age += 1
+        std = np.exp(self._network.log_std)  # [F, K]
+        noise: Array = np.matmul(features[:, None], std * self._standard_normal)[:, 0]
+        spread = np.sqrt(features**2 @ std**2)
+        noise *= np.minimum(_GREATEST_STD / np.maximum(spread, np.finfo(spread.dtype).tiny), 1)
+        return noise

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from a3c.core.normalisation import Normaliser
 from a3c.models.encoder import Encoder
+from a3c.models.heads import LEAST_VARIANCE
 from a3c.types import PolicyValue
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class Perceptrons:
             Layer.of(linear, places) for linear in (model.policy_head.linear, model.value_head)
         )
         log_std = model.policy_head.log_std
-        self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]
+        self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]; gSDE's, [F, K]
+        self.gsde = model.policy_head.gsde
         self._log_std_place = -1 if log_std is None else places[log_std.data_ptr()]
         self.dtype = self.value_head.bias.dtype
         self._address = model.value_head.bias.data_ptr()
@@ -117,14 +119,12 @@ class Perceptrons:
     @staticmethod
     def suits(model: ActorCritic) -> bool:
         """Whether a model is made of perceptrons, without memory, on the CPU."""
-        head = model.policy_head
         return (
             model.device.type == "cpu"
             and model.policy_memory is None
             and is_perceptron(model.policy_torso)
             and is_perceptron(model.value_torso)
-            and not head.gsde
-            and head.order is None
+            and model.policy_head.order is None
         )
 
     def are_of(self, model: ActorCritic) -> bool:
@@ -139,12 +139,12 @@ class Perceptrons:
         return PolicyValue(*_Pass.apply(self, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     @np.errstate(invalid="ignore", over="ignore")
-    def policy_outputs(self, observations: Array, normaliser: Normaliser) -> Array:
-        """The policy head's numbers alone for observations [..., *O], one row each: without log σ of its own."""
+    def policy_features(self, observations: Array, normaliser: Normaliser) -> Array:
+        """What the policy head is given for observations [..., *O], a row each, [N, F]."""
         features = self._inputs(observations, normaliser)
         for layer in self.torsos[0]:
             features = layer(features)
-        return self.policy_head(features)
+        return features
 
     def _inputs(self, observations: Array, normaliser: Normaliser) -> Array:
         """Normalised, a row each, [N, I]."""
@@ -160,8 +160,33 @@ class Perceptrons:
             tapes.append(tape)
         policy, values = self.policy_head(tapes[0][-1]), self.value_head(tapes[-1][-1])[:, 0]
         if self.log_std is not None:
-            policy = np.concatenate([policy, np.broadcast_to(self.log_std, (len(policy), len(self.log_std)))], 1)
+            policy = np.concatenate([policy, self._log_stds(tapes[0][-1])], 1)
         return policy, values, tapes
+
+    def _log_stds(self, features: Array) -> Array:
+        """Those that are not the linear layer's, [N, K], for the policy's features [N, F]."""
+        assert self.log_std is not None
+        if self.gsde:
+            log_stds: Array = np.log(self._variance(features))
+            log_stds /= 2
+            return log_stds
+        return np.broadcast_to(self.log_std, (len(features), len(self.log_std)))
+
+    def _variance(self, features: Array) -> Array:
+        """gSDE's, Σ_i f_i² σ_ik², [N, K]: see `PolicyHead`."""
+        assert self.log_std is not None
+        variance: Array = features**2 @ np.exp(2 * self.log_std)
+        variance += LEAST_VARIANCE
+        return variance
+
+    def _of_log_std(self, features: Array, of_log_stds: Array) -> Array:
+        """∂L/∂log σ, where ∂L/∂(log σ of each row) is [N, K]. None of it goes on to the features."""
+        if not self.gsde:
+            return np.add.reduce(of_log_stds, 0)
+        assert self.log_std is not None
+        gradient: Array = (features**2).T @ (of_log_stds / self._variance(features))
+        gradient *= np.exp(2 * self.log_std)
+        return gradient
 
     @np.errstate(invalid="ignore", over="ignore")
     def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> list[Array]:
@@ -173,8 +198,8 @@ class Perceptrons:
             gradients[layer.places[1]] = np.add.reduce(of_sums, 0)
 
         if self.log_std is not None:
-            size = len(self.log_std)
-            gradients[self._log_std_place] = np.add.reduce(of_policy[:, -size:], 0)
+            size = self.log_std.shape[-1]
+            gradients[self._log_std_place] = self._of_log_std(tapes[0][-1], of_policy[:, -size:])
             of_policy = of_policy[:, :-size]
         heads = [(self.policy_head, tapes[0], of_policy), (self.value_head, tapes[-1], of_values[:, None])]
         for head, tape, of_outputs in heads:
