@@ -182,7 +182,8 @@ class Perceptrons:
     def _of_log_std(self, features: Array, of_log_stds: Array) -> Array:
         """∂L/∂log σ, where ∂L/∂(log σ of each row) is [N, K]. None of it goes on to the features."""
         if not self.gsde:
-            return np.add.reduce(of_log_stds, 0)
+            total: Array = np.add.reduce(of_log_stds, 0)
+            return total
         assert self.log_std is not None
         gradient: Array = (features**2).T @ (of_log_stds / self._variance(features))
         gradient *= np.exp(2 * self.log_std)
