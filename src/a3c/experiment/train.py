@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 _ENVIRONMENT_PACKAGES = ("ale-py", "box2d", "box2d-py", "envpool", "minatar", "mujoco")
 _LINE_EVERY_S = 0.25
 # Workers that still have not come to their next pull so long after a stop was asked for are ended.
-_GRACE_AFTER_SIGNAL_S = 3.0
+_GRACE_AFTER_SIGNAL_S = 2.0
 _GRACE_S = 60.0
 _DROP_MESSAGE_EVERY_S = 5.0
 _CUT_SHORT = ("failed", "interrupted", "terminated", "worker_failed")  # reasons of an end that is none of the run's own
