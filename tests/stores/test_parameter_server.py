@@ -210,6 +210,61 @@ def test_two_pushes_under_way_count_once_each_in_whatever_order_they_are_tried_a
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("comes_after_all", [False, True])
+def test_a_push_that_a_former_life_has_answered_is_not_waited_for(server, comes_after_all):
+    async def play():
+        anew = server()
+        session, _ = await anew().enter(0)
+        two = anew()
+        await two.exchange(0, session, 2, push(two))  # it has overtaken the first, and its answer arrives
+        three = anew()
+        await three.exchange(0, session, 1, push(two))
+        await asyncio.wait_for(three.exchange(0, session, 3, push(three)), 1)
+        if comes_after_all:  # its answer did not arrive
+            for _ in range(2):
+                await three.exchange(0, session, 2, push(two))
+        for sequence in (4, 5):
+            await asyncio.wait_for(three.exchange(0, session, sequence, push(three)), 1)
+        assert await env_steps(three) == 20 + 5 * comes_after_all
+        seventh = asyncio.ensure_future(three.exchange(0, session, 7, push(three)))
+        await asyncio.sleep(0.01)
+        assert not seventh.done()  # of these, none is lost
+        await three.exchange(0, session, 6, push(three))
+        await asyncio.wait_for(seventh, 1)
+        await asyncio.wait_for(three.leave(0, session, 7), 1)
+
+    asyncio.run(play())
+
+
+def test_who_leaves_does_not_wait_for_what_a_former_life_has_answered(server):
+    async def play():
+        anew = server()
+        session, _ = await anew().enter(0)
+        two = anew()
+        await two.exchange(0, session, 2, push(two))
+        three = anew()
+        await three.exchange(0, session, 1, push(two))
+        await asyncio.wait_for(three.leave(0, session, 2), 1)
+
+    asyncio.run(play())
+
+
+def test_in_a_round_who_leaves_waits_for_its_last_push(server):
+    async def play():
+        anew = server(reduction="mean")
+        session, _ = await anew().enter(0)
+        two = anew()
+        await asyncio.wait_for(two.exchange(0, session, 1, push(two)), 1)
+        leaves = asyncio.ensure_future(two.leave(0, session, 2))  # it has overtaken its last push
+        await asyncio.sleep(0.01)
+        assert not leaves.done()
+        await two.exchange(0, session, 2, push(two))
+        await asyncio.wait_for(leaves, 1)
+        assert await env_steps(two) == 10
+
+    asyncio.run(play())
+
+
 def test_no_cut_is_kept_while_a_push_may_come_late(server):
     async def play():
         anew = server()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import pickle
 import time
 import warnings
@@ -114,7 +115,7 @@ class ParameterServer:
         self._sequences: dict[int, tuple[Session, int]] = {}
         self._receipts: dict[int, Receipt | None] = {}
         self._members: set[int] = set()
-        self._unsure: set[int] = set()  # of whose pushes a server that is gone may have answered some since the cut
+        self._doubtful: dict[int, float] = {}  # up to which push a server that is gone may have answered, since the cut
         self._late: dict[int, int] = {}  # the push that may still come although the one behind it has
         self._entered: int = 0  # in this life
         self._stop: bool = False
@@ -140,7 +141,7 @@ class ParameterServer:
 
     async def exchange(self, worker: int, session: Session, sequence: int, push: Push) -> Reply:
         """Take a push, unless it has been taken already, then as `pull`."""
-        while (taken := self._taken(worker, session)) < sequence - 1 and worker not in self._unsure:
+        while (taken := self._taken(worker, session)) < sequence - 1 and not self._may_be_gone(worker, sequence - 1):
             await self._changed.wait()
         if taken < sequence or sequence == self._late.get(worker):
             if self._waits_for_all and worker not in self._members:
@@ -168,7 +169,7 @@ class ParameterServer:
         if session is None:
             self._end_session(worker)
         else:
-            while self._taken(worker, session) < sequence and worker not in self._unsure:
+            while self._taken(worker, session) < sequence and not self._may_be_gone(worker, sequence):
                 await self._changed.wait()
         self._members.discard(worker)
         self._late.pop(worker, None)  # who leaves by itself has had all its answers
@@ -205,7 +206,7 @@ class ParameterServer:
         session = self.incarnation, self._entered
         self._entered += 1
         self._sequences[worker] = session, 0
-        self._unsure.discard(worker)
+        self._doubtful.pop(worker, None)
         self._late.pop(worker, None)
         return session
 
@@ -225,18 +226,23 @@ class ParameterServer:
             raise StoreError(f"worker {worker} has begun anew, or was counted out: this is not its latest life")
         return latest if session == known else 0
 
+    def _may_be_gone(self, worker: int, sequence: int) -> bool:
+        """Whether this push, if it is not here, may never come: a server before this one may have answered it."""
+        return sequence <= self._doubtful.get(worker, 0)
+
     def _count(self, worker: int, session: Session, sequence: int, taken: int) -> None:
         """Remember that a push has been taken, `taken` before it.
 
-        The first one of a worker that a server before this one has known may have overtaken the one before it, whose
-        call is tried again, too, unless it has been answered: that one may come once. With one update in flight
-        there is no other.
+        Of a worker that a server before this one has known, two calls may have been under way when that died, with one
+        update in flight. Either may come first, for both are tried again, unless the other has been answered: so the
+        one before this may come late, once, and the one behind it never, which the next must not wait for.
         """
-        if worker in self._unsure and sequence - 1 > taken:
+        if sequence - 1 > taken:
             self._late[worker] = sequence - 1
         else:
             self._late.pop(worker, None)
-        self._unsure.discard(worker)
+        if self._doubtful.get(worker) == math.inf:
+            self._doubtful[worker] = sequence if self._waits_for_all else sequence + 1
         self._sequences[worker] = session, max(taken, sequence)
 
     async def _round(self, worker: int) -> None:
@@ -283,7 +289,7 @@ class ParameterServer:
         return self._keeper.keep.remote(self.incarnation, "standing", pickle.dumps(standing))
 
     def _go_on_from(self, cut: Cut | None, standing: Standing | None) -> None:
-        self._unsure = set(range(len(self._handles)))
+        self._doubtful = dict.fromkeys(range(len(self._handles)), math.inf)
         if cut is not None:
             self._store.load_state_dict(_with_tensors(cut.state))
             self._sequences = dict(cut.sequences)
