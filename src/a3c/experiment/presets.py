@@ -121,7 +121,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "entropy_coef": 0.003,
         "learning_rate": 5e-3,
     },
-    # rl-zoo's settings of its A2C: it wants gSDE, whose noise is smooth. 0.08 is its log_std_init of -2, in our units.
+    # rl-zoo's settings of its A2C, with gSDE: 0.08 is its log_std_init of -2, in our units. Besides, against a policy
+    # that stops moving before it has found out how to walk, a little entropy and first steps that are not too long.
     "BipedalWalker-v3": _NUMBERS
     | {
         "envs_per_worker": 16,
@@ -129,8 +130,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rollout_length": 8,
         "discount": 0.99,
         "lambda_": 0.9,
+        "entropy_coef": 0.0003,
         "value_coef": 0.4,
         "learning_rate": 9.6e-4,
+        "bias_correction": True,
         "log_std": "gsde",
         "initial_log_std": 0.08,
         "noise_steps": 8,
