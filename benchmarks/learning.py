@@ -83,8 +83,8 @@ PEERS = [
 SEEDS = [
     "The interval is a 95% bootstrap interval of the mean over a row's seeds, each by its 100 episodes; of few seeds",
     "it is rather too narrow. Presets were tuned with seeds below 200, BipedalWalker-v3's also with some from 1000 to",
-    "1004 (tried.jsonl). So its row of these seeds, which is of an earlier preset without gSDE, flatters that one; rows",
-    "of unseen seeds, from 2000 on, are made by `--first-seed 2000`.",
+    "1004 (tried.jsonl). So its row of these seeds, which is of an earlier preset without gSDE, flatters that one;",
+    "rows of unseen seeds, from 2000 on, are made by `--first-seed 2000`.",
 ]
 
 
