@@ -110,3 +110,11 @@ def test_a_seed_repeats_its_actions():
     one, same, other = (NumpyPolicy(model, seed)(rows, None, np.zeros(8, np.bool_))[0] for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("name", SUITED)
+def test_what_is_not_finite_comes_out_without_a_warning(name):
+    model, rows = built(SUITED[name]), observations(SUITED[name], 3)
+    model.flat[::2] = np.inf
+    model.flat[1::2] = -np.inf
+    acting_policy(model, seed=0)(rows, None, np.ones(3, np.bool_))

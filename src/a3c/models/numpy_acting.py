@@ -59,8 +59,7 @@ class NumpyPolicy:
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""
         del state
-        features = self._network.policy_features(observation, self.model.normaliser)  # [B, F]
-        outputs = self._network.policy_head(features)
+        features, outputs = self._network.policy_pass(observation, self.model.normaliser)
         if isinstance(self.model.distribution, Categorical):
             return self._choice(outputs), None
         if self._network.gsde:
@@ -70,7 +69,7 @@ class NumpyPolicy:
 
     def outputs(self, observation: Array) -> Array:
         """The policy head's numbers [B, D or fewer], before anything is drawn."""
-        return self._network.policy_head(self._network.policy_features(observation, self.model.normaliser))
+        return self._network.policy_pass(observation, self.model.normaliser)[1]
 
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
@@ -93,18 +92,19 @@ class NumpyPolicy:
         noise += mean
         return noise.astype(np.float32, copy=False)
 
+    @np.errstate(invalid="ignore", over="ignore")  # as in the passes: who learns looks for what is not finite
     def _smooth_noise(self, features: Array, starts: NDArray[np.bool_]) -> Array:
         """As `ActingPolicy` has it, [B, K]."""
-        assert self._network.log_std is not None
-        if self._standard_normal is None or self._age % self.noise_steps == 0:
-            shape = (len(features), *self._network.log_std.shape)
-            self._standard_normal = self.random.standard_normal(shape, features.dtype)
-        elif starts.any():
-            shape = (np.count_nonzero(starts), *self._network.log_std.shape)
-            self._standard_normal[starts] = self.random.standard_normal(shape, features.dtype)
+        log_std = self._network.log_std  # [F, K]
+        assert log_std is not None
+        if self._standard_normal is None:
+            self._standard_normal = np.empty((len(features), *log_std.shape), features.dtype)
+        if self._age % self.noise_steps == 0:
+            starts = np.ones_like(starts)
         self._age += 1
-        std = np.exp(self._network.log_std)  # [F, K]
-        noise: Array = np.matmul(features[:, None], std * self._standard_normal)[:, 0]
-        spread = np.sqrt(features**2 @ std**2)
-        noise *= np.minimum(_GREATEST_STD / np.maximum(spread, np.finfo(spread.dtype).tiny), 1)
+        if starts.any():
+            shape = (np.count_nonzero(starts), *log_std.shape)
+            self._standard_normal[starts] = self.random.standard_normal(shape, features.dtype)
+        noise: Array = np.matmul(features[:, None], np.exp(log_std) * self._standard_normal)[:, 0]
+        noise *= np.minimum(_GREATEST_STD / np.sqrt(self._network.variance(features)), 1)
         return noise

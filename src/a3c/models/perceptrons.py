@@ -139,12 +139,15 @@ class Perceptrons:
         return PolicyValue(*_Pass.apply(self, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     @np.errstate(invalid="ignore", over="ignore")
-    def policy_features(self, observations: Array, normaliser: Normaliser) -> Array:
-        """What the policy head is given for observations [..., *O], a row each, [N, F]."""
+    def policy_pass(self, observations: Array, normaliser: Normaliser) -> tuple[Array, Array]:
+        """The policy's features [N, F] of observations [..., *O], one row each, and its head's numbers for them.
+
+        These are without log σ of its own.
+        """
         features = self._inputs(observations, normaliser)
         for layer in self.torsos[0]:
             features = layer(features)
-        return features
+        return features, self.policy_head(features)
 
     def _inputs(self, observations: Array, normaliser: Normaliser) -> Array:
         """Normalised, a row each, [N, I]."""
@@ -167,13 +170,13 @@ class Perceptrons:
         """Those that are not the linear layer's, [N, K], for the policy's features [N, F]."""
         assert self.log_std is not None
         if self.gsde:
-            log_stds: Array = np.log(self._variance(features))
+            log_stds: Array = np.log(self.variance(features))
             log_stds /= 2
             return log_stds
         return np.broadcast_to(self.log_std, (len(features), len(self.log_std)))
 
-    def _variance(self, features: Array) -> Array:
-        """gSDE's, Σ_i f_i² σ_ik², [N, K]: see `PolicyHead`."""
+    def variance(self, features: Array) -> Array:
+        """gSDE's, Σ_i f_i² σ_ik², [N, K], for the policy's features [N, F]: see `PolicyHead`."""
         assert self.log_std is not None
         variance: Array = features**2 @ np.exp(2 * self.log_std)
         variance += LEAST_VARIANCE
@@ -185,7 +188,7 @@ class Perceptrons:
             total: Array = np.add.reduce(of_log_stds, 0)
             return total
         assert self.log_std is not None
-        gradient: Array = (features**2).T @ (of_log_stds / self._variance(features))
+        gradient: Array = (features**2).T @ (of_log_stds / self.variance(features))
         gradient *= np.exp(2 * self.log_std)
         return gradient
 
