@@ -224,6 +224,14 @@ def test_an_environment_that_renders_nothing_is_named(tmp_path, corridor, env):
         record(corridor, tmp_path / "film.gif", env)
 
 
+def test_an_environment_that_lists_no_render_modes_is_filmed_all_the_same(tmp_path, corridor):
+    class Unlisted(Filmed):
+        metadata = {"render_fps": 20}  # noqa: RUF012
+
+    frames, fps = frames_of(record(corridor, tmp_path / "film.gif", Unlisted).path)
+    assert (len(frames), fps) == (9, 20)
+
+
 def test_a_number_that_is_none_ends_it(tmp_path, corridor):
     class Unsound(Filmed):
         def step(self, action):

@@ -1,8 +1,8 @@
 """Filming a policy at play.
 
-Frames are encoded as they come, by imageio-ffmpeg or Pillow, so a long episode needs no more memory than a short one
-(a GIF: its palette pictures). Gymnasium's RecordVideo keeps them all, writes no GIF, and hands them to MoviePy by the
-second, which rounds half of all films to a frame less than was rendered.
+Gymnasium's RenderCollection collects the frames. They are encoded as they come, by imageio-ffmpeg or Pillow, so a long
+episode needs no more memory than a short one (a GIF: its palette pictures). Gymnasium's RecordVideo keeps them all,
+writes no GIF, and hands them to MoviePy by the second, which rounds half of all films to a frame less than there were.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import RenderCollection
 from numpy.typing import NDArray
 
 from a3c.config import OwnCode
@@ -106,7 +107,9 @@ def record(
         raise missing_extra("recording", "video")
     policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
     with making(source):
-        filmed = source.make(render_mode="rgb_array")
+        bare = source.make(render_mode="rgb_array")
+        bare.metadata = {"render_modes": []} | bare.metadata  # not every class says so
+        filmed = RenderCollection(bare)
     with contextlib.closing(filmed):
         check_fit(policy, filmed.observation_space, filmed.action_space, source.name)
         *seeds, action_seed = evaluation_seeds(seed, episodes + 1)
@@ -136,37 +139,39 @@ class _Play:
         for seed in seeds:
             observation, _ = self.env.reset(seed=seed)
             check_finite(self.policy, observation)
-            yield self._frame()
+            yield from self._frames()
             state, episode_start = None, np.ones(1, np.bool_)
             episode_return, length, done = 0.0, 0, False
             while not done and length < self.max_steps_per_episode:
                 action, state = self.policy.predict(observation, state, episode_start, deterministic=self.greedy)
                 observation, reward, terminated, truncated, _ = self.env.step(action)
                 check_finite(self.policy, observation, reward)
-                yield self._frame()
+                yield from self._frames()
                 episode_start = np.zeros(1, np.bool_)
                 episode_return, length, done = episode_return + float(reward), length + 1, terminated or truncated
             self.episodes.append(Episode(episode_return, length))
             self.cut_episodes += not done
 
-    def _frame(self) -> Frame:
-        try:
-            frame: Any = self.env.render()
-        except gym.error.DependencyNotInstalled as error:
-            raise UsageError(f"rendering {self.name!r} wants a package that is missing: {error}") from None
-        if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3:
-            return frame
-        kind = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise UnsupportedEnvironment(
-            f"environment {self.name!r} renders {kind} in the mode rgb_array: bytes [height, width, 3] are wanted"
-        )
+    def _frames(self) -> Iterator[Frame]:
+        """What was collected since the last call."""
+        collected: Any = self.env.render()
+        for frame in collected:
+            if not (
+                isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+            ):
+                kind = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+                raise UnsupportedEnvironment(
+                    f"environment {self.name!r} renders {kind} in the mode rgb_array: bytes [height, width, 3] are "
+                    "wanted"
+                )
+            yield frame
 
 
 def _write(frames: Iterator[Frame], out: Path, fps: float, name: str) -> None:
     """Encode the frames beside `out` and put the file in its place.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or rendering wants a package that is missing.
         UnsupportedEnvironment: the environment `name`, whose frames these are, raised.
     """
     frames = map(_enlarged, _played(frames, name))
@@ -187,6 +192,8 @@ def _played(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
         yield from frames
     except A3CError:
         raise
+    except gym.error.DependencyNotInstalled as error:
+        raise UsageError(f"rendering {name!r} wants a package that is missing: {error}") from None
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {name!r} failed while it was filmed ({reason(error)})") from error
 
