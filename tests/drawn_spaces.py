@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -45,8 +46,14 @@ def boxes(draw: Any, dtypes: tuple[str, ...] = FLOATS + INTEGERS, shapes: tuple[
     return spaces.Box(low, high, shape, dtype.type)
 
 
-def discretes() -> st.SearchStrategy[spaces.Discrete]:
-    return st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 5), st.integers(-3, 3))
+_TYPED = "dtype" in inspect.signature(spaces.Discrete).parameters  # not in older Gymnasiums
+
+
+@st.composite
+def discretes(draw: Any) -> spaces.Discrete:
+    dtype = draw(st.sampled_from([np.int64, np.int64, np.int32, np.uint8])) if _TYPED else np.int64
+    n, start = draw(st.integers(1, 5)), draw(st.integers(0 if dtype is np.uint8 else -3, 3))
+    return spaces.Discrete(n, start=start, dtype=dtype) if _TYPED else spaces.Discrete(n, start=start)
 
 
 @st.composite
@@ -88,7 +95,7 @@ def value_in(space: Any, random: np.random.Generator) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(value_in(part, random) for part in space.spaces)
     if isinstance(space, spaces.Discrete):
-        return np.int64(space.start + random.integers(space.n))
+        return space.dtype.type(space.start + random.integers(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         return (space.start + random.integers(space.nvec)).astype(space.dtype)
     if isinstance(space, spaces.MultiBinary):

@@ -28,7 +28,9 @@ from builders import make_rule
 from drawn_spaces import SHAPES, Between, basics, boxes, contains, discretes, multi_discretes, nested, value_in
 
 IMAGES = [spaces.Box(0, 255, shape, np.uint8) for shape in [(8, 8), (8, 9, 3), (2, 8, 8), (2, 8, 8, 1)]]
-OBSERVED = st.one_of(basics(), basics(), boxes(shapes=(*SHAPES, (0,))), st.sampled_from(IMAGES))
+OBSERVED = st.one_of(
+    basics(), basics(), boxes(shapes=(*SHAPES, (0,))), st.sampled_from(IMAGES), st.sampled_from(IMAGES)
+)
 CHOSEN = st.one_of(discretes(), multi_discretes())
 
 
@@ -42,7 +44,7 @@ def agents(draw: Any) -> tuple[PolicySpec, tuple[int, ...]]:
         around = observations.spaces if isinstance(observations, spaces.Dict) else {"x": observations}
         observations = spaces.Dict({**around, "action_mask": spaces.Box(0, 1, (sum(choices),), np.int8)})
     else:
-        actions = draw(nested())
+        actions = draw(st.one_of(nested(), boxes()))
     bounding = draw(st.sampled_from(["clip", "tanh"]))
     try:
         ActionSpace(actions, bounding)
@@ -116,23 +118,36 @@ def assert_the_same_policy(policy: a3c.Policy, loaded: a3c.Policy, spec: PolicyS
         states = [state, other_state]
 
 
-@given(agents(), st.integers(0, 2**31 - 1))
-@settings(
-    max_examples=200,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-def test_any_spaces_train_and_come_back(agent, seed):
-    spec, choices = agent
-    model, _ = trained(spec, choices, seed)
-    policy = a3c.Policy(spec, model, seed=0)
-    with tempfile.TemporaryDirectory() as directory:
-        policy.save(directory)
-        loaded = a3c.load(directory)
-    assert loaded.spec.observation_space == spec.observation_space
-    assert loaded.spec.action_space == spec.action_space
-    assert_the_same_policy(policy, loaded, spec, seed)
+def test_any_200_pairs_of_spaces_train_and_come_back():
+    seen, images = set(), 0
+
+    @given(agents(), st.integers(0, 2**31 - 1))
+    @settings(
+        max_examples=300,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    def come_back(agent, seed):
+        nonlocal images
+        spec, choices = agent
+        pair = str((spec.observation_space, spec.action_space))
+        if pair in seen:
+            return
+        model, _ = trained(spec, choices, seed)
+        policy = a3c.Policy(spec, model, seed=0)
+        with tempfile.TemporaryDirectory() as directory:
+            policy.save(directory)
+            loaded = a3c.load(directory)
+        assert loaded.spec.observation_space == spec.observation_space
+        assert loaded.spec.action_space == spec.action_space
+        assert_the_same_policy(policy, loaded, spec, seed)
+        seen.add(pair)
+        images += any(part in IMAGES for part in basic_parts(spec.observation_space, "it").values())
+
+    come_back()
+    assert len(seen) >= 200
+    assert images > 10
 
 
 def test_many_rows_at_once_are_what_they_are_one_by_one():

@@ -181,7 +181,7 @@ def observation_check(space: Space, what: str, path: str = "") -> Check:
     if isinstance(space, spaces.Tuple):
         return _tuple_check([observation_check(part, what, join_path(path, i)) for i, part in enumerate(space)], wrong)
     if isinstance(space, spaces.Discrete):
-        return _choice_check(int(space.start), int(space.start + space.n), wrong)
+        return _choice_check(int(space.start), int(space.start) + int(space.n), wrong)
     check = _array_check(space, wrong)
     if isinstance(space, spaces.MultiDiscrete):
         return _choices_check(space, check, wrong)
@@ -226,7 +226,8 @@ def _choice_check(low: int, high: int, wrong: Wrong) -> Check:
 
 
 def _choices_check(space: spaces.MultiDiscrete, check_array: Check, wrong: Wrong) -> Check:
-    low, high = space.start, space.start + space.nvec
+    low = space.start.astype(np.int64)  # its own type may be too narrow for the sum
+    high = low + space.nvec
 
     def check(value: Any) -> None:
         check_array(value)

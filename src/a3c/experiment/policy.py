@@ -179,8 +179,9 @@ def _check_values(array: NDArray[Any], space: Space, path: str) -> None:
         if not np.isfinite(array).all():
             raise UsageError(f"the observation{described(path)} holds NaN or infinity")
     elif isinstance(space, Discrete | MultiDiscrete):
-        above = space.start + (space.n if isinstance(space, Discrete) else space.nvec)
-        if ((array < space.start) | (array >= above)).any():
+        first = np.asarray(space.start, np.int64)  # their own type may be too narrow for the sum
+        above = first + np.asarray(space.n if isinstance(space, Discrete) else space.nvec, np.int64)
+        if ((array < first) | (array >= above)).any():
             raise UsageError(f"the observation{described(path)} has a value that {space} does not have")
 
 

@@ -205,7 +205,7 @@ def _sample(space: Space, random: np.random.Generator) -> Tensor:
     """[N, *O] out of a basic space. A Box's own samples can lie near the largest float."""
     shape = (_ROWS, *(space.shape or ()))
     if isinstance(space, spaces.Discrete):
-        rows = space.start + random.integers(space.n, size=shape)
+        rows = int(space.start) + random.integers(int(space.n), size=shape)
     elif isinstance(space, spaces.MultiDiscrete):
         rows = space.start + random.integers(space.nvec, size=shape)
     elif isinstance(space, spaces.Box):

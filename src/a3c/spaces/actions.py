@@ -75,11 +75,11 @@ class ActionSpace:
 class _Discrete:
     def __init__(self, space: spaces.Discrete) -> None:
         self.distribution: Distribution = Categorical(int(space.n))
-        self.start = int(space.start)
+        self.start, self.dtype = int(space.start), space.dtype
 
     def read(self, actions: NDArray[Any]) -> NDArray[Any]:
         actions = actions.astype(np.int64, copy=False)
-        return actions + self.start if self.start else actions
+        return (actions + self.start if self.start else actions).astype(self.dtype, copy=False)
 
 
 class _MultiDiscrete:

@@ -19,7 +19,6 @@ MOST_ENTRIES = 2**24
 """Of all parts of a space together: 16 Mi numbers; a description that asks for more is damaged or hostile."""
 
 _MOST_PARTS = 2048
-_INT64 = np.iinfo(np.int64)
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
@@ -29,7 +28,9 @@ def space_to_json(space: Space) -> dict[str, Any]:
     if isinstance(space, spaces.Tuple):
         return {"kind": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
     if isinstance(space, spaces.Discrete):
-        return {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        discrete = {"kind": "Discrete", "n": int(space.n), "start": int(space.start)}
+        dtype = np.dtype(space.dtype)
+        return discrete if dtype == np.int64 else discrete | {"dtype": dtype.name}  # as old Gymnasiums know no other
     if isinstance(space, spaces.MultiDiscrete):
         return {
             "kind": "MultiDiscrete",
@@ -85,8 +86,14 @@ def _space_from_json(data: Mapping[str, Any]) -> Space:
     if kind == "Tuple":
         return spaces.Tuple([_space_from_json(part) for part in data["spaces"]])
     if kind == "Discrete":
-        (n,), (start,) = _integers([data["n"]], 1, MOST_ENTRIES), _integers([data["start"]], _INT64.min, _INT64.max)
-        return spaces.Discrete(n, start=start)
+        kind_of_number = _dtype(data.get("dtype", "int64"))
+        least, most = _limits(kind_of_number)
+        (n,), (start,) = _integers([data["n"]], 1, min(most, MOST_ENTRIES)), _integers([data["start"]], least, most)
+        return (
+            spaces.Discrete(n, start=start)
+            if kind_of_number is np.int64
+            else spaces.Discrete(n, start=start, dtype=kind_of_number)
+        )
     if kind == "MultiDiscrete":
         shape, dtype = _checked_shape(data["shape"]), _dtype(data["dtype"])
         least, most = _limits(dtype)
