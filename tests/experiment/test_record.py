@@ -1,9 +1,11 @@
 """Films: that they can be read, show every step, replace a file only when they are whole, and what is refused."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
+from ctypes.util import find_library
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +19,7 @@ from a3c.envs.make import EnvSource
 from a3c.envs.teaching import MaskedRecall
 from a3c.errors import NonFiniteError, UnsupportedEnvironment, UsageError
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.record import Recording, record
+from a3c.experiment.record import Recording, _timed, record
 from a3c.models.actor_critic import Network
 from a3c.types import Episode
 from leftovers import nothing_left
@@ -222,6 +224,48 @@ def test_a_missing_package_of_the_environment_is_named(tmp_path, monkeypatch, ca
 def test_an_environment_that_renders_nothing_is_named(tmp_path, corridor, env):
     with pytest.raises(UsageError, match="Corridor' cannot be rendered"):
         record(corridor, tmp_path / "film.gif", env)
+
+
+@pytest.fixture
+def no_screen(monkeypatch):
+    for variable in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("no_screen")
+@pytest.mark.skipif(not find_library("EGL"), reason="libEGL is not there")
+def test_mujoco_is_filmed_without_a_screen_and_a_gif_runs_at_its_rate(tmp_path):
+    policy = policy_for(gym.make("Hopper-v5"))
+    recording = record(policy, tmp_path / "film.gif", "Hopper-v5", max_steps_per_episode=9, seed=1)
+    with Image.open(recording.path) as image:
+        durations = []
+        for number in range(image.n_frames):
+            image.seek(number)
+            durations.append(image.info["duration"])
+    assert recording.episodes[0].length == 9
+    assert durations == [20, 20, 20, 20]  # 10 frames, 125 a second
+    assert "MUJOCO_GL" not in os.environ
+
+
+@pytest.mark.usefixtures("no_screen")
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*OffScreenViewer")  # which was made in part only
+def test_how_mujoco_draws_is_named_where_it_does_not(tmp_path, monkeypatch):
+    policy = policy_for(gym.make("Hopper-v5"))
+    monkeypatch.setenv("MUJOCO_GL", "crayons")
+    with pytest.raises(UnsupportedEnvironment, match=r"Hopper-v5.*libEGL, or by another library that MUJOCO_GL names"):
+        record(policy, tmp_path / "film.gif", "Hopper-v5", max_steps_per_episode=2)
+
+
+@pytest.mark.parametrize(("fps", "shown"), [(100 / 3, 31), (30, 31), (50, 31), (60, 21), (125, 13), (1000, 2)])
+def test_a_gif_runs_at_its_rate(fps, shown):
+    frames = [np.full((1, 1, 3), number, np.uint8) for number in range(31)]
+    timed = list(_timed(iter(frames), fps))
+    hundredths = np.array([hundredths for _, hundredths in timed])
+    assert len(timed) == shown
+    assert hundredths.min() >= 2
+    starts = np.concatenate([[0], hundredths.cumsum()[:-1]])
+    numbers = np.array([int(frame.flat[0]) for frame, _ in timed])
+    assert abs(starts - 100 * numbers / fps).max() <= 0.5
 
 
 def test_an_environment_that_lists_no_render_modes_is_filmed_all_the_same(tmp_path, corridor):

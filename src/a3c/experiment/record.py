@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from a3c.config import OwnCode
 from a3c.core.seeding import evaluation_seeds
 from a3c.envs.lookup import missing_extra
-from a3c.envs.make import EnvFactory, making
+from a3c.envs.make import EnvFactory, EnvSource, making
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_finite, check_fit
@@ -40,7 +41,9 @@ ENDINGS = {".mp4": "imageio_ffmpeg", ".gif": "PIL"}
 Frame = NDArray[np.uint8]
 """[H, W, 3]"""
 
+_MUJOCO = "MUJOCO_GL"  # the variable that says how it draws
 _FPS = 30.0  # where the environment does not say
+_LEAST_HUNDREDTHS = 2  # of a second, of a picture in a GIF
 _LEAST_SIDE = 160  # pixels; MinAtar's pictures are 10 x 10
 
 
@@ -78,7 +81,7 @@ def record(
     Args:
         policy: a policy, or the directory of a run or of a saved policy.
         out: the file, .mp4 or .gif; one that is there is replaced when the new one is whole. In a GIF a frame that
-            equals the one before is shown longer instead.
+            equals the one before is shown longer instead, and from more than 50 frames a second some are left out.
         env: where to play; see `evaluate`.
         episodes: how many, one after another in the one file.
         seed: of the environment and of sampled actions; apart from any training seed.
@@ -106,18 +109,35 @@ def record(
     if importlib.util.find_spec(ENDINGS[ending]) is None:
         raise missing_extra("recording", "video")
     policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
-    with making(source):
-        bare = source.make(render_mode="rgb_array")
-        bare.metadata = {"render_modes": []} | bare.metadata  # not every class says so
-        filmed = RenderCollection(bare)
-    with contextlib.closing(filmed):
+    with _without_a_screen(), contextlib.closing(_filmed(source)) as filmed:
         check_fit(policy, filmed.observation_space, filmed.action_space, source.name)
         *seeds, action_seed = evaluation_seeds(seed, episodes + 1)
         policy = Policy(policy.spec, policy.model, seed=action_seed)
         play = _Play(policy, filmed, source.name, greedy, max_steps_per_episode)
         with one_thread(), contextlib.closing(play.frames(seeds)) as frames:
-            _write(frames, out, float(fps or filmed.metadata.get("render_fps") or _FPS), source.name)
+            _write(frames, out, float(fps or filmed.metadata.get("render_fps") or _FPS), filmed, source.name)
     return Recording(out, tuple(play.episodes), play.cut_episodes)
+
+
+def _filmed(source: EnvSource) -> gym.Env[Any, Any]:
+    """The environment, whose `render` gives the frames since the last call."""
+    with making(source):
+        env = source.make(render_mode="rgb_array")
+        env.metadata = {"render_modes": []} | env.metadata  # not every class says so
+        return RenderCollection(env)
+
+
+@contextlib.contextmanager
+def _without_a_screen() -> Iterator[None]:
+    """MuJoCo draws by EGL where there is no screen, unless the user has named another way; by itself it would fail."""
+    if sys.platform != "linux" or {_MUJOCO, "DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        yield
+        return
+    os.environ[_MUJOCO] = "egl"
+    try:
+        yield
+    finally:
+        del os.environ[_MUJOCO]
 
 
 class _Play:
@@ -167,14 +187,14 @@ class _Play:
             yield frame
 
 
-def _write(frames: Iterator[Frame], out: Path, fps: float, name: str) -> None:
+def _write(frames: Iterator[Frame], out: Path, fps: float, env: gym.Env[Any, Any], name: str) -> None:
     """Encode the frames beside `out` and put the file in its place.
 
     Raises:
         UsageError: the file cannot be written, or rendering wants a package that is missing.
         UnsupportedEnvironment: the environment `name`, whose frames these are, raised.
     """
-    frames = map(_enlarged, _played(frames, name))
+    frames = map(_enlarged, _played(frames, env, name))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".a3c-record-") as directory:
@@ -186,7 +206,7 @@ def _write(frames: Iterator[Frame], out: Path, fps: float, name: str) -> None:
         raise UsageError(f"--out {out} cannot be written ({cause}): name another file") from None
 
 
-def _played(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
+def _played(frames: Iterator[Frame], env: gym.Env[Any, Any], name: str) -> Iterator[Frame]:
     """The frames; what an environment raises, even an OSError, is no failure to write the file."""
     try:
         yield from frames
@@ -195,7 +215,11 @@ def _played(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
     except gym.error.DependencyNotInstalled as error:
         raise UsageError(f"rendering {name!r} wants a package that is missing: {error}") from None
     except Exception as error:
-        raise UnsupportedEnvironment(f"environment {name!r} failed while it was filmed ({reason(error)})") from error
+        hint = f": without a screen MuJoCo draws by libEGL, or by another library that {_MUJOCO} names (osmesa)"
+        raise UnsupportedEnvironment(
+            f"environment {name!r} failed while it was filmed ({reason(error)})"
+            + (hint if hasattr(env.unwrapped, "mujoco_renderer") else "")
+        ) from error
 
 
 def _write_mp4(frames: Iterator[Frame], path: Path, fps: float) -> None:
@@ -217,8 +241,29 @@ def _write_mp4(frames: Iterator[Frame], path: Path, fps: float) -> None:
 def _write_gif(frames: Iterator[Frame], path: Path, fps: float) -> None:
     from PIL import Image  # noqa: PLC0415  (only where used)
 
-    pictures = map(Image.fromarray, frames)
-    next(pictures).save(path, save_all=True, append_images=pictures, duration=1000 / fps, loop=0)
+    def pictures() -> Iterator[Any]:
+        for frame, hundredths in _timed(frames, fps):
+            picture = Image.fromarray(frame)
+            picture.info["duration"] = 10 * hundredths  # in ms; each picture's own, as there is no other
+            yield picture
+
+    film = pictures()
+    next(film).save(path, save_all=True, append_images=film, loop=0)
+
+
+def _timed(frames: Iterator[Frame], fps: float) -> Iterator[tuple[Frame, int]]:
+    """The frames that a GIF shows, and for how many hundredths of a second each, so that the film runs at its rate.
+
+    A GIF knows no shorter times, and viewers slow down what is shown for less than two: such frames are passed over.
+    """
+    shown, since = next(frames), 0
+    number = 0
+    for number, frame in enumerate(frames, 1):
+        due = round(100 * number / fps)
+        if due >= since + _LEAST_HUNDREDTHS:
+            yield shown, due - since
+            shown, since = frame, due
+    yield shown, max(_LEAST_HUNDREDTHS, round(100 * (number + 1) / fps) - since)
 
 
 def _enlarged(frame: Frame) -> Frame:

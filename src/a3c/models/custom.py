@@ -204,6 +204,7 @@ def _samples(space: Space) -> Any:
 def _sample(space: Space, random: np.random.Generator) -> Tensor:
     """[N, *O] out of a basic space. A Box's own samples can lie near the largest float."""
     shape = (_ROWS, *(space.shape or ()))
+    rows: Any
     if isinstance(space, spaces.Discrete):
         rows = int(space.start) + random.integers(int(space.n), size=shape)
     elif isinstance(space, spaces.MultiDiscrete):
