@@ -94,7 +94,8 @@ class TrainConfig:
     env_kwargs: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
     """Keyword arguments for making the environment, as JSON: '{"gravity": -5.0}'."""
     wrappers: tuple[OwnCode, ...] = ()
-    """Wrappers around each environment, innermost first: package.module:Wrapper or a name in gymnasium.wrappers."""
+    """Wrappers around each environment, innermost first: package.module:Wrapper or a name in gymnasium.wrappers, with
+    keyword arguments as NAME:JSON."""
     import_: Annotated[tuple[str, ...], tyro.conf.arg(name="import")] = ()
     """Modules to import first, because they register environments."""
     max_episode_steps: int | None = None

@@ -49,6 +49,15 @@ class PlusOne(gym.ObservationWrapper):
         return observation + 1
 
 
+class Times(gym.ObservationWrapper):
+    def __init__(self, env, factor):
+        super().__init__(env)
+        self.factor = factor
+
+    def observation(self, observation):
+        return observation * self.factor
+
+
 @pytest.fixture
 def registry():
     """Restores what is registered."""
@@ -150,9 +159,44 @@ def test_a_wrapper_whose_statistics_would_be_lost(wrapper, instead):
         EnvSource("CartPole-v1", wrappers=(wrapper,)).check_exists()
 
 
+def test_a_function_that_puts_such_a_wrapper_around():
+    def normalised(env):
+        return gym.wrappers.TransformReward(gym.wrappers.NormalizeReward(env), lambda reward: reward)
+
+    with pytest.raises(UsageError, match="wrapper NormalizeReward .* take --scale-rewards"):
+        EnvSource("CartPole-v1", wrappers=(Doubled, normalised)).make()
+
+
 def test_a_wrapper_that_wants_more_than_the_environment():
-    with pytest.raises(UsageError, match=r"wrapper 'FrameStackObservation' wants stack_size, too: name a function"):
+    with pytest.raises(UsageError, match=r"wrapper 'FrameStackObservation' wants stack_size, too: write NAME:JSON"):
         EnvSource("CartPole-v1", wrappers=("FrameStackObservation",)).make()
+
+
+def test_a_wrappers_arguments():
+    wrappers = ('FrameStackObservation:{"stack_size": 3}', f'{__name__}:Times:{{"factor": 3}}')
+    source = EnvSource("FrozenLake-v1", wrappers=("FlattenObservation", *wrappers))
+    source.check_exists()
+    assert examine(source).observation_space.shape == (3, 16)
+    assert source.make().reset(seed=1)[0].max() == 3
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        (
+            "FrameStackObservation:{stack_size: 3}",
+            "the arguments of wrapper 'FrameStackObservation' are no JSON object",
+        ),
+        ("FrameStackObservation:{" + '"a":[' * 100_000, "are no JSON object"),
+        ('FrameStackObservation:{"stack": 3}', "unexpected keyword argument 'stack'"),
+        ('NoSuch:{"stack_size": 3}', "there is no wrapper 'NoSuch' in gymnasium.wrappers"),
+        ('NormalizeObservation:{"epsilon": 0.1}', "take --normalise-observations"),
+    ],
+    ids=lambda text: text[:50],
+)
+def test_arguments_that_a_wrapper_does_not_take(wrapper, message):
+    with pytest.raises(UsageError, match=message):
+        examine(EnvSource("CartPole-v1", wrappers=(wrapper,)))
 
 
 def test_a_wrapper_that_makes_no_environment():

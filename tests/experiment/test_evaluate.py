@@ -295,6 +295,7 @@ UNTRUSTED = [
     ({"env": "raises_on_import:Env-v0"}, "raises_on_import"),
     ({"env": "gymnasium.utils.play:play"}, "gymnasium.utils.play"),
     ({"env": "CartPole-v1", "wrappers": ["FlattenObservation", "raises_on_import:Wrap"]}, "raises_on_import"),
+    ({"env": "CartPole-v1", "wrappers": ['raises_on_import:Wrap:{"a": 1}']}, "raises_on_import"),
     ({"env": "CartPole-v1", "import_": ["raises_on_import"]}, "raises_on_import"),
     ({"env": "CartPole-v1", "model": "raises_on_import:torso"}, "raises_on_import"),
     ({"env": "tiny_envs:Corridor", "import_": ["raises_on_import"]}, "raises_on_import, tiny_envs"),
@@ -322,13 +323,25 @@ def test_a_path_that_a_run_names_is_not_opened_unasked(tmp_path, value):
     assert find_player(run, trust_code=True).source.env_kwargs["xml_file"] == value
 
 
+def test_words_for_a_wrapper_that_a_run_names_need_trust(tmp_path):
+    wrappers = ['FrameStackObservation:{"stack_size": 2}', 'RecordVideo:{"video_folder": "films"}']
+    run = run_of(tmp_path, {"env": "CartPole-v1", "wrappers": wrappers})
+    with pytest.raises(
+        UsageError, match=r"give a wrapper what may be a path .*, in --wrappers: 'films': .*--trust-code"
+    ):
+        find_player(run)
+    assert find_player(run, trust_code=True).source.wrappers == tuple(wrappers)
+    (tmp_path / "plain").mkdir()
+    assert find_player(run_of(tmp_path / "plain", {"env": "CartPole-v1", "wrappers": wrappers[:1]}))
+
+
 def test_options_that_are_no_paths_need_no_trust(tmp_path):
     kwargs = {"map_name": "8x8", "desc": ["SFFF", "FHFH"], "gravity": -9.5, "xml_file": "ant.xml", "deep": {"a": None}}
     run = run_of(tmp_path, {"env": "FrozenLake-v1", "env_kwargs": kwargs})
     assert find_player(run).source.env_kwargs == kwargs
 
 
-@pytest.mark.parametrize(("settings", "modules"), UNTRUSTED[:1] + UNTRUSTED[3:6], ids=str)
+@pytest.mark.parametrize(("settings", "modules"), UNTRUSTED[:1] + UNTRUSTED[3:7], ids=str)
 def test_code_that_a_run_names_is_run_when_it_is_trusted(tmp_path, settings, modules):
     run = run_of(tmp_path, settings, lambda: gym.make("CartPole-v1"))
     if "model" in settings:  # but the network that is there is a plain one

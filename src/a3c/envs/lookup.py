@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import functools
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
@@ -113,16 +114,40 @@ def find_class(path: str) -> Callable[..., Any]:
 def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[[gym.Env[Any, Any]], Any]:
     """A callable `env -> env`: `wrapper` itself, "package.module:Wrapper", or a name in gymnasium.wrappers.
 
+    A name may be followed by keyword arguments: `FrameStackObservation:{"stack_size": 4}`.
+
     Raises UsageError if the name leads nowhere, or to a normalisation that each environment would have for itself.
     """
-    found = _find_wrapper(wrapper) if isinstance(wrapper, str) else wrapper
-    for kind, instead in _OWN_NORMALISATIONS.items():
-        if isinstance(found, type) and issubclass(found, kind):
+    if not isinstance(wrapper, str):
+        refuse_own_normalisation(wrapper)
+        return wrapper
+    name, arguments = split_wrapper(wrapper)
+    found = _find_wrapper(name)
+    refuse_own_normalisation(found)
+    return functools.partial(found, **arguments) if arguments else found
+
+
+def split_wrapper(wrapper: str) -> tuple[str, dict[str, Any]]:
+    """A wrapper's name and its keyword arguments. Raises UsageError if these are no JSON object."""
+    name, brace, arguments = wrapper.partition(":{")
+    try:
+        return name, json.loads("{" + arguments) if brace else {}
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the arguments of wrapper {name!r} are no JSON object ({error}); write NAME:JSON, for example "
+            "'FrameStackObservation:{\"stack_size\": 4}'"
+        ) from None
+
+
+def refuse_own_normalisation(wrapper: Any) -> None:
+    """Raise UsageError for a wrapper, or a class of such, whose statistics would be each environment's own."""
+    kind = wrapper if isinstance(wrapper, type) else type(wrapper)
+    for normalisation, instead in _OWN_NORMALISATIONS.items():
+        if issubclass(kind, normalisation):
             raise UsageError(
-                f"wrapper {kind.__name__} keeps statistics of its own in each environment, which no other one shares "
-                f"and no checkpoint holds: take {instead}"
+                f"wrapper {normalisation.__name__} keeps statistics of its own in each environment, which no other one "
+                f"shares and no checkpoint holds: take {instead}"
             )
-    return found
 
 
 def _find_wrapper(wrapper: str) -> Callable[[gym.Env[Any, Any]], Any]:

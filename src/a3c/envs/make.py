@@ -25,6 +25,7 @@ from a3c.envs.lookup import (
     import_registering,
     is_class_path,
     missing_extra,
+    refuse_own_normalisation,
 )
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.own_code import reason
@@ -54,8 +55,9 @@ class EnvSource:
             id; `package.module:Class`; a callable; or "envpool:TASK". ALE's and MinAtar's ids are registered unasked.
         max_episode_steps: a time limit, in place of a registered environment's own.
         env_kwargs: keyword arguments for making it: of `gymnasium.make`, the class, the callable, or EnvPool's options.
-        wrappers: callables `env -> env`, `package.module:Wrapper`, or names in gymnasium.wrappers; put around each
-            single environment in this order, outside the time limit. With wrappers or `env_kwargs`, environments that
+        wrappers: callables `env -> env`, `package.module:Wrapper`, or names in gymnasium.wrappers, where a name may be
+            followed by keyword arguments, NAME:JSON; put around each single environment in this order, outside the
+            time limit. With wrappers or `env_kwargs`, environments that
             exist natively as a vector are made one by one all the same, which is slower.
         imports: modules to import first, because they register environments.
         atari: how Atari games are played.
@@ -190,7 +192,9 @@ class EnvSource:
             env.close()
             raise self._not_rendered(render_mode)
         for wrapper in self.wrappers:
-            env = self._an_env(_wrap(env, find_wrapper(wrapper), wrapper), f"wrapper {wrapper!r}")
+            wrapped = self._an_env(_wrap(env, find_wrapper(wrapper), wrapper), f"wrapper {wrapper!r}")
+            _refuse_normalisation(wrapped, env)
+            env = wrapped
         return env
 
     def _bare(self, render_mode: str | None) -> gym.Env[Any, Any]:
@@ -359,10 +363,18 @@ def _wrap(env: gym.Env[Any, Any], wrap: Wrap, name: str | Wrap) -> Any:
         required = []
     if len(required) > 1:
         raise UsageError(
-            f"wrapper {name!r} wants {', '.join(required[1:])}, too: name a function of yours that takes an "
-            "environment and wraps it, package.module:function"
+            f"wrapper {name!r} wants {', '.join(required[1:])}, too: write NAME:JSON, such as "
+            "'FrameStackObservation:{\"stack_size\": 4}', or name a function of yours that takes an environment and "
+            "wraps it, package.module:function"
         )
     return wrap(env)
+
+
+def _refuse_normalisation(wrapped: gym.Env[Any, Any], inner: gym.Env[Any, Any]) -> None:
+    """Raise UsageError if a wrapper that is a function has put one around it that keeps statistics of its own."""
+    while wrapped is not inner and isinstance(wrapped, gym.Wrapper):
+        refuse_own_normalisation(wrapped)
+        wrapped = wrapped.env
 
 
 def _takes(factory: Callable[..., Any], name: str) -> bool:

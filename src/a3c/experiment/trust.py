@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from a3c.config import OwnCode
-from a3c.envs.lookup import is_class_path
+from a3c.envs.lookup import is_class_path, split_wrapper
 from a3c.errors import UsageError
 
 _KNOWN_MODULES = {"gymnasium", "ale_py", "minatar", "envpool"}
@@ -38,16 +38,20 @@ def refuse_unasked(
 
     Args:
         path: the run's directory.
-        code: names of code, `package.module:name`; of a module with nothing behind the colon.
+        code: names of code, `package.module:name`, a wrapper's with its arguments; of a module with nothing behind the
+            colon.
         env_kwargs: what the environment would be given. A string in it may be a path that it opens.
         ray_address: of the cluster that would be connected to.
         ray_runtime_env: what would be installed and run on it.
     """
     would = list[tuple[str, str]]()
-    if modules := sorted({name.rpartition(":")[0] for name in code if _runs_code(name)}):
+    split = [split_wrapper(name) for name in code]
+    if modules := sorted({name.rpartition(":")[0] for name, _ in split if _runs_code(name)}):
         would.append(("import and run code", f"from {', '.join(modules)}"))
     if paths := [text for text in _strings(env_kwargs) if any(sign in text for sign in _OF_PATHS_AND_MODULES)]:
         would.append(("give the environment what may be a path", f"in --env-kwargs: {', '.join(map(repr, paths))}"))
+    if words := list(_strings([arguments for _, arguments in split])):  # RecordVideo, for one, writes where it is told
+        would.append(("give a wrapper what may be a path", f"in --wrappers: {', '.join(map(repr, words))}"))
     if ray_address is not None:
         would.append(("connect to a Ray cluster", f"--ray-address {ray_address}"))
     if ray_runtime_env:
