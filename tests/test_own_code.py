@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from a3c.envs.lookup import is_class_path
 from a3c.errors import UnknownEnvironment, UsageError
 from a3c.own_code import find_code, importable, importable_name, reason
 
@@ -59,6 +60,20 @@ def test_what_cannot_be_found_is_refused_with_the_reason(module_file, error):
 def test_a_path_in_place_of_a_module_is_told(path):
     with pytest.raises(UsageError, match="the thing: name the module without its path and ending, envs, in"):
         find_code(path, "the thing")
+
+
+class Outer:
+    class Inner:
+        pass
+
+
+def test_a_class_within_a_class():
+    name = f"{__name__}:Outer.Inner"
+    assert importable_name(Outer.Inner) == name
+    assert find_code(name, "it") is Outer.Inner
+    assert is_class_path(name)
+    with pytest.raises(UsageError, match=r"has no 'Outer\.Other'"):
+        find_code(f"{__name__}:Outer.Other", "it")
 
 
 def test_what_can_be_imported_by_its_name_has_one():

@@ -110,6 +110,8 @@ class Play:
     """Sample actions instead of taking the most probable one."""
     env: str | None = None
     """Where to play instead of the run's own environment, within its wrappers and Atari preprocessing."""
+    env_kwargs: Annotated[dict[str, Any], JSON_OBJECT] = field(default_factory=dict)
+    """Keyword arguments for making the environment, as JSON: besides the run's own, or in place of them."""
     max_steps_per_episode: int = 108_000
     """Cut an episode that has not ended by then, so that no policy plays for ever."""
     model: str | None = None
@@ -133,6 +135,8 @@ class Evaluate:
     """The run's directory."""
     episodes: int = 20
     """How many episodes to play."""
+    environments: int = 64
+    """How many environments to play them in at once, at the most."""
     json: bool = False
     """Print one JSON object."""
     play: Annotated[Play, tyro.conf.arg(name="")] = field(default_factory=Play)
@@ -345,7 +349,9 @@ def _number(value: float | None) -> str:
 def _evaluate(command: Evaluate) -> None:
     from a3c.experiment.evaluate import evaluate  # noqa: PLC0415
 
-    result = evaluate(command.run_dir, episodes=command.episodes, **command.play.arguments())
+    result = evaluate(
+        command.run_dir, episodes=command.episodes, environments=command.environments, **command.play.arguments()
+    )
     if result.cut_episodes:
         print(
             f"a3c: {result.cut_episodes} of {result.episodes} episodes had not ended after "

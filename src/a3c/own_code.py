@@ -30,7 +30,9 @@ def find_code(path: str, what: str, error: type[UsageError] = UsageError) -> Cal
     module_name, _, name = path.rpartition(":")
     if not module_name or not name:
         raise error(f"{what} names no code: write package.module:name")
-    found = getattr(import_module(module_name, what, error), name, None)
+    found: Any = import_module(module_name, what, error)
+    for part in name.split("."):  # a class within a class
+        found = getattr(found, part, None)
     if not callable(found):
         kind = "no" if found is None else f"no callable but a {type(found).__name__}"
         raise error(f"{what}: module {module_name!r} has {kind} {name!r}; name a class or a function in it")
@@ -41,9 +43,12 @@ def find_code(path: str, what: str, error: type[UsageError] = UsageError) -> Cal
 def importable_name(code: Callable[..., Any]) -> str | None:
     """What `find_code` would find a class or function by; None for what a module does not have under its own name."""
     module_name, name = getattr(code, "__module__", None), getattr(code, "__qualname__", "")
-    if module_name in (None, "__main__") or getattr(sys.modules.get(module_name), name, None) is not code:
+    if module_name in (None, "__main__"):
         return None
-    return f"{module_name}:{name}"
+    found: Any = sys.modules.get(module_name)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module_name}:{name}" if found is code else None
 
 
 def importable(module_name: str) -> bool:

@@ -323,6 +323,11 @@ def test_a_game_goes_to_another_process():
     assert pickle.loads(sent) == source
 
 
+def test_a_game_without_namespace_and_version():
+    with pytest.raises(UnknownEnvironment, match=r"no environment 'Pong'; did you mean ALE/Pong-v5\?"):
+        EnvSource("Pong").check_exists()
+
+
 def test_a_game_that_there_is_not():
     with pytest.raises(UnknownEnvironment, match="did you mean ALE/Breakout-v5"):
         EnvSource("ALE/Brakeout-v5").check_exists()

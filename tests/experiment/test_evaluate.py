@@ -335,6 +335,29 @@ def test_words_for_a_wrapper_that_a_run_names_need_trust(tmp_path):
     assert find_player(run_of(tmp_path / "plain", {"env": "CartPole-v1", "wrappers": wrappers[:1]}))
 
 
+def test_keyword_arguments_besides_the_runs_own(tmp_path):
+    run = run_of(tmp_path, {"env": "FrozenLake-v1", "env_kwargs": {"map_name": "8x8", "desc": "/a"}})
+    with pytest.raises(UsageError, match="may be a path"):
+        find_player(run, env_kwargs={"is_slippery": False})
+    source = find_player(run, env_kwargs={"is_slippery": False, "desc": None}).source
+    assert source.env_kwargs == {"map_name": "8x8", "is_slippery": False, "desc": None}
+    assert find_player(run, "CartPole-v1", env_kwargs={"a": 1}).source == EnvSource("CartPole-v1", env_kwargs={"a": 1})
+    assert find_player(policy_for(tiny_envs.Corridor), "CartPole-v1", env_kwargs={"a": 1}).source.env_kwargs == {"a": 1}
+
+
+@pytest.mark.parametrize(("environments", "made"), [(1, 1), (3, 3), (64, 5)])
+def test_no_more_environments_at_once_than_are_wanted(policy, environments, made):
+    stepped = set()
+
+    class Seen(tiny_envs.Corridor):
+        def step(self, action):
+            stepped.add(self)
+            return super().step(action)
+
+    assert a3c.evaluate(policy, Seen, episodes=5, environments=environments).episodes == 5
+    assert len(stepped) == made
+
+
 def test_options_that_are_no_paths_need_no_trust(tmp_path):
     kwargs = {"map_name": "8x8", "desc": ["SFFF", "FHFH"], "gravity": -9.5, "xml_file": "ant.xml", "deep": {"a": None}}
     run = run_of(tmp_path, {"env": "FrozenLake-v1", "env_kwargs": kwargs})

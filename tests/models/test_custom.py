@@ -283,6 +283,11 @@ def test_rows_that_depend_on_one_another_are_refused():
     refused(lambda space: Torso(lambda f: f.softmax(0)), "depend on the others")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_refused(number):
+    refused(lambda space: Torso(lambda features: features * number), "not finite", "weights without initial values")
+
+
 def test_chance_is_refused():
     refused(lambda space: nn.Sequential(Torso(), nn.Dropout(0.5)), "different features each time", "dropout")
 

@@ -37,7 +37,7 @@ _OLD_ATARI = re.compile(r"[A-Z]\w*NoFrameskip-v\d")
 
 def is_class_path(env: str) -> bool:
     """Whether `env` is "package.module:Class"; "ALE/Pong-v5" and "module:Env-v0" are Gymnasium's ids."""
-    return ":" in env and env.split(":")[-1].isidentifier()
+    return ":" in env and all(part.isidentifier() for part in env.rpartition(":")[2].split("."))
 
 
 def is_atari_id(env: str) -> bool:
@@ -85,6 +85,8 @@ def _near(env_id: str) -> list[str]:
         return [f"{module_name}:{name}"]
     games = _ale_ids()
     if (game := f"ALE/{env_id}") in games:
+        return [game]
+    if games and (game := f"ALE/{env_id}-v5") in games:
         return [game]
     near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
     if not near:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from a3c.config import OwnCode
 from a3c.envs.make import EnvFactory, EnvSource
@@ -34,6 +35,7 @@ def find_player(
     policy: Policy | str | os.PathLike[str],
     env: str | EnvFactory | None = None,
     *,
+    env_kwargs: Mapping[str, Any] | None = None,
     model: OwnCode | None = None,
     checkpoint: str = "latest",
     trust_code: bool = False,
@@ -46,6 +48,8 @@ def find_player(
     Args:
         policy: a policy, or the directory of a run or of a saved policy.
         env: where to play; by default, for a run's directory, the run's own environment.
+        env_kwargs: keyword arguments for making it, besides the run's own or in place of them; of an environment that
+            is named, all of them.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
         checkpoint: which of a run's; see `Policy.load`.
         trust_code: use the code, modules and paths that the run's files name.
@@ -57,10 +61,10 @@ def find_player(
     if isinstance(policy, Policy):
         if env is None:
             raise UsageError("a policy alone does not say where to play: name the environment")
-        return Player(policy, EnvSource(env))
+        return Player(policy, EnvSource(env, env_kwargs=dict(env_kwargs or {})))
     path = Path(policy)
     if env is not None and not (path / CONFIG).exists():  # a saved policy
-        return Player(Policy.load(path, model, checkpoint), EnvSource(env))
+        return Player(Policy.load(path, model, checkpoint), EnvSource(env, env_kwargs=dict(env_kwargs or {})))
     saved = read_settings(path, _RECORDED)
     config = saved.config
     if any(map(is_nameless, config.wrappers)):
@@ -82,5 +86,7 @@ def find_player(
         named.append(model)
     if not trust_code:
         code = [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)]
-        refuse_unasked(path, code, config.env_kwargs)
+        unasked = {name: value for name, value in config.env_kwargs.items() if name not in (env_kwargs or {})}
+        refuse_unasked(path, code, unasked)
+    config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})})
     return Player(Policy.load(path, model, checkpoint), env_source(env, config))

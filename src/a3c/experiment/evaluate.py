@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -22,7 +23,9 @@ from a3c.spaces.parts import Space, described, flatten, parts
 MOST_STEPS = 108_000
 """By default, the steps after which an episode that does not end is cut: an Atari game's limit, in frames."""
 
-_MOST_ENVS = 64
+MOST_ENVS = 64
+"""By default, how many environments are played in at once."""
+
 _BOOTSTRAP_RESAMPLES = 10_000
 _MOST_NUMBERS_AT_ONCE = 4_000_000
 
@@ -54,6 +57,8 @@ def evaluate(
     seed: int = 0,
     greedy: bool = True,
     max_steps_per_episode: int = MOST_STEPS,
+    environments: int = MOST_ENVS,
+    env_kwargs: Mapping[str, Any] | None = None,
     model: OwnCode | None = None,
     checkpoint: str = "latest",
     trust_code: bool = False,
@@ -74,6 +79,10 @@ def evaluate(
         greedy: take the most probable action, else sample.
         max_steps_per_episode: an episode that has not ended by then is cut, and counts with what it has; its
             environment plays no more. So a policy that never comes to an end does not hang the evaluation.
+        environments: how many to play in at once, at the most. Each has seeds of its own, so another number plays other
+            episodes.
+        env_kwargs: keyword arguments for making the environment, besides the run's own or in place of them; with `env`,
+            all of them.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
         checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
         trust_code: use what the run's files name: code of an environment, wrappers or a network, modules, paths in
@@ -85,11 +94,13 @@ def evaluate(
         RunDirectoryError: the run is missing or damaged.
         NonFiniteError: an observation or a reward is NaN or infinite.
     """
-    check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
+    check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode, environments=environments)
     check_at_least(0, seed=seed)
-    policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
+    policy, source = find_player(
+        policy, env, env_kwargs=env_kwargs, model=model, checkpoint=checkpoint, trust_code=trust_code
+    )
     with making(source):
-        envs = source.make_vector(environment_count(episodes))
+        envs = source.make_vector(min(environments, episodes))
     try:
         check_fit(policy, envs.single_observation_space, envs.single_action_space, source.name)
         with making(source, "played"):
@@ -98,11 +109,6 @@ def evaluate(
             )
     finally:
         envs.close()
-
-
-def environment_count(episodes: int) -> int:
-    """How many environments so many episodes are played in."""
-    return min(episodes, _MOST_ENVS)
 
 
 def play_episodes(

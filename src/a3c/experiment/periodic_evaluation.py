@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from a3c.core.seeding import evaluation_seeds, model_seed
 from a3c.envs.make import EnvSource, making
 from a3c.errors import NonFiniteError, StoreBusy
-from a3c.experiment.evaluate import Evaluation, environment_count, play_episodes
+from a3c.experiment.evaluate import MOST_ENVS, Evaluation, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import EVALUATIONS, finite
@@ -67,7 +67,7 @@ class Evaluator:
     def __init__(self, recipe: EvaluatorRecipe) -> None:
         self.recipe = recipe
         with making(recipe.source):
-            self.envs = recipe.source.make_vector(environment_count(recipe.episodes))
+            self.envs = recipe.source.make_vector(min(recipe.episodes, MOST_ENVS))
         self.policy = Policy(recipe.spec, recipe.spec.build(seed=model_seed(recipe.seed)))
         # An evaluation by the run's own seed would choose the best policy by the episodes that it is later judged by.
         self.seed = evaluation_seeds(recipe.seed, 1)[0]

@@ -167,6 +167,7 @@ _PAPER: dict[str, Any] = _PLAIN | {
     "activation": "relu",
     "separate_torsos": False,
     "atari_preprocessing": "paper",
+    "memory_size": 256,  # with --memory lstm
 }
 
 _ATARI: dict[str, Any] = {

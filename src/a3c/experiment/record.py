@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def record(
     greedy: bool = True,
     fps: float | None = None,
     max_steps_per_episode: int = MOST_STEPS,
+    env_kwargs: Mapping[str, Any] | None = None,
     model: OwnCode | None = None,
     checkpoint: str = "latest",
     trust_code: bool = False,
@@ -88,6 +89,8 @@ def record(
         greedy: take the most probable action, else sample.
         fps: frames a second; by default the environment's own rate, else 30.
         max_steps_per_episode: an episode that has not ended by then is cut.
+        env_kwargs: keyword arguments for making the environment, besides the run's own or in place of them; with `env`,
+            all of them.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
         checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
         trust_code: use the code, modules and paths that the run's files name.
@@ -108,7 +111,9 @@ def record(
         raise UsageError(f"--fps must be more than 0, not {fps}")
     if importlib.util.find_spec(ENDINGS[ending]) is None:
         raise missing_extra("recording", "video")
-    policy, source = find_player(policy, env, model=model, checkpoint=checkpoint, trust_code=trust_code)
+    policy, source = find_player(
+        policy, env, env_kwargs=env_kwargs, model=model, checkpoint=checkpoint, trust_code=trust_code
+    )
     with _without_a_screen(), contextlib.closing(_filmed(source)) as filmed:
         check_fit(policy, filmed.observation_space, filmed.action_space, source.name)
         *seeds, action_seed = evaluation_seeds(seed, episodes + 1)

@@ -130,6 +130,11 @@ def _try_out(module: nn.Module, batch: Any) -> tuple[int, ...]:
                 f"--model: its buffer {name!r} changes in a forward pass: buffers are private to each worker, never "
                 "shared or saved; instead of BatchNorm use LayerNorm or GroupNorm"
             )
+    if not all(bool(output.isfinite().all(1).any()) for output in outputs):
+        raise UsageError(
+            f"--model: its features are not finite for any of {_ROWS} observations: look for a division by 0, a "
+            "logarithm or weights without initial values"
+        )
     with torch.no_grad():
         again = _outputs(module, batch, _ROWS)
         if not all(_close(one, other) for one, other in zip(outputs, again, strict=True)):
