@@ -117,7 +117,7 @@ class Play:
     model: str | None = None
     """For a policy with a network of your own: package.module:factory."""
     checkpoint: str = "latest"
-    """Which of the run's checkpoints: latest, best (by the mean return of 100 episodes) or its name."""
+    """Which of the run's checkpoints: latest, best (mean return of 100 episodes), best-evaluation or its name."""
     trust_code: bool = False
     """Use what the run's files name: code of an environment, wrappers or a network, modules, paths."""
 

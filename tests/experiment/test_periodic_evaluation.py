@@ -22,7 +22,8 @@ from a3c.core.schedules import Budget, constant
 from a3c.core.seeding import evaluation_seeds, worker_seeds
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvSource
-from a3c.errors import UsageError
+from a3c.errors import RunDirectoryError, UsageError
+from a3c.experiment.checkpoint import load_policy
 from a3c.experiment.evaluate import play_episodes
 from a3c.experiment.periodic_evaluation import COLUMNS, EvaluatorRecipe, PeriodicEvaluation, Weights
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
@@ -130,14 +131,15 @@ def beside(tmp_path, env=tiny_envs.Corridor, start_method="forkserver", patience
             try:
                 yield training
             finally:
-                training.evaluation.close(patience_s)
+                training.evaluation.finish(training.store, patience_s)
+                training.evaluation.close()
 
 
 def test_each_crossing_of_a_multiple_is_evaluated_once(tmp_path):
     training = Training(tmp_path)
     for env_steps in (1, 99, 100, 101, 199, 350, 399, 400):  # 200 and 300 are crossed in one go
         training.reach(env_steps)
-    training.evaluation.close(0)
+    training.evaluation.close()
     assert training.steps == [100, 350, 400]
     assert [row["seconds"] for row in training.rows] == ["0.1", "0.35", "0.4"]
     assert training.messages == []
@@ -160,7 +162,7 @@ def anywhere(start_method, tmp_path, **settings):
         return
     training = Training(tmp_path, **settings)
     yield training
-    training.evaluation.close(0)
+    training.evaluation.close()
 
 
 EVERYWHERE = pytest.mark.parametrize("start_method", [None, "forkserver", "spawn"])
@@ -227,7 +229,7 @@ def test_a_row_says_all_of_it(tmp_path, start_method):
 def test_what_is_no_number_is_left_out(tmp_path):
     training = Training(tmp_path, NaNReward)
     training.reach(100)
-    training.evaluation.close(0)
+    training.evaluation.close()
     (row,) = training.rows
     assert (row["return_mean"], row["ci95_low"], row["length_mean"]) == ("", "", "")
     assert not training.messages  # the next one may be sound
@@ -241,7 +243,7 @@ def test_the_next_line_has_the_newest_result_once(tmp_path):
     training.reach(100)
     assert training.evaluation.unlogged() == {"evaluation_return_mean": 80.0}
     assert training.evaluation.unlogged() == {"evaluation_return_mean": None}
-    training.evaluation.close(0)
+    training.evaluation.close()
 
 
 def test_the_best_stays(tmp_path):
@@ -249,25 +251,62 @@ def test_the_best_stays(tmp_path):
     for env_steps, action in ((100, 0), (200, 1), (300, 1), (400, 0)):
         training.store.load_state_dict(training.store.state_dict() | {"parameters": always(action)})
         training.reach(env_steps)
-    training.evaluation.close(0)
+    training.evaluation.close()
     assert training.evaluation.best == {"env_steps": 200, "return_mean": 8.0}
 
 
-def test_the_crossing_that_comes_while_it_is_busy_is_passed_over(tmp_path):
+def test_nobody_waits_for_an_evaluation(tmp_path):
     with beside(tmp_path, Sleepy) as training:
         before = descendants()
         for env_steps in (100, 200, 300):
             began = time.monotonic()
             training.reach(env_steps)
-            assert time.monotonic() - began < 20  # nobody waits for it
+            assert time.monotonic() - began < 20
         time.sleep(0.5)
         assert len(descendants() - before) == 1
-        assert training.evaluation._under_way[0] == 100
+        assert training.evaluation.under_way_at == 100
         began = time.monotonic()
-        training.evaluation.close(0.3)
+        assert not training.evaluation.finish(training.store, 0.3)
+        training.evaluation.close()
         assert 0.3 <= time.monotonic() - began < 3
     assert training.rows == []
     assert training.messages == []
+
+
+@EVERYWHERE
+def test_what_comes_due_while_it_is_busy_is_evaluated_once_it_is_free(tmp_path, start_method):
+    with anywhere(start_method, tmp_path) as training:
+        for env_steps in (100, 250, 370):
+            training.reach(env_steps)
+        training.reach(390)
+        training.wait()
+        assert training.evaluation.finish(training.store, 60)
+        assert training.evaluation.finish(training.store, 60)
+    assert training.steps == ([100, 250, 370] if start_method is None else [100, 390])
+
+
+def test_the_best_policy_is_kept(tmp_path):
+    training = Training(tmp_path)
+    for env_steps, action in ((100, 0), (200, 1), (300, 0)):
+        training.store.load_state_dict(training.store.state_dict() | {"parameters": always(action)})
+        training.reach(env_steps)
+        if env_steps == 100:
+            saved = load_policy(tmp_path / "checkpoints" / "best-evaluation")[1]
+            assert torch.equal(saved.flat, always(0))
+    training.evaluation.close()
+    saved = load_policy(tmp_path / "checkpoints" / "best-evaluation")[1]
+    assert torch.equal(saved.flat, always(1))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best-evaluation"]
+
+
+def test_a_best_policy_that_cannot_be_kept_is_told(tmp_path):
+    training = Training(tmp_path)
+    (tmp_path / "checkpoints").write_text("in the way")
+    training.reach(100)
+    training.evaluation.close()
+    (message,) = training.messages
+    assert "the best evaluation's policy, of 100 steps, cannot be kept" in message
+    assert training.steps == [100]
 
 
 def test_the_end_waits_for_an_evaluation_that_is_under_way(tmp_path):
@@ -285,7 +324,8 @@ def test_the_evaluator_outlives_the_fork_server_for_as_long_as_it_is_waited_for(
         training = Training(tmp_path, context=runtime.context)
         training.reach(100)
         runtime.close()
-        training.evaluation.close(60)
+        assert training.evaluation.finish(training.store, 60)
+        training.evaluation.close()
     assert training.steps == [100]
 
 
@@ -325,14 +365,14 @@ def test_a_disk_that_is_full_ends_the_evaluation_and_not_the_run(tmp_path):
     training.path.mkdir()
     training.reach(100)
     training.reach(200)
-    training.evaluation.close(0)
+    training.evaluation.close()
     (message,) = training.messages
     assert "evaluations.csv cannot be written" in message
 
 
 def test_closing_without_any_evaluation(tmp_path):
     training = Training(tmp_path)
-    training.evaluation.close(0)
+    training.evaluation.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -402,6 +442,38 @@ def test_beside_the_workers(tmp_path, algorithm, start_method):
     assert str(summary["best_evaluation"]["env_steps"]) == rows[means.index(max(means))]["env_steps"]
     logged = [line["evaluation_return_mean"] for line in lines]
     assert [value for value in logged if value is not None][-1] == means[-1]
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_the_best_of_them_is_a_checkpoint(tmp_path, start_method):
+    settings = QUICK | {"start_method": start_method, "total_env_steps": 500, "evaluate_every": 500}
+    with nothing_left():
+        run = a3c.train("tiny_envs:Corridor", run_dir=str(tmp_path / "run"), **settings)
+    (row,), _, summary = read(run)
+    assert summary["best_evaluation"]["env_steps"] == int(row["env_steps"]) >= 500
+    result = a3c.evaluate(run.path, episodes=3, checkpoint="best-evaluation", trust_code=True)
+    assert result.checkpoint == "best-evaluation"
+    again = a3c.train("tiny_envs:Corridor", run_dir=str(run.path), overwrite=True, **QUICK | {"runtime": "serial"})
+    with pytest.raises(RunDirectoryError, match="has no checkpoint 'best-evaluation'; it has latest, best, step-"):
+        a3c.load(again.path, checkpoint="best-evaluation")
+
+
+class SlowToPlay(tiny_envs.Corridor):
+    """Takes its time where it is evaluated."""
+
+    def step(self, action):
+        if multiprocessing.current_process().name == "a3c-evaluator":
+            time.sleep(1)
+        return super().step(action)
+
+
+def test_a_run_waits_for_its_last_evaluation_and_says_so(tmp_path, capsys):
+    settings = QUICK | {"total_env_steps": 500, "evaluate_every": 500, "evaluate_episodes": 1}
+    with nothing_left():
+        run = a3c.train("test_periodic_evaluation:SlowToPlay", run_dir=str(tmp_path / "run"), **settings)
+    (row,), _, summary = read(run)
+    assert summary["best_evaluation"]["env_steps"] == int(row["env_steps"]) >= 500
+    assert "waiting for the evaluation of the policy at" in capsys.readouterr().err
 
 
 def test_training_goes_on_without_an_evaluator_that_fails(tmp_path, capsys):

@@ -28,6 +28,9 @@ from a3c.spaces.described import MOST_ENTRIES
 
 _MODEL, _SPEC, _STATISTICS, _STATE = "model.safetensors", "policy.json", "optimizer.safetensors", "state.json"
 _PROGRESS, _CHECKSUMS = "progress.json", "checksums.json"
+BEST_EVALUATION = "best-evaluation"
+"""Beside a run's checkpoints, of the policy alone: the one whose evaluation in training was the best."""
+
 _ENTRIES_PER_WEIGHT = 64  # an observation has fewer: only of an image are there less weights than numbers, seldom many
 _MOMENTS = "normaliser.moments"  # beside the network's tensors
 _IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files hold them
@@ -129,6 +132,7 @@ def save_checkpoint(
     model: ActorCritic,
     state: Mapping[str, Any],
     progress: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> Path:
     """Write a store's state as RUN_DIR/checkpoints/step-T, complete or not at all.
 
@@ -138,11 +142,12 @@ def save_checkpoint(
         model: any network of that description; it is given the state's parameters and moments.
         state: a store's `state_dict`: tensors and numbers by name.
         progress: what else the run needs to go on from there, as JSON.
+        name: of the directory, in place of step-T.
 
     Returns:
         The checkpoint's directory.
     """
-    final = run_dir / CHECKPOINTS / f"step-{state['env_steps']:012d}"
+    final = run_dir / CHECKPOINTS / (name or f"step-{state['env_steps']:012d}")
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -219,7 +224,7 @@ def find_checkpoint(run_dir: Path, which: str, report: Callable[[str], None]) ->
 
     Args:
         run_dir: the run's directory.
-        which: "latest", "best", or its name.
+        which: "latest", "best", "best-evaluation", or its name.
         report: is called with a line for each checkpoint that would have been it and is damaged.
 
     Raises RunDirectoryError if there is no run, or no such checkpoint in it.
@@ -230,6 +235,8 @@ def find_checkpoint(run_dir: Path, which: str, report: Callable[[str], None]) ->
     found = {path.name: path for path in checkpoints(run_dir)}
     if which == "best":
         return best([path for path in found.values() if damage_of(path) is None])
+    if (evaluated := run_dir / CHECKPOINTS / BEST_EVALUATION).is_dir():
+        found[BEST_EVALUATION] = evaluated
     if which not in found:
         raise RunDirectoryError(f"{run_dir} has no checkpoint {which!r}; it has latest, best, {', '.join(found)}")
     if damage := damage_of(found[which]):

@@ -2,8 +2,9 @@
 
 Whenever T crosses a multiple of N, the shared parameters and moments are copied and played greedily, with seeds apart
 from those of training and of `a3c.evaluate`, the same ones each time. Under the process runtime that happens in a
-process of its own: no worker waits for it, and a crossing that comes while it is busy is passed over. In one process
-everything happens in turn, the evaluation too, so that a run repeats to the bit.
+process of its own, and no worker waits for it: what is due while it is busy is evaluated when it is free again, by the
+parameters of that moment, once however many multiples were crossed. In one process everything happens in turn, the
+evaluation too, so that a run repeats to the bit. The policy whose evaluation was the best is kept.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from numpy.typing import NDArray
 from a3c.core.seeding import evaluation_seeds, model_seed
 from a3c.envs.make import EnvSource, making
 from a3c.errors import NonFiniteError, StoreBusy
+from a3c.experiment.checkpoint import BEST_EVALUATION, save_checkpoint
 from a3c.experiment.evaluate import MOST_ENVS, Evaluation, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.experiment.run_directory import EVALUATIONS, finite
+from a3c.models.actor_critic import ActorCritic
 from a3c.runtimes.reporting import worker_failed
 from a3c.runtimes.side_process import SideProcess
 from a3c.runtimes.worker import Failure
@@ -134,7 +137,8 @@ class InThisProcess:
 class PeriodicEvaluation:
     """Evaluates at each crossing of a multiple of `every` steps, and keeps what came of it.
 
-    Owns RUN_DIR/evaluations.csv and the evaluator. One that fails is reported once, and no other takes its place.
+    Owns RUN_DIR/evaluations.csv, RUN_DIR/checkpoints/best-evaluation and the evaluator. One that fails is reported
+    once, and no other takes its place.
 
     Args:
         every: N, environment steps of all workers together.
@@ -160,16 +164,19 @@ class PeriodicEvaluation:
         self.every = every
         self.recipe = recipe
         self.context = context
+        self.run_dir = run_dir
         self.path = run_dir / EVALUATIONS
         self.seconds = seconds
         self.message = message
         self.best: dict[str, float] | None = None
         self._crossed = 0  # how many multiples of `every`
+        self._due = False
         self._next_look = 0.0
         self._kept_at = 0  # env_steps of the newest row
         self._place: Place | None = None
         self._failed = False
-        self._under_way: tuple[int, float] = (0, 0.0)  # env_steps and seconds of what is being evaluated
+        self._under_way: tuple[int, float, Weights | None] = (0, 0.0, None)  # env_steps and seconds, and what it is
+        self._model: ActorCritic | None = None  # to save the best by
         self._unlogged: float | None = None
 
     def state(self) -> dict[str, Any]:
@@ -189,9 +196,9 @@ class PeriodicEvaluation:
         self._collect(0.0)
         crossed = self._multiples(store)
         if crossed > self._crossed:
-            self._crossed = crossed
-            if self._place is None or not self._place.busy:
-                self._begin(store)
+            self._crossed, self._due = crossed, True
+        if self._due and (self._place is None or not self._place.busy):
+            self._begin(store)
 
     def _multiples(self, store: ParameterStore) -> int:
         """How many multiples of `every` T has crossed. A store on a cluster takes a while to say, and is spared."""
@@ -208,16 +215,31 @@ class PeriodicEvaluation:
         value, self._unlogged = self._unlogged, None
         return {"evaluation_return_mean": value}
 
-    def close(self, patience_s: float) -> None:
-        """Wait so long for an evaluation that is under way, drop it then, and end the evaluator."""
+    def finish(self, store: ParameterStore, patience_s: float) -> bool:
+        """Wait so long for what is under way, and then for what is due by now; whether nothing is left to wait for."""
+        until = time.monotonic() + patience_s
+        self._next_look = 0.0
+        while True:
+            self.notice(store)
+            if self._failed or self._place is None or not self._place.busy:
+                return True
+            self._collect(max(0.0, until - time.monotonic()))
+            if self._place.busy and time.monotonic() >= until:
+                return False
+
+    @property
+    def under_way_at(self) -> int:
+        """The `env_steps` of what is being evaluated."""
+        return self._under_way[0]
+
+    def close(self) -> None:
+        """Drop an evaluation that is under way, and end the evaluator."""
         if self._place is not None:
-            try:
-                self._collect(patience_s)
-            finally:
-                self._place.close()
-                self._place = None
+            self._place.close()
+            self._place = None
 
     def _begin(self, store: ParameterStore) -> None:
+        self._due = False
         if self._place is None:
             try:
                 self._place = self._make_place()
@@ -228,8 +250,9 @@ class PeriodicEvaluation:
             state = store.snapshot()
         except StoreBusy:  # a worker hangs in an update; it will be noticed, and this crossing be passed over
             return
-        self._under_way = (state.env_steps, round(self.seconds(), 4))
-        self._place.ask(Weights(state.parameters.numpy(), state.moments.numpy()))
+        weights = Weights(state.parameters.numpy(), state.moments.numpy())
+        self._under_way = (state.env_steps, round(self.seconds(), 4), weights)
+        self._place.ask(weights)
         self._collect(0.0)
 
     def _make_place(self) -> Place:
@@ -247,18 +270,35 @@ class PeriodicEvaluation:
             self._keep(answer)
 
     def _keep(self, evaluation: Evaluation) -> None:
-        env_steps, seconds = self._under_way
+        env_steps, seconds, weights = self._under_way
         mean = evaluation.return_mean
         if math.isfinite(mean):
             self._unlogged = mean
             if self.best is None or mean > self.best["return_mean"]:
                 self.best = {"env_steps": env_steps, "return_mean": mean}
+                assert weights is not None
+                self._keep_policy(weights, env_steps)
         self._kept_at = env_steps
         numbers = (mean, evaluation.return_std, *evaluation.return_ci95, evaluation.length_mean)
         try:
             self._write(env_steps, seconds, evaluation.episodes, *finite(numbers))
         except OSError as error:
             self._give_up(f"{EVALUATIONS} cannot be written ({error.strerror or error})")
+
+    def _keep_policy(self, weights: Weights, env_steps: int) -> None:
+        """As RUN_DIR/checkpoints/best-evaluation, in place of the one before. If that cannot be, say so."""
+        if self._model is None:
+            self._model = self.recipe.spec.build(seed=model_seed(self.recipe.seed))
+        state = {
+            "parameters": torch.from_numpy(weights.parameters),
+            "moments": torch.from_numpy(weights.moments),
+            "env_steps": env_steps,
+        }
+        try:
+            save_checkpoint(self.run_dir, self.recipe.spec, self._model, state, name=BEST_EVALUATION)
+        except OSError as error:
+            reason = error.strerror or error
+            self.message(f"the best evaluation's policy, of {env_steps:,} steps, cannot be kept ({reason})")
 
     def _write(self, *row: float | None) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:

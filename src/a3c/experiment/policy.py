@@ -113,8 +113,9 @@ class Policy:
         Args:
             path: where it lies.
             model: for a policy with a network of your own: its factory, or `package.module:factory`.
-            checkpoint: which of a run's: "latest", "best" (by the mean return of 100 episodes) or its name. Of a
-                damaged latest one a UserWarning tells, and the one before it is taken.
+            checkpoint: which of a run's: "latest", "best" (by the mean return of 100 episodes), "best-evaluation"
+                (with --evaluate-every) or its name. Of a damaged latest one a UserWarning tells, and the one before it
+                is taken.
 
         Raises RunDirectoryError if it is missing or damaged. Nothing of the files is executed, and what they name is
         not imported.

@@ -33,6 +33,7 @@ _FIXES = {
     errno.EPERM: "make it writable for you",
     errno.EROFS: "it lies on a read-only file system",
 }
+_CHECKPOINTS = ("step-*", "best-evaluation", ".*.tmp")  # what a run leaves in its folder of them
 _GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 
@@ -70,8 +71,9 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
         lock = RunLock(path)
         for name in files:
             (path / name).unlink(missing_ok=True)
-        for leftover in (*path.glob(f"{CHECKPOINTS}/step-*"), *path.glob(f"{CHECKPOINTS}/.step-*.tmp")):
-            shutil.rmtree(leftover)
+        for kind in _CHECKPOINTS:
+            for leftover in path.glob(f"{CHECKPOINTS}/{kind}"):
+                shutil.rmtree(leftover)
         for events in path.glob(f"{TENSORBOARD}/events.out.tfevents.*"):
             events.unlink()
         (path / CHECKPOINTS).mkdir(exist_ok=True)
@@ -108,12 +110,12 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
             if whole < size:
                 messages.append(f"{name} is shorter than it was at the checkpoint: some lines are missing")
             os.truncate(file, whole)
-        for left in path.glob(f"{CHECKPOINTS}/.step-*.old.tmp"):  # killed while it took another's place
+        for left in path.glob(f"{CHECKPOINTS}/.*.old.tmp"):  # killed while it took another's place
             name = left.name.removeprefix(".").removesuffix(".old.tmp")
             if not left.with_name(name).exists():
                 os.replace(left, left.with_name(name))
         (path / SUMMARY).unlink(missing_ok=True)
-        for leftover in path.glob(f"{CHECKPOINTS}/.step-*.tmp"):
+        for leftover in path.glob(f"{CHECKPOINTS}/.*.tmp"):
             shutil.rmtree(leftover)
     except OSError as error:
         raise RunDirectoryError(f"cannot write to the run directory {path} ({error.strerror or error})") from None

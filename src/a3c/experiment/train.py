@@ -160,7 +160,7 @@ def run_training(
                 )
                 if resumed is not None:
                     session.evaluation.restore(resumed.evaluation)
-                ending.callback(session.end_evaluation)
+                ending.callback(session.end_evaluation, view, loggers, signals)
             if resumed is None:
                 session.begin_checkpoint(view, loggers)
             for text in () if resumed is None else resumed.messages:
@@ -372,10 +372,19 @@ class _Session:
         with saving(self.run_dir):
             run_directory.write_json(self.run_dir / run_directory.SUMMARY, self.summary)
 
-    def end_evaluation(self) -> None:
-        """Wait a little for an evaluation that is under way, if the run has come to its own end; then drop it."""
+    def end_evaluation(self, view: LiveView, loggers: RunLoggers, signals: StopSignals) -> None:
+        """Wait for what is still to be evaluated, if the run has come to its own end and nobody wants it to go now."""
         assert self.evaluation is not None
-        self.evaluation.close(0.0 if self.exit_reason in _CUT_SHORT else _EVALUATION_PATIENCE_S)
+        with contextlib.closing(self.evaluation) as evaluation:
+            if self.exit_reason in _CUT_SHORT or evaluation.finish(self.store, _EVALUATION_PATIENCE_S):
+                return
+            self.save_weights(view, loggers)  # now that it takes longer
+            at = evaluation.under_way_at
+            view.message(f"waiting for the evaluation of the policy at {at:,} steps; Ctrl-C goes without it")
+            until = time.monotonic() + self.config.worker_timeout_s
+            while signals.received is None and time.monotonic() < until:
+                if evaluation.finish(self.store, _LINE_EVERY_S):
+                    break
 
     def begin_checkpoint(self, view: LiveView, loggers: RunLoggers) -> None:
         """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so."""
