@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Walks docs/cluster.md through on two hosts: network namespaces of this machine, joined by a cable of their own, each
+# with its own /tmp and home, so that nothing but the network and a token file is shared. Nothing leaves this machine.
+# Wants Linux, root, iproute2, and .venv (scripts/setup test). Usage: benchmarks/two_machines.sh [STEPS]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+steps=${1:-1_000_000}
+one=a3c-one two=a3c-two
+homes=$(mktemp -d -p /var/tmp) # not below /tmp, which each host has for itself
+export PATH=$PWD/.venv/bin:$PATH PYTHONPATH=$PWD/src
+
+on() { # HOST COMMAND...: run it there
+    local host=$1
+    shift
+    ip netns exec "$host" unshare --mount sh -c "
+        mount --bind '$homes/$host/tmp' /tmp && cd '$homes/$host' && exec \"\$@\"" sh env HOME="$homes/$host" RAY_AUTH_MODE=token "$@"
+}
+
+clear_up() {
+    for host in $one $two; do
+        on $host ray stop --force > /dev/null 2>&1 || true
+        ip netns pids $host 2> /dev/null | xargs -r kill -9 2> /dev/null || true
+        ip netns del $host 2> /dev/null || true
+    done
+    rm -rf "$homes"
+}
+trap clear_up EXIT
+
+for host in $one $two; do
+    mkdir -p "$homes/$host/tmp"
+    ip netns add $host
+    ip -n $host link set lo up
+done
+ip link add cable-one netns $one type veth peer name cable-two netns $two
+ip -n $one addr add 192.0.2.10/24 dev cable-one
+ip -n $two addr add 192.0.2.11/24 dev cable-two
+ip -n $one link set cable-one up
+ip -n $two link set cable-two up
+
+say() { printf '\n$ %s\n' "$*"; }
+share=(--num-cpus=2 --object-store-memory=100000000 --include-dashboard=false)
+say "both: export RAY_AUTH_MODE=token"
+say "one: ray get-auth-token --generate   (and its file is copied to two)"
+on $one ray get-auth-token --generate > /dev/null 2>&1
+mkdir -p "$homes/$two/.ray"
+cp "$homes/$one/.ray/auth_token" "$homes/$two/.ray/"
+say "one: ray start --head --port=6379"
+on $one ray start --head --port=6379 --node-ip-address=192.0.2.10 "${share[@]}" 2>&1 | grep -o "Local node IP.*"
+say "two: ray start --address=192.0.2.10:6379"
+on $two ray start --address=192.0.2.10:6379 --node-ip-address=192.0.2.11 --num-cpus=2 \
+    --object-store-memory=100000000 2>&1 | grep -o "Local node IP.*"
+sleep 5
+say "one: ray status"
+on $one ray status | grep -A4 -E "^Active:|CPU$"
+say "one: a3c train LunarLander-v3 --runtime ray --workers 4 --run-dir runs/lander --total-env-steps $steps"
+on $one a3c train LunarLander-v3 --runtime ray --workers 4 --run-dir runs/lander --total-env-steps "$steps" &
+run=$!
+until grep -q env_steps "$homes/$one/runs/lander/metrics.jsonl" 2> /dev/null || ! kill -0 $run; do sleep 0.5; done
+for host in $one $two; do
+    echo "(meanwhile on $host:" $(ip netns pids $host | xargs -r ps -o args= -p |
+        grep -oE "ray::(RayWorker|ParameterServer|RayKeeper)" | sort | uniq -c)")"
+done
+wait $run
+say "one: a3c evaluate runs/lander"
+on $one a3c evaluate runs/lander
+say "both: ray stop"
+on $one ray stop | tail -1 # these two see each other's processes: one is enough
