@@ -63,5 +63,16 @@ done
 wait $run
 say "one: a3c evaluate runs/lander"
 on $one a3c evaluate runs/lander
+say "one: a3c train my_envs:Pole --runtime ray --workers 4 --ray-runtime-env '{\"working_dir\": \".\"}'   (two has no my_envs.py)"
+on $one mkdir code
+cat > "$homes/$one/code/my_envs.py" << 'PYTHON'
+import gymnasium
+
+
+def Pole():
+    return gymnasium.make("CartPole-v1")
+PYTHON
+on $one sh -c 'cd code && a3c train my_envs:Pole --runtime ray --workers 4 --envs-per-worker 8 --total-env-steps 20_000 \
+    --ray-runtime-env "{\"working_dir\": \".\"}" --run-dir ../runs/pole'
 say "both: ray stop"
 on $one ray stop | tail -1 # these two see each other's processes: one is enough
