@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Walks docs/cluster.md through on two hosts: network namespaces of this machine, joined by a cable of their own, each
-# with its own /tmp and home, so that nothing but the network and a token file is shared. Nothing leaves this machine.
-# Wants Linux, root, iproute2, and .venv (scripts/setup test). Usage: benchmarks/two_machines.sh [STEPS]
+# Walks docs/cluster.md through on two hosts: namespaces of this machine, joined by a cable of their own, each with its
+# own network, processes, /tmp and home, so that only a token file goes from one to the other. Nothing leaves this
+# machine, and what else runs on it is left alone. Wants Linux, root, iproute2, procps, and .venv (scripts/setup test).
+# Usage: benchmarks/two_machines.sh [STEPS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 steps=${1:-1_000_000}
@@ -12,16 +13,14 @@ export PATH=$PWD/.venv/bin:$PATH PYTHONPATH=$PWD/src
 on() { # HOST COMMAND...: run it there
     local host=$1
     shift
-    ip netns exec "$host" unshare --mount sh -c "
-        mount --bind '$homes/$host/tmp' /tmp && cd '$homes/$host' && exec \"\$@\"" sh env HOME="$homes/$host" RAY_AUTH_MODE=token "$@"
+    nsenter --target "${inits[$host]}" --net --mount --pid sh -c \
+        "cd '$homes/$host' && exec \"\$@\"" sh env HOME="$homes/$host" RAY_AUTH_MODE=token "$@"
 }
 
+declare -A inits # the first process of each host, with whose end all of its processes end
 clear_up() {
-    for host in $one $two; do
-        on $host ray stop --force > /dev/null 2>&1 || true
-        ip netns pids $host 2> /dev/null | xargs -r kill -9 2> /dev/null || true
-        ip netns del $host 2> /dev/null || true
-    done
+    kill -9 "${inits[@]}" 2> /dev/null || true
+    for host in $one $two; do ip netns del $host 2> /dev/null || true; done
     rm -rf "$homes"
 }
 trap clear_up EXIT
@@ -30,6 +29,9 @@ for host in $one $two; do
     mkdir -p "$homes/$host/tmp"
     ip netns add $host
     ip -n $host link set lo up
+    ip netns exec $host unshare --mount --pid --fork --mount-proc \
+        sh -c "mount --bind '$homes/$host/tmp' /tmp && exec sleep infinity" 2> /dev/null &
+    until inits[$host]=$(pgrep -P $! -x sleep); do sleep 0.1; done
 done
 ip link add cable-one netns $one type veth peer name cable-two netns $two
 ip -n $one addr add 192.0.2.10/24 dev cable-one
@@ -57,7 +59,7 @@ on $one a3c train LunarLander-v3 --runtime ray --workers 4 --run-dir runs/lander
 run=$!
 until grep -q env_steps "$homes/$one/runs/lander/metrics.jsonl" 2> /dev/null || ! kill -0 $run; do sleep 0.5; done
 for host in $one $two; do
-    echo "(meanwhile on $host:" $(ip netns pids $host | xargs -r ps -o args= -p |
+    echo "(meanwhile on $host:" $(on $host ps -eo args= |
         grep -oE "ray::(RayWorker|ParameterServer|RayKeeper)" | sort | uniq -c)")"
 done
 wait $run
@@ -75,4 +77,4 @@ PYTHON
 on $one sh -c 'cd code && a3c train my_envs:Pole --runtime ray --workers 4 --envs-per-worker 8 --total-env-steps 20_000 \
     --ray-runtime-env "{\"working_dir\": \".\"}" --run-dir ../runs/pole'
 say "both: ray stop"
-on $one ray stop | tail -1 # these two see each other's processes: one is enough
+for host in $one $two; do on $host ray stop 2>&1 | sed 's/.*-- //' | tail -1; done

@@ -84,7 +84,7 @@ class TrainConfig:
     """Stop once the mean return of the last 100 episodes reaches this."""
 
     evaluate_every: int | None = None
-    """Evaluate the policy greedily whenever so many environment steps have gone by, beside the training."""
+    """Evaluate the policy greedily every so many environment steps, or when there is time, beside the training."""
     evaluate_episodes: int = 20
     """Episodes of each such evaluation."""
 

@@ -173,7 +173,7 @@ def test_a_wrapper_that_wants_more_than_the_environment():
 
 
 def test_a_wrappers_arguments():
-    wrappers = ('FrameStackObservation:{"stack_size": 3}', f'{__name__}:Times:{{"factor": 3}}')
+    wrappers = ('FrameStackObservation: {"stack_size": 3}', f'{__name__}:Times:{{"factor": 3}}')
     source = EnvSource("FrozenLake-v1", wrappers=("FlattenObservation", *wrappers))
     source.check_exists()
     assert examine(source).observation_space.shape == (3, 16)
@@ -187,7 +187,9 @@ def test_a_wrappers_arguments():
             "FrameStackObservation:{stack_size: 3}",
             "the arguments of wrapper 'FrameStackObservation' are no JSON object",
         ),
-        ("FrameStackObservation:{" + '"a":[' * 100_000, "are no JSON object"),
+        ('FrameStackObservation:{"a":' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
+        ('vector:{"a": 1}', "there is no wrapper 'vector' in gymnasium.wrappers"),
+        ("x" * 1000, r"there is no wrapper 'x{200} \.\.\.' in gymnasium.wrappers"),
         ('FrameStackObservation:{"stack": 3}', "unexpected keyword argument 'stack'"),
         ('NoSuch:{"stack_size": 3}', "there is no wrapper 'NoSuch' in gymnasium.wrappers"),
         ('NormalizeObservation:{"epsilon": 0.1}', "take --normalise-observations"),

@@ -23,7 +23,7 @@ from a3c.core.seeding import evaluation_seeds, worker_seeds
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvSource
 from a3c.errors import RunDirectoryError, UsageError
-from a3c.experiment.checkpoint import load_policy
+from a3c.experiment.checkpoint import checkpoints, load_policy
 from a3c.experiment.evaluate import play_episodes
 from a3c.experiment.periodic_evaluation import COLUMNS, EvaluatorRecipe, PeriodicEvaluation, Weights
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
@@ -299,14 +299,41 @@ def test_the_best_policy_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best-evaluation"]
 
 
-def test_a_best_policy_that_cannot_be_kept_is_told(tmp_path):
+def test_a_best_policy_that_cannot_be_written_is_told_and_written_later(tmp_path):
     training = Training(tmp_path)
     (tmp_path / "checkpoints").write_text("in the way")
+    training.store.load_state_dict(training.store.state_dict() | {"parameters": always(1)})
     training.reach(100)
-    training.evaluation.close()
     (message,) = training.messages
-    assert "the best evaluation's policy, of 100 steps, cannot be kept" in message
+    assert "the best evaluation's policy, of 100 steps, cannot be written" in message
     assert training.steps == [100]
+    (tmp_path / "checkpoints").unlink()
+    training.store.load_state_dict(training.store.state_dict() | {"parameters": always(0)})
+    training.reach(200)
+    assert torch.equal(load_policy(tmp_path / "checkpoints" / "best-evaluation")[1].flat, always(1))
+    training.evaluation.close()
+    assert len(training.messages) == 1
+
+
+def test_after_a_resume_the_best_is_the_one_that_lies_there(tmp_path):
+    training = Training(tmp_path)
+    states = []
+    for env_steps, action in ((100, 0), (200, 1)):
+        training.store.load_state_dict(training.store.state_dict() | {"parameters": always(action)})
+        training.reach(env_steps)
+        states.append(training.evaluation.state())
+    training.evaluation.close()
+    again = Training(tmp_path)
+    again.evaluation.restore(states[0])  # of before the best one
+    again.store.load_state_dict(again.store.state_dict() | {"parameters": always(0)})
+    again.reach(200)
+    again.evaluation.close()
+    assert again.evaluation.best == {"env_steps": 200, "return_mean": 8.0}
+    assert torch.equal(load_policy(tmp_path / "checkpoints" / "best-evaluation")[1].flat, always(1))
+    (tmp_path / "checkpoints" / "best-evaluation" / "progress.json").write_text("{}")
+    once_more = Training(tmp_path)
+    once_more.evaluation.restore(states[1])
+    assert once_more.evaluation.best is None
 
 
 def test_the_end_waits_for_an_evaluation_that_is_under_way(tmp_path):
@@ -463,17 +490,61 @@ class SlowToPlay(tiny_envs.Corridor):
 
     def step(self, action):
         if multiprocessing.current_process().name == "a3c-evaluator":
-            time.sleep(1)
+            time.sleep(0.2)
         return super().step(action)
 
 
-def test_a_run_waits_for_its_last_evaluation_and_says_so(tmp_path, capsys):
-    settings = QUICK | {"total_env_steps": 500, "evaluate_every": 500, "evaluate_episodes": 1}
+class HangingInEvaluation(tiny_envs.Corridor):
+    """Hangs where it is evaluated."""
+
+    def step(self, action):
+        if multiprocessing.current_process().name == "a3c-evaluator":
+            time.sleep(600)
+        return super().step(action)
+
+
+SHORT = QUICK | {"total_env_steps": 500, "evaluate_every": 500, "evaluate_episodes": 1}
+
+
+def test_a_run_waits_for_its_last_evaluation_and_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("a3c.experiment.train._EVALUATION_UNTOLD_S", 0.0)
     with nothing_left():
-        run = a3c.train("test_periodic_evaluation:SlowToPlay", run_dir=str(tmp_path / "run"), **settings)
-    (row,), _, summary = read(run)
+        run = a3c.train("test_periodic_evaluation:SlowToPlay", run_dir=str(tmp_path / "run"), **SHORT)
+    (row,), lines, summary = read(run)
     assert summary["best_evaluation"]["env_steps"] == int(row["env_steps"]) >= 500
-    assert "waiting for the evaluation of the policy at" in capsys.readouterr().err
+    assert "evaluating the policy at 5" in capsys.readouterr().err
+    assert lines[-1]["evaluation_return_mean"] == float(row["return_mean"])
+    assert lines[-1]["seconds"] < summary["seconds"] - 1
+
+
+def test_a_run_does_not_wait_for_an_evaluation_that_hangs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("a3c.experiment.train._EVALUATION_PATIENCE_S", 1.0)
+    with nothing_left():
+        run = a3c.train("test_periodic_evaluation:HangingInEvaluation", run_dir=str(tmp_path / "run"), **SHORT)
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert run.summary["best_evaluation"] is None
+    assert "has taken 1 s: the run ends without it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_while_a_run_waits_for_its_last_evaluation(tmp_path, number):
+    settings = SHORT | {"run_dir": str(tmp_path / "run")}
+    script = "import a3c, a3c.experiment.train as train; train._EVALUATION_UNTOLD_S = 0.1; "
+    script += f"a3c.train('test_periodic_evaluation:HangingInEvaluation', **{settings!r})"
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(tiny_envs.__file__).parent), *sys.path])
+    with nothing_left(patience_s=10):
+        process = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": paths})
+        while not (tmp_path / "run" / "summary.json").exists() or len(checkpoints(tmp_path / "run")) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)  # it is saved, and waits
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=20) == (-9 if number == signal.SIGKILL else 0)
+        assert time.monotonic() - began < 5
+    run = a3c.train("test_periodic_evaluation:HangingInEvaluation", resume=True, **settings)
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert run.summary["env_steps"] >= 500
 
 
 def test_training_goes_on_without_an_evaluator_that_fails(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import resource
@@ -499,3 +500,17 @@ def test_the_value_of_scaled_rewards_is_in_their_own_unit():
     before = policy.value(observations(3))
     policy.model.normaliser.load(torch.tensor([[10.0], [5.0], [160.0]], dtype=torch.float64))
     np.testing.assert_allclose(policy.value(observations(3)), 4 * before, rtol=1e-6)
+
+
+@pytest.mark.skipif("dtype" not in inspect.signature(spaces.Discrete).parameters, reason="this Gymnasium has one type")
+def test_a_run_of_before_discretes_had_types_can_go_on():
+    def spec(**options):
+        observations = spaces.Tuple([spaces.Discrete(3, **options), spaces.Box(-1, 1, (2,))])
+        return PolicySpec(observations, spaces.Discrete(2, **options))
+
+    typed, untyped = spec(dtype=np.int32), spec()
+    assert untyped.stands_for(typed)
+    assert typed.stands_for(spec(dtype=np.int32))
+    assert not typed.stands_for(untyped)
+    assert not spec(dtype=np.int16).stands_for(typed)
+    assert not PolicySpec(spaces.Discrete(3), spaces.Discrete(2)).stands_for(typed)

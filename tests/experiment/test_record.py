@@ -266,11 +266,13 @@ def test_a_gif_runs_at_its_rate(fps, shown):
     starts = np.concatenate([[0], hundredths.cumsum()[:-1]])
     numbers = np.array([int(frame.flat[0]) for frame, _ in timed])
     assert abs(starts - 100 * numbers / fps).max() <= 0.5
+    assert abs(hundredths.sum() - 100 * 31 / fps) <= 2
 
 
-def test_an_environment_that_lists_no_render_modes_is_filmed_all_the_same(tmp_path, corridor):
+@pytest.mark.parametrize("modes", [{}, {"render_modes": None}, {"render_modes": ("rgb_array",)}], ids=str)
+def test_an_environment_may_list_its_render_modes_as_it_likes(tmp_path, corridor, modes):
     class Unlisted(Filmed):
-        metadata = {"render_fps": 20}  # noqa: RUF012
+        metadata = modes | {"render_fps": 20}
 
     frames, fps = frames_of(record(corridor, tmp_path / "film.gif", Unlisted).path)
     assert (len(frames), fps) == (9, 20)
@@ -320,6 +322,7 @@ def test_an_environments_own_trouble_is_not_the_films(tmp_path, corridor, kind):
         ({"episodes": 0}, "--episodes must be at least 1"),
         ({"seed": -1}, "--seed must be 0 or more"),
         ({"fps": 0}, "--fps must be more than 0"),
+        ({"fps": 0.001}, "0.01 at the least"),
         ({"fps": float("nan")}, "--fps must be more than 0"),
         ({"max_steps_per_episode": 0}, "--max-steps-per-episode must be at least 1"),
     ],

@@ -30,6 +30,9 @@ _OWN_NORMALISATIONS: dict[type, str] = {
     gym.wrappers.NormalizeReward: "--scale-rewards, which is on by default",
 }
 
+_ARGUMENTS = re.compile(r"([^{]*?)\s*:\s*(\{.*)", re.DOTALL)
+_MOST_LEVELS = 100
+_LONGEST = 200  # of a name, in an error
 _RANDOM_SKIP_ATARI = re.compile(r"([A-Z][A-Za-z]+)-v[04]")
 _NEW_ATARI = re.compile(r"[A-Z][A-Za-z]+-v5")
 _OLD_ATARI = re.compile(r"[A-Z]\w*NoFrameskip-v\d")
@@ -84,10 +87,10 @@ def _near(env_id: str) -> list[str]:
     if dot and name.isidentifier() and importable(module_name):
         return [f"{module_name}:{name}"]
     games = _ale_ids()
-    if (game := f"ALE/{env_id}") in games:
-        return [game]
-    if games and (game := f"ALE/{env_id}-v5") in games:
-        return [game]
+    game = f"ALE/{env_id}"
+    for known in (game, f"{game}-v5"):
+        if known in games:
+            return [known]
     near = difflib.get_close_matches(env_id, gym.registry, n=3, cutoff=0.5)
     if not near:
         lowered = {name.lower(): name for name in gym.registry}
@@ -131,13 +134,17 @@ def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[
 
 def split_wrapper(wrapper: str) -> tuple[str, dict[str, Any]]:
     """A wrapper's name and its keyword arguments. Raises UsageError if these are no JSON object."""
-    name, brace, arguments = wrapper.partition(":{")
+    parts = _ARGUMENTS.fullmatch(wrapper)
+    if parts is None:
+        return wrapper, {}
     try:
-        return name, json.loads("{" + arguments) if brace else {}
-    except (ValueError, RecursionError) as error:
+        if parts[2].count("{") + parts[2].count("[") > _MOST_LEVELS:
+            raise ValueError("it is nested too deep")
+        return parts[1], dict(json.loads(parts[2]))
+    except ValueError as error:
         raise UsageError(
-            f"the arguments of wrapper {name!r} are no JSON object ({error}); write NAME:JSON, for example "
-            "'FrameStackObservation:{\"stack_size\": 4}'"
+            f"the arguments of wrapper {_shortened(parts[1])!r} are no JSON object ({error}); write NAME:JSON, for "
+            "example 'FrameStackObservation:{\"stack_size\": 4}'"
         ) from None
 
 
@@ -155,15 +162,19 @@ def refuse_own_normalisation(wrapper: Any) -> None:
 def _find_wrapper(wrapper: str) -> Callable[[gym.Env[Any, Any]], Any]:
     if ":" in wrapper:
         return find_code(wrapper, f"wrapper {wrapper!r}")
-    try:
-        found: Callable[[gym.Env[Any, Any]], Any] = getattr(gym.wrappers, wrapper)
+    found: Callable[[gym.Env[Any, Any]], Any] | None = getattr(gym.wrappers, wrapper, None)
+    if callable(found):
         return found
-    except AttributeError:
-        near = difflib.get_close_matches(wrapper, gym.wrappers.__all__, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UsageError(
-            f"there is no wrapper {wrapper!r} in gymnasium.wrappers; {hint}one of your own is package.module:Wrapper"
-        ) from None
+    near = difflib.get_close_matches(wrapper, gym.wrappers.__all__, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(
+        f"there is no wrapper {_shortened(wrapper)!r} in gymnasium.wrappers; {hint}one of your own is "
+        "package.module:Wrapper"
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def import_registering(module_name: str, what: str) -> None:

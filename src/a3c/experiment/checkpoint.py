@@ -219,6 +219,18 @@ def best(found: Sequence[Path]) -> Path:
     return max(reversed(found), key=mean_return)
 
 
+def best_evaluation(run_dir: Path) -> dict[str, float] | None:
+    """`env_steps` and `return_mean` of the policy that was kept for its evaluation; None if there is no such policy."""
+    directory = run_dir / CHECKPOINTS / BEST_EVALUATION
+    if not directory.is_dir() or damage_of(directory) is not None:
+        return None
+    try:
+        best = read_json(directory / _PROGRESS)
+        return {"env_steps": int(best["env_steps"]), "return_mean": float(best["return_mean"])}
+    except (RunDirectoryError, KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
 def find_checkpoint(run_dir: Path, which: str, report: Callable[[str], None]) -> Path:
     """One of a run's checkpoints that is whole.
 

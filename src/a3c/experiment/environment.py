@@ -58,6 +58,8 @@ def find_player(
         UsageError: nothing says where to play, or the run names code and is not trusted.
         RunDirectoryError: the run is missing or damaged.
     """
+    if not isinstance(env_kwargs, Mapping | None):
+        raise UsageError(f"env_kwargs are keyword arguments by name, a dict, not {env_kwargs!r}")
     if isinstance(policy, Policy):
         if env is None:
             raise UsageError("a policy alone does not say where to play: name the environment")
@@ -85,8 +87,8 @@ def find_player(
         model = config.model
         named.append(model)
     if not trust_code:
-        code = [*named, *map(str, config.wrappers), *(f"{module}:" for module in config.import_)]
+        code = [*named, *(f"{module}:" for module in config.import_)]
         unasked = {name: value for name, value in config.env_kwargs.items() if name not in (env_kwargs or {})}
-        refuse_unasked(path, code, unasked)
+        refuse_unasked(path, code, unasked, [str(wrapper) for wrapper in config.wrappers])
     config = replace(config, env_kwargs={**config.env_kwargs, **(env_kwargs or {})})
     return Player(Policy.load(path, model, checkpoint), env_source(env, config))

@@ -84,7 +84,7 @@ def evaluate(
         env_kwargs: keyword arguments for making the environment, besides the run's own or in place of them; with `env`,
             all of them.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
-        checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
+        checkpoint: which of a run's: "latest", "best", "best-evaluation" or its name; see `a3c.load`.
         trust_code: use what the run's files name: code of an environment, wrappers or a network, modules, paths in
             env_kwargs.
 

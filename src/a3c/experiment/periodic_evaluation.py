@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from a3c.core.seeding import evaluation_seeds, model_seed
 from a3c.envs.make import EnvSource, making
 from a3c.errors import NonFiniteError, StoreBusy
-from a3c.experiment.checkpoint import BEST_EVALUATION, save_checkpoint
+from a3c.experiment.checkpoint import BEST_EVALUATION, best_evaluation, save_checkpoint
 from a3c.experiment.evaluate import MOST_ENVS, Evaluation, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
@@ -176,7 +176,8 @@ class PeriodicEvaluation:
         self._place: Place | None = None
         self._failed = False
         self._under_way: tuple[int, float, Weights | None] = (0, 0.0, None)  # env_steps and seconds, and what it is
-        self._model: ActorCritic | None = None  # to save the best by
+        self._unkept: Weights | None = None  # the best one's, not yet written
+        self._model: ActorCritic | None = None  # to write it by
         self._unlogged: float | None = None
 
     def state(self) -> dict[str, Any]:
@@ -184,21 +185,31 @@ class PeriodicEvaluation:
         return {"best": self.best, "kept_at": self._kept_at}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from what `state` gave; what was under way then is evaluated anew. None if nothing was evaluated."""
+        """Go on from what `state` gave; what was under way then is evaluated anew. None if nothing was evaluated.
+
+        The best one is the one whose policy lies in the run's directory, also where it came after that state.
+        """
+        self.best = best_evaluation(self.run_dir)
         if state is not None:
-            self.best, self._kept_at = state["best"], int(state["kept_at"])
+            self._kept_at = int(state["kept_at"])
             self._crossed = self._kept_at // self.every
 
     def notice(self, store: ParameterStore) -> None:
         """Take a result that has come, and begin anew where T has crossed a multiple. Costs next to nothing else."""
         if self._failed:
             return
+        if self._place is None:  # not only when something is due: that may be when no process can be started any more
+            try:
+                self._place = self._make_place()
+            except Exception as error:
+                self._give_up(f"{type(error).__name__}: {error}")
+                return
         self._collect(0.0)
         crossed = self._multiples(store)
         if crossed > self._crossed:
             self._crossed, self._due = crossed, True
-        if self._due and (self._place is None or not self._place.busy):
-            self._begin(store)
+        if self._due and not self._place.busy:
+            self._begin(store, self._place)
 
     def _multiples(self, store: ParameterStore) -> int:
         """How many multiples of `every` T has crossed. A store on a cluster takes a while to say, and is spared."""
@@ -219,13 +230,14 @@ class PeriodicEvaluation:
         """Wait so long for what is under way, and then for what is due by now; whether nothing is left to wait for."""
         until = time.monotonic() + patience_s
         self._next_look = 0.0
-        while True:
+        while self._place is not None and not self._failed:
             self.notice(store)
-            if self._failed or self._place is None or not self._place.busy:
+            if not self._place.busy:
                 return True
             self._collect(max(0.0, until - time.monotonic()))
             if self._place.busy and time.monotonic() >= until:
                 return False
+        return True
 
     @property
     def under_way_at(self) -> int:
@@ -234,25 +246,20 @@ class PeriodicEvaluation:
 
     def close(self) -> None:
         """Drop an evaluation that is under way, and end the evaluator."""
+        self._keep_policy()
         if self._place is not None:
             self._place.close()
             self._place = None
 
-    def _begin(self, store: ParameterStore) -> None:
-        self._due = False
-        if self._place is None:
-            try:
-                self._place = self._make_place()
-            except Exception as error:
-                self._give_up(f"{type(error).__name__}: {error}")
-                return
+    def _begin(self, store: ParameterStore, place: Place) -> None:
         try:
             state = store.snapshot()
-        except StoreBusy:  # a worker hangs in an update; it will be noticed, and this crossing be passed over
+        except StoreBusy:  # a worker hangs in an update; it will be noticed, and then it is looked again
             return
+        self._due = False
         weights = Weights(state.parameters.numpy(), state.moments.numpy())
         self._under_way = (state.env_steps, round(self.seconds(), 4), weights)
-        self._place.ask(weights)
+        place.ask(weights)
         self._collect(0.0)
 
     def _make_place(self) -> Place:
@@ -275,9 +282,8 @@ class PeriodicEvaluation:
         if math.isfinite(mean):
             self._unlogged = mean
             if self.best is None or mean > self.best["return_mean"]:
-                self.best = {"env_steps": env_steps, "return_mean": mean}
-                assert weights is not None
-                self._keep_policy(weights, env_steps)
+                self.best, self._unkept = {"env_steps": env_steps, "return_mean": mean}, weights
+        self._keep_policy()
         self._kept_at = env_steps
         numbers = (mean, evaluation.return_std, *evaluation.return_ci95, evaluation.length_mean)
         try:
@@ -285,20 +291,24 @@ class PeriodicEvaluation:
         except OSError as error:
             self._give_up(f"{EVALUATIONS} cannot be written ({error.strerror or error})")
 
-    def _keep_policy(self, weights: Weights, env_steps: int) -> None:
-        """As RUN_DIR/checkpoints/best-evaluation, in place of the one before. If that cannot be, say so."""
+    def _keep_policy(self) -> None:
+        """Write the best one as RUN_DIR/checkpoints/best-evaluation. If that cannot be, say so, and try again later."""
+        if self._unkept is None or self.best is None:
+            return
         if self._model is None:
             self._model = self.recipe.spec.build(seed=model_seed(self.recipe.seed))
         state = {
-            "parameters": torch.from_numpy(weights.parameters),
-            "moments": torch.from_numpy(weights.moments),
-            "env_steps": env_steps,
+            "parameters": torch.from_numpy(self._unkept.parameters),
+            "moments": torch.from_numpy(self._unkept.moments),
+            "env_steps": self.best["env_steps"],
         }
         try:
-            save_checkpoint(self.run_dir, self.recipe.spec, self._model, state, name=BEST_EVALUATION)
+            save_checkpoint(self.run_dir, self.recipe.spec, self._model, state, self.best, BEST_EVALUATION)
+            self._unkept = None
         except OSError as error:
             reason = error.strerror or error
-            self.message(f"the best evaluation's policy, of {env_steps:,} steps, cannot be kept ({reason})")
+            steps = f"{self.best['env_steps']:,}"
+            self.message(f"the best evaluation's policy, of {steps} steps, cannot be written ({reason})")
 
     def _write(self, *row: float | None) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:

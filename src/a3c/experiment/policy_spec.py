@@ -100,6 +100,14 @@ class PolicySpec:
         mine = (_outline(self.observation_space), _outline(self.action_space))
         return bool(mine == (_outline(observation_space), _outline(action_space)))
 
+    def stands_for(self, other: PolicySpec) -> bool:
+        """Whether a run that was begun with this one can go on with the other: they are the same.
+
+        What a description of before has not, the integer type of a Discrete, does not count.
+        """
+        its = other.to_json()
+        return self.to_json() in (its, _untyped(its))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it; a network that is not importable by a name is only named."""
         return {
@@ -217,6 +225,14 @@ def _network(data: Mapping[str, Any]) -> Network:
     if set(data) != known:
         raise ValueError(f"the network has {sorted(set(data) ^ known)}")
     return Network(**{**data, "hidden_sizes": tuple(data["hidden_sizes"])})
+
+
+def _untyped(data: Any) -> Any:
+    """A description without the integer types of Discrete spaces."""
+    if isinstance(data, dict):
+        left_out = {"dtype"} if data.get("kind") == "Discrete" else set()
+        return {key: _untyped(value) for key, value in data.items() if key not in left_out}
+    return [_untyped(item) for item in data] if isinstance(data, list) else data
 
 
 def _is_finite(number: Any) -> bool:

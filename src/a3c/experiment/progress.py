@@ -95,11 +95,11 @@ class Progress:
 
     def line(self, counters: Snapshot, workers_alive: int) -> dict[str, Any]:
         """One line of metrics: totals, and means over the updates since the line before."""
-        now = time.time()
+        now = self.training_until or time.time()
         elapsed, steps = now - self._line_time, counters.env_steps - self._line_env_steps
         line = {
             "env_steps": counters.env_steps,
-            "seconds": round(self.seconds, 4),
+            "seconds": round(now - self.started_at, 4),
             "updates": counters.version,
             "episodes": self.episodes,
             "return_mean_100": self.return_mean_100,

@@ -43,6 +43,7 @@ Frame = NDArray[np.uint8]
 
 _MUJOCO = "MUJOCO_GL"  # the variable that says how it draws
 _FPS = 30.0  # where the environment does not say
+_LEAST_FPS = 0.01  # what a GIF can tell
 _LEAST_HUNDREDTHS = 2  # of a second, of a picture in a GIF
 _LEAST_SIDE = 160  # pixels; MinAtar's pictures are 10 x 10
 
@@ -92,7 +93,7 @@ def record(
         env_kwargs: keyword arguments for making the environment, besides the run's own or in place of them; with `env`,
             all of them.
         model: for a policy with a network of a person's own: its factory, or `package.module:factory`.
-        checkpoint: which of a run's: "latest", "best" or its name; see `a3c.load`.
+        checkpoint: which of a run's: "latest", "best", "best-evaluation" or its name; see `a3c.load`.
         trust_code: use the code, modules and paths that the run's files name.
 
     Raises:
@@ -107,8 +108,8 @@ def record(
         raise UsageError(f"--out must end in {' or '.join(ENDINGS)}, which {str(out)!r} does not")
     check_at_least(1, episodes=episodes, max_steps_per_episode=max_steps_per_episode)
     check_at_least(0, seed=seed)
-    if fps is not None and not 0 < fps < float("inf"):
-        raise UsageError(f"--fps must be more than 0, not {fps}")
+    if fps is not None and not _LEAST_FPS <= fps < float("inf"):
+        raise UsageError(f"--fps must be more than 0, {_LEAST_FPS} at the least, not {fps}")
     if importlib.util.find_spec(ENDINGS[ending]) is None:
         raise missing_extra("recording", "video")
     policy, source = find_player(
@@ -128,7 +129,7 @@ def _filmed(source: EnvSource) -> gym.Env[Any, Any]:
     """The environment, whose `render` gives the frames since the last call."""
     with making(source):
         env = source.make(render_mode="rgb_array")
-        env.metadata = {"render_modes": []} | env.metadata  # not every class says so
+        env.metadata = env.metadata | {"render_modes": list(env.metadata.get("render_modes") or ())}  # it is added to
         return RenderCollection(env)
 
 

@@ -96,12 +96,13 @@ def check_code(run_dir: Path, saved: SavedRun, env: Any, named: Mapping[str, Any
             raise UsageError(f"{run_dir} was begun with {name} that have no importable name: pass {name} again")
     named_code = {"env": [saved.env], **code, "import_": [f"{module}:" for module in saved.config.import_]}
     if not trust_code:
+        wrappers = [] if "wrappers" in asked_for else named_code.pop("wrappers")
         code_of_files = [value for name in set(named_code) - asked_for for value in named_code[name]]
         unasked = {"env_kwargs", "ray_address", "ray_runtime_env"} - asked_for
         if named.get("runtime", saved.config.runtime) != "ray":
             unasked &= {"env_kwargs"}
         values = {"env_kwargs": {}} | {name: getattr(saved.config, name) for name in unasked}
-        refuse_unasked(run_dir, code_of_files, **values)
+        refuse_unasked(run_dir, code_of_files, wrappers=wrappers, **values)
 
 
 class RunIsDone(UsageError):
@@ -161,7 +162,7 @@ def find_newest(run_dir: Path, spec: PolicySpec) -> tuple[Checkpoint, list[str]]
 
     messages = list[str]()
     found = checkpoint.read_checkpoint(checkpoint.newest_whole_checkpoint(run_dir, messages.append), spec.model)
-    if found.spec.to_json() != spec.to_json():
+    if not found.spec.stands_for(spec):
         raise UsageError(
             f"{run_dir} was begun with other spaces, or another network: take it up with the environment that it was "
             "begun with"

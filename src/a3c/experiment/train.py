@@ -64,7 +64,9 @@ _GRACE_AFTER_SIGNAL_S = 2.0
 _GRACE_S = 60.0
 _DROP_MESSAGE_EVERY_S = 5.0
 _CUT_SHORT = ("failed", "interrupted", "terminated", "worker_failed")  # reasons of an end that is none of the run's own
-_EVALUATION_PATIENCE_S = 5.0  # for one that is under way when the run ends
+# For an evaluation when training has ended: so long without a word, and so long at the most.
+_EVALUATION_UNTOLD_S = 3.0
+_EVALUATION_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -270,6 +272,7 @@ class _Session:
         self.saver: CheckpointSaver | None = None
         self._lock, self._record = place.lock, place.record
         self._last_counters: Snapshot | None = None
+        self._last_state: dict[str, Any] | None = None
         self._next_line = 0.0
         self._next_drop_message = 0.0
         self._last_drop: str | None = None
@@ -373,18 +376,26 @@ class _Session:
             run_directory.write_json(self.run_dir / run_directory.SUMMARY, self.summary)
 
     def end_evaluation(self, view: LiveView, loggers: RunLoggers, signals: StopSignals) -> None:
-        """Wait for what is still to be evaluated, if the run has come to its own end and nobody wants it to go now."""
+        """Wait for what is still to be evaluated, if the run has come to its own end and nobody wants it to go now.
+
+        What takes longer is waited for when all else is saved.
+        """
         assert self.evaluation is not None
-        with contextlib.closing(self.evaluation) as evaluation:
-            if self.exit_reason in _CUT_SHORT or evaluation.finish(self.store, _EVALUATION_PATIENCE_S):
+        with contextlib.closing(self.evaluation) as evaluation, contextlib.suppress(ClusterError):
+            if self.exit_reason in _CUT_SHORT:
                 return
-            self.save_weights(view, loggers)  # now that it takes longer
-            at = evaluation.under_way_at
-            view.message(f"waiting for the evaluation of the policy at {at:,} steps; Ctrl-C goes without it")
-            until = time.monotonic() + self.config.worker_timeout_s
-            while signals.received is None and time.monotonic() < until:
-                if evaluation.finish(self.store, _LINE_EVERY_S):
-                    break
+            began, is_saved = time.monotonic(), False
+            while signals.received is None and not evaluation.finish(self.store, _LINE_EVERY_S):
+                waited_s = time.monotonic() - began
+                policy = f"the policy at {evaluation.under_way_at:,} steps"
+                if waited_s > _EVALUATION_PATIENCE_S:
+                    view.message(f"evaluating {policy} has taken {waited_s:.0f} s: the run ends without it")
+                    return
+                if waited_s > _EVALUATION_UNTOLD_S and not is_saved:
+                    self.save_summary(view)
+                    self.save_weights(view, loggers)
+                    view.message(f"evaluating {policy}; Ctrl-C ends the run without it")
+                    is_saved = True
 
     def begin_checkpoint(self, view: LiveView, loggers: RunLoggers) -> None:
         """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so."""
@@ -397,11 +408,13 @@ class _Session:
             view.message(f"no checkpoint now ({error}); the run goes on")
 
     def save_weights(self, view: LiveView, loggers: RunLoggers) -> None:
-        """Write a checkpoint of the shared state. Raises SavingFailed."""
+        """Write a checkpoint of the shared state, the last one: training has ended. Raises SavingFailed."""
         assert self.saver is not None
         self._keep_directory(view)
         with saving(self.run_dir):
-            self.saver.save_last(self.store.state_dict(), self._progress_state(loggers))
+            if self._last_state is None:
+                self._last_state = self.store.state_dict()
+            self.saver.save_last(self._last_state, self._progress_state(loggers))
 
     def _progress_state(self, loggers: RunLoggers) -> dict[str, Any]:
         return self.progress.state() | {

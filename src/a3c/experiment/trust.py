@@ -24,6 +24,7 @@ _OWN_ENVIRONMENTS = {f"a3c.envs.teaching:{name}" for name in ("Recall", "MaskedR
 _OF_PATHS_AND_MODULES = ("/", "\\", "..", "~", ":")
 """What a file's path, another host's address or code's name has somewhere, and an environment's option seldom."""
 
+_LARGEST = 2**16  # number among a wrapper's arguments
 _LONGEST = 200  # of what an error shows of a setting
 
 
@@ -31,6 +32,7 @@ def refuse_unasked(
     path: Path,
     code: Sequence[str],
     env_kwargs: Mapping[str, Any],
+    wrappers: Sequence[str] = (),
     ray_address: str | None = None,
     ray_runtime_env: Mapping[str, Any] | None = None,
 ) -> None:
@@ -38,20 +40,21 @@ def refuse_unasked(
 
     Args:
         path: the run's directory.
-        code: names of code, `package.module:name`, a wrapper's with its arguments; of a module with nothing behind the
-            colon.
+        code: names of code, `package.module:name`; of a module with nothing behind the colon.
         env_kwargs: what the environment would be given. A string in it may be a path that it opens.
+        wrappers: names of such code, or of gymnasium's wrappers, and the arguments behind them.
         ray_address: of the cluster that would be connected to.
         ray_runtime_env: what would be installed and run on it.
     """
     would = list[tuple[str, str]]()
-    split = [split_wrapper(name) for name in code]
-    if modules := sorted({name.rpartition(":")[0] for name, _ in split if _runs_code(name)}):
+    split = [split_wrapper(wrapper) for wrapper in wrappers]
+    names = [*code, *(name for name, _ in split)]
+    if modules := sorted({name.rpartition(":")[0] for name in names if _runs_code(name)}):
         would.append(("import and run code", f"from {', '.join(modules)}"))
     if paths := [text for text in _strings(env_kwargs) if any(sign in text for sign in _OF_PATHS_AND_MODULES)]:
         would.append(("give the environment what may be a path", f"in --env-kwargs: {', '.join(map(repr, paths))}"))
-    if words := list(_strings([arguments for _, arguments in split])):  # RecordVideo, for one, writes where it is told
-        would.append(("give a wrapper what may be a path", f"in --wrappers: {', '.join(map(repr, words))}"))
+    if odd := [value for _, arguments in split for value in _leaves(arguments) if _is_odd(value)]:
+        would.append(("give a wrapper what may be a path or too large", f"in --wrappers: {', '.join(map(repr, odd))}"))
     if ray_address is not None:
         would.append(("connect to a Ray cluster", f"--ray-address {ray_address}"))
     if ray_runtime_env:
@@ -77,13 +80,23 @@ def _runs_code(name: str) -> bool:
 
 def _strings(value: Any) -> Iterator[str]:
     """All strings in a JSON value, keys apart."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _strings(list(value.values()))
+    return (leaf for leaf in _leaves(value) if isinstance(leaf, str))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What a JSON value is made of, keys apart."""
+    if isinstance(value, Mapping):
+        yield from _leaves(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _is_odd(value: Any) -> bool:
+    """Whether a wrapper's argument may do harm: RecordVideo writes where it is told, a stack of frames may be huge."""
+    return isinstance(value, str) or (isinstance(value, int | float) and not abs(value) <= _LARGEST)
 
 
 def _shortened(text: str) -> str:
