@@ -331,23 +331,24 @@ def _resume(command: Resume, named: frozenset[str]) -> None:
 
 
 def _verdict(path: Path, summary: Any) -> str:
+    from a3c.experiment.told import told, told_return  # noqa: PLC0415
+
     solved = summary["solved_at"]
     if solved is not None:
         outcome = f"solved after {solved['env_steps']:,} steps, {solved['seconds']:.1f} s"
     elif summary["solved_return"] is not None:
-        best, goal = _number(summary["best_return_mean_100"]), summary["solved_return"]
+        best, goal = told(summary["best_return_mean_100"]), summary["solved_return"]
         outcome = f"not solved, which would be a mean return of {goal:g} over 100 episodes (best {best})"
     else:
-        outcome = f"mean return {_number(summary['return_mean_100'])}"
+        outcome = f"mean return {told_return(summary.get('return_mean'), summary['episodes'])}"
+    if evaluated := summary.get("best_evaluation"):
+        outcome += f"; best evaluation {told(evaluated['return_mean'])} at {evaluated['env_steps']:,} steps"
     return f"{outcome}; {summary['exit_reason']} at {summary['env_steps']:,} steps, {summary['seconds']:.1f} s; {path}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _evaluate(command: Evaluate) -> None:
     from a3c.experiment.evaluate import evaluate  # noqa: PLC0415
+    from a3c.experiment.told import told  # noqa: PLC0415
 
     result = evaluate(
         command.run_dir, episodes=command.episodes, environments=command.environments, **command.play.arguments()
@@ -365,7 +366,8 @@ def _evaluate(command: Evaluate) -> None:
     low, high = result.return_ci95
     how = "greedy" if result.greedy else "sampled"
     print(
-        f"mean return {result.return_mean:.1f} (95% interval {low:.1f} to {high:.1f}, std {result.return_std:.1f}) "
+        f"mean return {told(result.return_mean)} (95% interval {told(low)} to {told(high)}, std "
+        f"{told(result.return_std)}) "
         f"over {result.episodes} {how} episodes of {result.length_mean:.0f} steps on average"
         + (f" ({result.checkpoint})" if result.checkpoint else "")
     )

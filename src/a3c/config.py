@@ -404,6 +404,14 @@ _GOES_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+COUNTS = frozenset(
+    name
+    for name, hint in get_type_hints(TrainConfig).items()
+    if int in (hint, *get_args(hint)) and float not in (hint, *get_args(hint))
+)
+"""The settings that are whole numbers."""
+
+
 def is_json(value: object) -> bool:
     """Whether JSON gives `value` back, a tuple as a list."""
     if isinstance(value, Mapping):

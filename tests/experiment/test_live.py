@@ -33,6 +33,7 @@ def line(env_steps=312_480, seconds=3.6, **other):
         "updates": 2441,
         "episodes": 873,
         "return_mean_100": 312.44,
+        "return_mean": 312.44,
         "steps_per_second": 98_214.2,
         "staleness_mean": 0.81,
         "staleness_max": 3,
@@ -40,7 +41,7 @@ def line(env_steps=312_480, seconds=3.6, **other):
     } | other
 
 
-UNKNOWN = {"return_mean_100": None, "staleness_mean": None, "staleness_max": None, "episodes": 12}
+UNKNOWN = {"return_mean": None, "staleness_mean": None, "staleness_max": None, "episodes": 0}
 
 
 class Terminal(StringIO):
@@ -100,9 +101,18 @@ class TestRichLiveView:
         view, terminal = rich_view()
         view.show(line(**UNKNOWN))
         view.close()
-        assert "- (mean of the last 100 episodes)" in terminal.screen()
+        assert re.search(r"return +- ", terminal.screen())
+        assert "mean of the last" not in terminal.screen()
         assert "- mean, - max" in terminal.screen()
         assert "ETA -:--" in terminal.screen()
+
+    def test_few_episodes_and_the_newest_evaluation(self, clock):
+        view, terminal = rich_view()
+        view.show(line(episodes=7, evaluation_return_mean=0.175))
+        view.show(line(episodes=9, evaluation_return_mean=None))
+        view.close()
+        assert "312.4 (mean of the last 9 episodes)" in terminal.screen()
+        assert "evaluation  0.175" in terminal.screen()
 
     def test_a_budget_in_episodes_and_none_at_all(self, clock):
         view, terminal = rich_view(total_env_steps=None, total_episodes=1746)
@@ -141,6 +151,7 @@ class TestRichLiveView:
         screen = terminal.screen()
         assert screen.index("a [bold]warning[/] of 3.5") < screen.index("from another thread") < screen.index("╭")
         assert "a3c on [red]odd[/]" in screen
+        assert screen.count("[bold]") == 1
         assert screen.count("╭") == 1
 
     def test_gives_the_terminal_back_however_it_ends(self):
@@ -177,7 +188,20 @@ class TestPlainView:
         with PlainView(None, None) as view:
             view.show(line(**UNKNOWN))
         out = capsys.readouterr().out
-        assert out == "0:03  312,480 steps  98,214/s  12 episodes  return -  staleness - (max -)  2 workers\n"
+        assert out == "0:03  312,480 steps  98,214/s  0 episodes  return -  staleness - (max -)  2 workers\n"
+
+    def test_an_evaluation_is_told_once_whenever_it_comes(self, clock, capsys):
+        with PlainView(1_000_000, None) as view:
+            for k in range(17):  # printed at 0, 2 and 4 s
+                view.show(line(1000 * k, evaluation_return_mean=-78.25 if k == 3 else None))
+                clock.now += 0.25
+        told = [text.endswith("2 workers  evaluation -78.2") for text in capsys.readouterr().out.splitlines()]
+        assert told == [False, True, False]
+
+    def test_the_seconds_of_a_run_are_a_budget_like_others(self, clock, capsys):
+        with PlainView(1_000_000, None, 4.5) as view:
+            view.show(line(seconds=3.6))
+        assert capsys.readouterr().out.startswith("0:03  80%  ")
 
     def test_messages_are_printed_at_once(self, capsys):
         view = PlainView(None, None)

@@ -335,4 +335,4 @@ def test_numbers_out_of_range(tmp_path, corridor, settings, words):
 
 def test_several_episodes_are_told_in_one_line(tmp_path):
     recording = Recording(tmp_path / "x.gif", (Episode(1.25, 3), Episode(-2.0, 1200)))
-    assert str(recording) == f"return 1.2, -2.0 in 3, 1,200 steps: {tmp_path / 'x.gif'}"
+    assert str(recording) == f"return 1.25, -2.00 in 3, 1,200 steps: {tmp_path / 'x.gif'}"

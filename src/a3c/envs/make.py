@@ -223,7 +223,7 @@ class EnvSource:
             # Gymnasium's passive checker warns where Interface and Checked refuse.
             return with_interface(gym.make(spec, disable_env_checker=True, **kwargs), self.name)
         except gym.error.DependencyNotInstalled as error:
-            raise UsageError(f"environment {self.env!r} wants a package that is missing: {error}") from None
+            raise _missing(self.name, error) from None
         except TypeError as error:
             if render_mode is None or "'render_mode'" not in str(error):
                 raise
@@ -315,12 +315,17 @@ def making(source: EnvSource, what: str = "made here") -> Iterator[None]:
     except A3CError:
         raise
     except gym.error.DependencyNotInstalled as error:
-        for extra in _EXTRAS:
-            if f"gymnasium[{extra}]" in str(error):
-                raise missing_extra(f"environment {source.name!r}", extra) from error
-        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
+        raise _missing(source.name, error) from error
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
+
+
+def _missing(name: str, error: gym.error.DependencyNotInstalled) -> UsageError:
+    """Which package an environment wants, by our extra's name where there is such."""
+    for extra in _EXTRAS:
+        if f"gymnasium[{extra}]" in str(error):
+            return missing_extra(f"environment {name!r}", extra)
+    return UsageError(f"environment {name!r} wants a package that is missing: {error}")
 
 
 def reset_seed(envs: AnyVectorEnv, environments: list[int], vector_environment: int) -> int | list[int]:

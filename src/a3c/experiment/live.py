@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from a3c.experiment.loggers import finite_number
+from a3c.experiment.told import ENOUGH_EPISODES, told, told_return
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,11 +61,14 @@ class PlainView(LiveView):
     """Prints a line every two seconds or so, for a standard output that is no terminal.
 
     Args:
-        total_env_steps, total_episodes: the budget; None where there is none.
+        total_env_steps, total_episodes, max_seconds: the budget; None where there is none.
     """
 
-    def __init__(self, total_env_steps: int | None, total_episodes: int | None) -> None:
-        self._budget = _Budget(total_env_steps, total_episodes)
+    def __init__(
+        self, total_env_steps: int | None, total_episodes: int | None, max_seconds: float | None = None
+    ) -> None:
+        self._budget = _Budget(total_env_steps, total_episodes, max_seconds)
+        self._evaluation: object = None  # the newest one's mean return, until it has been printed
         self._unprinted: Mapping[str, object] | None = None
         self._next_line = 0.0
 
@@ -72,6 +76,7 @@ class PlainView(LiveView):
         """Print the line if the last one is long enough ago, else keep it for `close`."""
         self._budget.see(metrics)
         self._unprinted = metrics
+        self._evaluation = _or(metrics.get("evaluation_return_mean"), self._evaluation)
         if time.monotonic() >= self._next_line:
             self._print()
 
@@ -99,11 +104,14 @@ class PlainView(LiveView):
             f"{_count(metrics.get('env_steps'))} steps",
             f"{_count(metrics.get('steps_per_second'))}/s",
             f"{_count(metrics.get('episodes'))} episodes",
-            f"return {_decimal(metrics.get('return_mean_100'), 1)}",
+            f"return {told_return(metrics.get('return_mean'), metrics.get('episodes'))}",
             f"staleness {_decimal(metrics.get('staleness_mean'), 2)} (max {_count(metrics.get('staleness_max'))})",
         ]
         if alive := metrics.get("workers_alive"):  # at the end none is
             parts.append(f"{_count(alive)} workers")
+        if self._evaluation is not None:
+            parts.append(f"evaluation {told(self._evaluation)}")
+            self._evaluation = None
         self._say("  ".join(parts))
         self._next_line = time.monotonic() + _LINE_EVERY_S
 
@@ -113,7 +121,7 @@ class RichLiveView(LiveView):
 
     Args:
         title: what runs, for the panel's head.
-        total_env_steps, total_episodes: the budget; None where there is none.
+        total_env_steps, total_episodes, max_seconds: the budget; None where there is none.
         workers: how many actor-learners there should be.
         console: where to draw; standard output by default.
     """
@@ -124,13 +132,15 @@ class RichLiveView(LiveView):
         total_env_steps: int | None,
         total_episodes: int | None,
         workers: int,
+        max_seconds: float | None = None,
         console: Console | None = None,
     ) -> None:
         from rich.live import Live  # noqa: PLC0415  (only where used)
 
         self.title = title
         self.workers = workers
-        self._budget = _Budget(total_env_steps, total_episodes)
+        self._budget = _Budget(total_env_steps, total_episodes, max_seconds)
+        self._evaluation: object = None  # the newest one's mean return
         self._metrics: Mapping[str, object] = {}
         self._next_refresh = 0.0
         self._live = Live(self._panel(), console=console, auto_refresh=False)
@@ -140,6 +150,7 @@ class RichLiveView(LiveView):
         """Redraw if the last time is long enough ago, else keep the line for the next time."""
         self._budget.see(metrics)
         self._metrics = metrics
+        self._evaluation = _or(metrics.get("evaluation_return_mean"), self._evaluation)
         if time.monotonic() >= self._next_refresh:
             self._live.update(self._panel(), refresh=True)
             self._next_refresh = time.monotonic() + _REFRESH_EVERY_S
@@ -168,9 +179,12 @@ class RichLiveView(LiveView):
             "steps", f"{_of(get('env_steps'), self._budget.total_env_steps)}, {_count(get('steps_per_second'))}/s"
         )
         table.add_row("episodes", _of(get("episodes"), self._budget.total_episodes))
-        table.add_row(
-            "return", f"[bold]{_decimal(get('return_mean_100'), 1)}[/] [dim](mean of the last 100 episodes)[/]"
-        )
+        # Not by markup, which is not read where a message is printed while the panel stands.
+        few = min(int(finite_number(get("episodes")) or 0), ENOUGH_EPISODES)
+        over = f" (mean of the last {few} episodes)" if few else ""
+        table.add_row("return", Text.assemble((told(get("return_mean")), "bold"), (over, "dim")))
+        if self._evaluation is not None:
+            table.add_row("evaluation", told(self._evaluation))
         stale = f"{_decimal(get('staleness_mean'), 2)} mean, {_count(get('staleness_max'))} max"
         table.add_row("staleness", f"{stale}  {_bars(get('staleness_counts'))}")
         if alive := get("workers_alive"):  # at the end none is
@@ -193,26 +207,36 @@ class RichLiveView(LiveView):
 
 
 def choose_view(
-    quiet: bool, *, title: str, total_env_steps: int | None, total_episodes: int | None, workers: int
+    quiet: bool,
+    *,
+    title: str,
+    total_env_steps: int | None,
+    total_episodes: int | None,
+    workers: int,
+    max_seconds: float | None = None,
 ) -> LiveView:
     """The view for this standard output: the panel in a terminal, plain lines elsewhere, nothing if quiet."""
     if quiet:
         return QuietView()
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        return RichLiveView(title, total_env_steps, total_episodes, workers)
-    return PlainView(total_env_steps, total_episodes)
+        return RichLiveView(title, total_env_steps, total_episodes, workers, max_seconds)
+    return PlainView(total_env_steps, total_episodes, max_seconds)
 
 
 class _Budget:
     """How much of a run's budget is spent, and how long the rest takes at the pace since the first line.
 
-    Of two budgets the one that is further spent counts, since it will end the run.
+    Of several budgets the one that is furthest spent counts, since it will end the run.
     """
 
-    def __init__(self, total_env_steps: int | None, total_episodes: int | None) -> None:
+    def __init__(
+        self, total_env_steps: int | None, total_episodes: int | None, max_seconds: float | None = None
+    ) -> None:
         self.total_env_steps = total_env_steps
         self.total_episodes = total_episodes
-        self.share: float | None = None if total_env_steps is None and total_episodes is None else 0.0
+        self.max_seconds = max_seconds
+        without = total_env_steps is None and total_episodes is None and max_seconds is None
+        self.share: float | None = None if without else 0.0
         self.remaining_s: float | None = None
         self._first: tuple[float, float] | None = None  # share, seconds
 
@@ -220,7 +244,11 @@ class _Budget:
         """Take a metrics line into account."""
         spent = [
             (finite_number(metrics.get(key)) or 0.0) / total
-            for key, total in (("env_steps", self.total_env_steps), ("episodes", self.total_episodes))
+            for key, total in (
+                ("env_steps", self.total_env_steps),
+                ("episodes", self.total_episodes),
+                ("seconds", self.max_seconds),
+            )
             if total is not None
         ]
         seconds = finite_number(metrics.get("seconds"))
@@ -252,6 +280,10 @@ def _count(value: object) -> str:
 def _decimal(value: object, digits: int) -> str:
     number = finite_number(value)
     return "-" if number is None else f"{number:,.{digits}f}"
+
+
+def _or(value: object, otherwise: object) -> object:
+    return otherwise if value is None else value
 
 
 def _of(value: object, total: int | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from a3c.config import TrainConfig, flag, refuse_unknown
+from a3c.config import COUNTS, TrainConfig, flag, refuse_unknown
 from a3c.envs import envpool
 from a3c.envs.lookup import is_atari_id
 from a3c.errors import UsageError
@@ -222,7 +222,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     """
     refuse_unknown(named)
     preset, source = find(env_name, str(named.get("preset", "auto")))
-    values = preset | {name: plain(value) for name, value in named.items()}
+    values = preset | {name: plain(value, name) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:
         values["total_env_steps"] = None
     config = replace(TrainConfig(), **values)
@@ -235,8 +235,13 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     return config, describe(config, source, named)
 
 
-def plain(value: Any) -> Any:
-    """NumPy's numbers, lists and paths as what settings are made of. What env_kwargs hold is the environment's."""
+def plain(value: Any, name: str | None = None) -> Any:
+    """NumPy's numbers, lists and paths as what settings are made of, and 1e6 as a million where `name` is a count.
+
+    What env_kwargs hold is the environment's.
+    """
+    if isinstance(value, float) and value.is_integer() and name in COUNTS:
+        return int(value)
     if isinstance(value, Mapping):
         return {key: item.item() if isinstance(item, numpy.generic) else item for key, item in value.items()}
     if isinstance(value, os.PathLike):

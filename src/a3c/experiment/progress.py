@@ -44,6 +44,11 @@ class Progress:
         return time.time() - self.started_at
 
     @property
+    def return_mean(self) -> float | None:
+        """Mean return of the last 100 episodes, or of all where there are fewer; None before there is one."""
+        return sum(self._last_returns) / len(self._last_returns) if self._last_returns else None
+
+    @property
     def return_mean_100(self) -> float | None:
         """Mean return of the last 100 episodes, None before there are as many."""
         if len(self._last_returns) < _WINDOW:
@@ -61,6 +66,7 @@ class Progress:
             "solved_at": self.solved_at,
             "solved_return": self.solved_return,
             "return_mean_100": self.return_mean_100,
+            "return_mean": self.return_mean,
             "best_return_mean_100": self.best_return_mean_100,
             "last_returns": list(self._last_returns),
         }
@@ -103,6 +109,7 @@ class Progress:
             "updates": counters.version,
             "episodes": self.episodes,
             "return_mean_100": self.return_mean_100,
+            "return_mean": self.return_mean,
             # T goes back where a parameter server is started anew from what it was some seconds before.
             "steps_per_second": round(max(steps, 0) / elapsed, 1) if elapsed > _LEAST_ELAPSED_S else None,
             **self._since_line.means(),
@@ -113,6 +120,10 @@ class Progress:
         self._since_line, self._line_time, self._line_env_steps = Report(), now, counters.env_steps
         return line
 
+    def steps_per_second(self, counters: Snapshot) -> float:
+        """Of the whole training so far."""
+        return round(counters.env_steps / max(self._training_seconds, 1e-9), 1)
+
     def summary(self, counters: Snapshot, exit_reason: str) -> dict[str, Any]:
         """What the run came to."""
         return {
@@ -121,10 +132,11 @@ class Progress:
             "episodes": self.episodes,
             "updates": counters.version,
             "return_mean_100": self.return_mean_100,
+            "return_mean": self.return_mean,
             "best_return_mean_100": self.best_return_mean_100,
             "solved_at": self.solved_at,
             "solved_return": self.solved_return,
-            "steps_per_second": round(counters.env_steps / max(self._training_seconds, 1e-9), 1),
+            "steps_per_second": self.steps_per_second(counters),
             "dropped_rollouts": self.dropped_rollouts,
             "worker_restarts": self.worker_restarts,
             # Whose report died with a worker or with the run; in a round that never closed none is counted.

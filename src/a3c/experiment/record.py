@@ -31,6 +31,7 @@ from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_finite, check_fit
 from a3c.experiment.policy import Policy
+from a3c.experiment.told import told
 from a3c.own_code import reason
 from a3c.runtimes.threads import one_thread
 from a3c.types import Episode
@@ -58,7 +59,7 @@ class Recording:
 
     def __str__(self) -> str:
         """One line: return, length, file."""
-        returns = ", ".join(f"{episode.episode_return:.1f}" for episode in self.episodes)
+        returns = ", ".join(told(episode.episode_return) for episode in self.episodes)
         lengths = ", ".join(f"{episode.length:,}" for episode in self.episodes)
         return f"return {returns} in {lengths} steps{' (cut there)' if self.cut_episodes else ''}: {self.path}"
 

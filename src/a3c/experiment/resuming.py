@@ -48,7 +48,7 @@ def changed(saved: TrainConfig, named: Mapping[str, Any]) -> tuple[TrainConfig, 
     Raises UsageError where one of the named settings makes no sense, or would change what the run means.
     """
     refuse_unknown(named)
-    config = replace(saved, **{name: plain(value) for name, value in named.items()})
+    config = replace(saved, **{name: plain(value, name) for name, value in named.items()})
     config.validate()
     config.refuse_idle(named)
     before, after = _as_json(saved), _as_json(config)

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT_PACKAGES = ("ale-py", "box2d", "box2d-py", "envpool", "minatar", "mujoco")
 _LINE_EVERY_S = 0.25
+_LONG_EPISODE = 100  # steps of one environment
 # Workers that still have not come to their next pull so long after a stop was asked for are ended.
 _GRACE_AFTER_SIGNAL_S = 2.0
 _GRACE_S = 60.0
@@ -138,6 +139,7 @@ def run_training(
             total_env_steps=config.total_env_steps,
             total_episodes=config.total_episodes,
             workers=config.workers,
+            max_seconds=config.max_seconds,
         )
         patience_s = _GRACE_AFTER_SIGNAL_S if isinstance(runtime, SerialRuntime) else None
         with StopSignals(patience_s) as signals, view, contextlib.ExitStack() as ending:
@@ -324,20 +326,24 @@ class _Session:
                 raise
         return self._last_counters
 
-    def log_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> dict[str, Any]:
-        """Log and show a line of what has happened since the one before; returns it."""
+    def log_line(
+        self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers, shown: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Log and show a line of what has happened since the one before; returns it. `shown` is shown in its place."""
         self._keep_directory(view)
         line = self.progress.line(self._counters(), runtime.alive)
         if self.evaluation is not None:
             line |= self.evaluation.unlogged()
         loggers.line(line)
-        view.show(line)
+        view.show({**line, **(shown or {})})
         self._next_line = time.monotonic() + _LINE_EVERY_S
         return line
 
     def log_last_line(self, runtime: AnyRuntime, view: LiveView, loggers: RunLoggers) -> None:
         """Log and show what has happened since the last line, and tell it to `on_report` if the run went well."""
-        line = self.log_line(runtime, view, loggers)
+        # The pace of the last moment, when workers stop one by one, tells nobody anything.
+        pace = {"steps_per_second": self.progress.steps_per_second(self._counters())}
+        line = self.log_line(runtime, view, loggers, pace)
         if self.on_report is not None and self.exit_reason not in _CUT_SHORT:
             self.on_report(line)
 
@@ -352,9 +358,14 @@ class _Session:
         elif not learned and self._last_drop is not None:
             dropped = self.progress.dropped_rollouts
             view.message(f"nothing was learned: all {dropped} rollouts were dropped; the last: {self._last_drop}")
-        elif self.summary and self.summary["env_steps"] and not self.progress.episodes:
-            steps = self.summary["env_steps"]
-            view.message(f"no episode has ended in {steps:,} steps: --max-episode-steps N sets a limit")
+        elif self.summary and not self.progress.episodes:
+            steps, environments = self.summary["env_steps"], self.config.workers * self.config.envs_per_worker
+            if not steps:
+                view.message("no step was taken: starting has used all of the time that --max-seconds gave")
+            else:
+                each = steps // environments
+                hint = ": --max-episode-steps N sets a limit" if each >= _LONG_EPISODE else ""
+                view.message(f"no episode has ended in {steps:,} steps, some {each:,} of each environment{hint}")
 
     def _keep_directory(self, view: LiveView) -> None:
         """Begin the run's directory anew where it has vanished; the logs do the same.
