@@ -190,7 +190,7 @@ def test_a_wrappers_arguments():
         ('FrameStackObservation:{"a":' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deep"),
         ('vector:{"a": 1}', "there is no wrapper 'vector' in gymnasium.wrappers"),
         ("x" * 1000, r"there is no wrapper 'x{200} \.\.\.' in gymnasium.wrappers"),
-        ('FrameStackObservation:{"stack": 3}', "unexpected keyword argument 'stack'"),
+        ('FrameStackObservation:{"stack": 3}', "has no argument 'stack': it takes stack_size, padding_type"),
         ('NoSuch:{"stack_size": 3}', "there is no wrapper 'NoSuch' in gymnasium.wrappers"),
         ('NormalizeObservation:{"epsilon": 0.1}', "take --normalise-observations"),
     ],

@@ -6,9 +6,10 @@ import contextlib
 import difflib
 import functools
 import importlib
+import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -129,7 +130,10 @@ def find_wrapper(wrapper: str | Callable[[gym.Env[Any, Any]], Any]) -> Callable[
     name, arguments = split_wrapper(wrapper)
     found = _find_wrapper(name)
     refuse_own_normalisation(found)
-    return functools.partial(found, **arguments) if arguments else found
+    if not arguments:
+        return found
+    _check_arguments(found, name, arguments)
+    return functools.partial(found, **arguments)
 
 
 def split_wrapper(wrapper: str) -> tuple[str, dict[str, Any]]:
@@ -146,6 +150,20 @@ def split_wrapper(wrapper: str) -> tuple[str, dict[str, Any]]:
             f"the arguments of wrapper {_shortened(parts[1])!r} are no JSON object ({error}); write NAME:JSON, for "
             "example 'FrameStackObservation:{\"stack_size\": 4}'"
         ) from None
+
+
+def _check_arguments(wrapper: Callable[..., Any], name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError, with those that there are, for an argument that a wrapper does not take."""
+    try:
+        parameters = list(inspect.signature(wrapper).parameters.values())[1:]  # behind the environment
+    except (TypeError, ValueError):
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    taken = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+    if unknown := sorted(set(arguments) - set(taken)):
+        takes = f"it takes {', '.join(taken)}" if taken else "it takes none"
+        raise UsageError(f"wrapper {name!r} has no argument {_shortened(unknown[0])!r}: {takes}")
 
 
 def refuse_own_normalisation(wrapper: Any) -> None:

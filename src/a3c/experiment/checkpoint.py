@@ -250,7 +250,8 @@ def find_checkpoint(run_dir: Path, which: str, report: Callable[[str], None]) ->
     if (evaluated := run_dir / CHECKPOINTS / BEST_EVALUATION).is_dir():
         found[BEST_EVALUATION] = evaluated
     if which not in found:
-        raise RunDirectoryError(f"{run_dir} has no checkpoint {which!r}; it has latest, best, {', '.join(found)}")
+        why = " (only a run with --evaluate-every keeps one)" if which == BEST_EVALUATION else ""
+        raise RunDirectoryError(f"{run_dir} has no checkpoint {which!r}{why}; it has latest, best, {', '.join(found)}")
     if damage := damage_of(found[which]):
         raise RunDirectoryError(f"the checkpoint {found[which]} is damaged ({damage}): take another")
     return found[which]
