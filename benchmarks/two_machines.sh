@@ -39,6 +39,7 @@ ip -n $two addr add 192.0.2.11/24 dev cable-two
 ip -n $one link set cable-one up
 ip -n $two link set cable-two up
 
+echo "commit $(git log -1 --format=%h), $(uname -sm), $(nproc) cores for both hosts"
 say() { printf '\n$ %s\n' "$*"; }
 share=(--num-cpus=2 --object-store-memory=100000000 --include-dashboard=false)
 say "both: export RAY_AUTH_MODE=token"
@@ -76,5 +77,3 @@ def Pole():
 PYTHON
 on $one sh -c 'cd code && a3c train my_envs:Pole --runtime ray --workers 4 --envs-per-worker 8 --total-env-steps 20_000 \
     --ray-runtime-env "{\"working_dir\": \".\"}" --run-dir ../runs/pole'
-say "both: ray stop"
-for host in $one $two; do on $host ray stop 2>&1 | sed 's/.*-- //' | tail -1; done
