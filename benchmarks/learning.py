@@ -3,7 +3,7 @@
     python benchmarks/learning.py                                    # every environment of the table, 5 seeds each
     python benchmarks/learning.py Pendulum-v1 Acrobot-v1 --seeds 5   # some of them
     python benchmarks/learning.py a3c.envs.teaching:Recall --set memory=lstm total_env_steps=200000 --name Recall
-    python benchmarks/learning.py BipedalWalker-v3 --first-seed 2000 # a row of its own, of seeds that nobody has seen
+    python benchmarks/learning.py BipedalWalker-v3 --first-seed 2000 # seeds that nobody has seen
     python benchmarks/learning.py Hopper-v5 --peer sb3               # Stable-Baselines3's A2C, by peers_learning.py
     python benchmarks/learning.py --table                            # write the table anew from what is recorded
 
@@ -83,8 +83,8 @@ PEERS = [
 SEEDS = [
     "The interval is a 95% bootstrap interval of the mean over a row's seeds, each by its 100 episodes; of few seeds",
     "it is rather too narrow. Presets were tuned with seeds below 200, but some were tuned again after a look at what",
-    "1000 to 1004 had come to (learning.jsonl and tried.jsonl have it all), which flatters their rows of these seeds.",
-    "Seeds from 2000 on (`--first-seed 2000`) nobody had seen when the preset was settled.",
+    "1000 to 1004 had come to, which flatters their rows of these seeds. Seeds from 2000 on nobody had seen when the",
+    "preset was settled: where there are such (`--first-seed 2000`), the table has these. learning.jsonl has all runs.",
 ]
 
 
@@ -194,6 +194,7 @@ def table(records: list[dict[str, Any]], results: str = RECORDS.name) -> str:
     rows: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for (name, by, seed), record in sorted(newest.items()):
         rows.setdefault((name, by, seed // SEEDS_OF_A_ROW), []).append(record)
+    rows = {row: runs for row, runs in rows.items() if (*row[:2], row[2] + 1) not in rows}  # of unseen seeds, if any
     order = list(TARGETS)
     machines = " or ".join(dict.fromkeys("{platform}, {cores} cores".format(**r["machine"]) for r in newest.values()))
     lines = [
