@@ -35,6 +35,7 @@ import numpy as np
 from a3c.config import flag, setting_names
 from a3c.experiment import presets
 from a3c.experiment.evaluate import bootstrap_interval
+from a3c.experiment.told import told
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "results" / "learning.jsonl"
@@ -216,14 +217,14 @@ def table(records: list[dict[str, Any]], results: str = RECORDS.name) -> str:
         low, high = bootstrap_interval(np.array(scores), 0)
         minutes = [r["seconds"] / 60 for r in runs]
         last = [r["training_return"] for r in runs if r.get("training_return") is not None]
-        training = f"{statistics.mean(last):.1f} ({min(last):.1f})" if last else ""
+        training = f"{told(statistics.mean(last))} ({told(min(last))})" if last else ""
         target = f"{TARGETS[name].score:g}" if name in TARGETS and by == "a3c" else ""
         commits = ", ".join(dict.fromkeys(r["commit"] for r in runs))
         command = re.sub(r"--seed \d+", "--seed S", runs[-1]["command"])
         lines.append(
-            f"| {name} | {by} | {target} | **{statistics.mean(scores):.1f}** | {low:.1f} to {high:.1f} "
-            f"| {min(scores):.1f} | {runs[0]['seed']} to {runs[-1]['seed']} "
-            f"| {', '.join(f'{s:.1f}' for s in scores)} | {training} | {max(r['env_steps'] for r in runs):,} "
+            f"| {name} | {by} | {target} | **{told(statistics.mean(scores))}** | {told(low)} to {told(high)} "
+            f"| {told(min(scores))} | {runs[0]['seed']} to {runs[-1]['seed']} "
+            f"| {', '.join(map(told, scores))} | {training} | {max(r['env_steps'] for r in runs):,} "
             f"| {statistics.mean(minutes):.1f} ({min(minutes):.1f} to {max(minutes):.1f}) | {commits} | `{command}` |"
         )
     lines += [
