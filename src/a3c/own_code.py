@@ -30,9 +30,7 @@ def find_code(path: str, what: str, error: type[UsageError] = UsageError) -> Cal
     module_name, _, name = path.rpartition(":")
     if not module_name or not name:
         raise error(f"{what} names no code: write package.module:name")
-    found: Any = import_module(module_name, what, error)
-    for part in name.split("."):  # a class within a class
-        found = getattr(found, part, None)
+    found = _within(import_module(module_name, what, error), name)
     if not callable(found):
         kind = "no" if found is None else f"no callable but a {type(found).__name__}"
         raise error(f"{what}: module {module_name!r} has {kind} {name!r}; name a class or a function in it")
@@ -45,10 +43,15 @@ def importable_name(code: Callable[..., Any]) -> str | None:
     module_name, name = getattr(code, "__module__", None), getattr(code, "__qualname__", "")
     if module_name in (None, "__main__"):
         return None
-    found: Any = sys.modules.get(module_name)
+    return f"{module_name}:{name}" if _within(sys.modules.get(module_name), name) is code else None
+
+
+def _within(module: ModuleType | None, name: str) -> Any:
+    """What a module has under a name, which may be that of a class within a class; None if there is nothing."""
+    found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
-    return f"{module_name}:{name}" if found is code else None
+    return found
 
 
 def importable(module_name: str) -> bool:
@@ -84,4 +87,9 @@ def reason(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _NOT_THEIRS.search(frame.filename)]
     where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ...") + where
+    return shortened(text, _LONGEST) + where
+
+
+def shortened(text: str, longest: int = 200) -> str:
+    """Of what a stranger's file or code says, as much as an error shows."""
+    return text if len(text) <= longest else f"{text[:longest]} ..."

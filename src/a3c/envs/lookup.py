@@ -18,7 +18,7 @@ from gymnasium.envs import registration
 from gymnasium.envs.registration import EnvSpec
 
 from a3c.errors import UnknownEnvironment, UsageError
-from a3c.own_code import find_code, import_module, importable, reason
+from a3c.own_code import find_code, import_module, importable, reason, shortened
 
 _PLUGINS = "gymnasium.envs"
 """Group of entry points by which a package says how its environments are registered."""
@@ -33,7 +33,6 @@ _OWN_NORMALISATIONS: dict[type, str] = {
 
 _ARGUMENTS = re.compile(r"([^{]*?)\s*:\s*(\{.*)", re.DOTALL)
 _MOST_LEVELS = 100
-_LONGEST = 200  # of a name, in an error
 _RANDOM_SKIP_ATARI = re.compile(r"([A-Z][A-Za-z]+)-v[04]")
 _NEW_ATARI = re.compile(r"[A-Z][A-Za-z]+-v5")
 _OLD_ATARI = re.compile(r"[A-Z]\w*NoFrameskip-v\d")
@@ -147,7 +146,7 @@ def split_wrapper(wrapper: str) -> tuple[str, dict[str, Any]]:
         return parts[1], dict(json.loads(parts[2]))
     except ValueError as error:
         raise UsageError(
-            f"the arguments of wrapper {_shortened(parts[1])!r} are no JSON object ({error}); write NAME:JSON, for "
+            f"the arguments of wrapper {shortened(parts[1])!r} are no JSON object ({error}); write NAME:JSON, for "
             "example 'FrameStackObservation:{\"stack_size\": 4}'"
         ) from None
 
@@ -163,7 +162,7 @@ def _check_arguments(wrapper: Callable[..., Any], name: str, arguments: Mapping[
     taken = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
     if unknown := sorted(set(arguments) - set(taken)):
         takes = f"it takes {', '.join(taken)}" if taken else "it takes none"
-        raise UsageError(f"wrapper {name!r} has no argument {_shortened(unknown[0])!r}: {takes}")
+        raise UsageError(f"wrapper {name!r} has no argument {shortened(unknown[0])!r}: {takes}")
 
 
 def refuse_own_normalisation(wrapper: Any) -> None:
@@ -186,13 +185,9 @@ def _find_wrapper(wrapper: str) -> Callable[[gym.Env[Any, Any]], Any]:
     near = difflib.get_close_matches(wrapper, gym.wrappers.__all__, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UsageError(
-        f"there is no wrapper {_shortened(wrapper)!r} in gymnasium.wrappers; {hint}one of your own is "
+        f"there is no wrapper {shortened(wrapper)!r} in gymnasium.wrappers; {hint}one of your own is "
         "package.module:Wrapper"
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def import_registering(module_name: str, what: str) -> None:

@@ -57,8 +57,8 @@ class EnvSource:
         env_kwargs: keyword arguments for making it: of `gymnasium.make`, the class, the callable, or EnvPool's options.
         wrappers: callables `env -> env`, `package.module:Wrapper`, or names in gymnasium.wrappers, where a name may be
             followed by keyword arguments, NAME:JSON; put around each single environment in this order, outside the
-            time limit. With wrappers or `env_kwargs`, environments that
-            exist natively as a vector are made one by one all the same, which is slower.
+            time limit. With wrappers or `env_kwargs`, environments that exist natively as a vector are made one by one
+            all the same, which is slower.
         imports: modules to import first, because they register environments.
         atari: how Atari games are played.
         action_mask: whether `info["action_mask"]` is folded into the observation. None: if the first reset's info has
@@ -223,7 +223,7 @@ class EnvSource:
             # Gymnasium's passive checker warns where Interface and Checked refuse.
             return with_interface(gym.make(spec, disable_env_checker=True, **kwargs), self.name)
         except gym.error.DependencyNotInstalled as error:
-            raise _missing(self.name, error) from None
+            raise missing_package(self.name, error) from None
         except TypeError as error:
             if render_mode is None or "'render_mode'" not in str(error):
                 raise
@@ -315,12 +315,12 @@ def making(source: EnvSource, what: str = "made here") -> Iterator[None]:
     except A3CError:
         raise
     except gym.error.DependencyNotInstalled as error:
-        raise _missing(source.name, error) from error
+        raise missing_package(source.name, error) from error
     except Exception as error:
         raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
 
 
-def _missing(name: str, error: gym.error.DependencyNotInstalled) -> UsageError:
+def missing_package(name: str, error: gym.error.DependencyNotInstalled) -> UsageError:
     """Which package an environment wants, by our extra's name where there is such."""
     for extra in _EXTRAS:
         if f"gymnasium[{extra}]" in str(error):

@@ -22,15 +22,12 @@ from torch import Tensor
 
 from a3c.errors import RunDirectoryError
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import CHECKPOINTS, read_json, write_json
+from a3c.experiment.run_directory import BEST_EVALUATION, CHECKPOINTS, read_json, write_json
 from a3c.models.actor_critic import ActorCritic
 from a3c.spaces.described import MOST_ENTRIES
 
 _MODEL, _SPEC, _STATISTICS, _STATE = "model.safetensors", "policy.json", "optimizer.safetensors", "state.json"
 _PROGRESS, _CHECKSUMS = "progress.json", "checksums.json"
-BEST_EVALUATION = "best-evaluation"
-"""Beside a run's checkpoints, of the policy alone: the one whose evaluation in training was the best."""
-
 _ENTRIES_PER_WEIGHT = 64  # an observation has fewer: only of an image are there less weights than numbers, seldom many
 _MOMENTS = "normaliser.moments"  # beside the network's tensors
 _IN_POLICY = ("parameters", "moments")  # of a store's state: the policy's files hold them

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from a3c.core.seeding import evaluation_seeds, model_seed
 from a3c.envs.make import EnvSource, making
 from a3c.errors import NonFiniteError, StoreBusy
-from a3c.experiment.checkpoint import BEST_EVALUATION, best_evaluation, save_checkpoint
+from a3c.experiment.checkpoint import best_evaluation, save_checkpoint
 from a3c.experiment.evaluate import MOST_ENVS, Evaluation, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import EVALUATIONS, finite
+from a3c.experiment.run_directory import BEST_EVALUATION, EVALUATIONS, finite
 from a3c.models.actor_critic import ActorCritic
 from a3c.runtimes.reporting import worker_failed
 from a3c.runtimes.side_process import SideProcess

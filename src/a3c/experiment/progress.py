@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from a3c.experiment.told import ENOUGH_EPISODES
 from a3c.types import FinishedEpisode, Report, Snapshot
 
-_WINDOW = 100  # episodes
 _LEAST_ELAPSED_S = 0.001  # a rate over less is noise
 
 
@@ -32,7 +32,7 @@ class Progress:
         self.worker_restarts = 0
         self.solved_at: dict[str, float] | None = None
         self.best_return_mean_100: float | None = None
-        self._last_returns: deque[float] = deque(maxlen=_WINDOW)
+        self._last_returns: deque[float] = deque(maxlen=ENOUGH_EPISODES)
         self._trained_s = 0.0  # before this process took the run up
         self._since_line = Report()
         self._line_time = self.training_since
@@ -51,9 +51,7 @@ class Progress:
     @property
     def return_mean_100(self) -> float | None:
         """Mean return of the last 100 episodes, None before there are as many."""
-        if len(self._last_returns) < _WINDOW:
-            return None
-        return sum(self._last_returns) / _WINDOW
+        return self.return_mean if len(self._last_returns) == ENOUGH_EPISODES else None
 
     def state(self) -> dict[str, Any]:
         """What a run that is taken up later needs to go on counting, as JSON."""

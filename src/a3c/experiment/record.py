@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from a3c.config import OwnCode
 from a3c.core.seeding import evaluation_seeds
 from a3c.envs.lookup import missing_extra
-from a3c.envs.make import EnvFactory, EnvSource, making
+from a3c.envs.make import EnvFactory, EnvSource, making, missing_package
 from a3c.errors import A3CError, UnsupportedEnvironment, UsageError
 from a3c.experiment.environment import find_player
 from a3c.experiment.evaluate import MOST_STEPS, check_at_least, check_finite, check_fit
@@ -220,7 +220,7 @@ def _played(frames: Iterator[Frame], env: gym.Env[Any, Any], name: str) -> Itera
     except A3CError:
         raise
     except gym.error.DependencyNotInstalled as error:
-        raise UsageError(f"rendering {name!r} wants a package that is missing: {error}") from None
+        raise missing_package(name, error) from None
     except Exception as error:
         hint = f": without a screen MuJoCo draws by libEGL, or by another library that {_MUJOCO} names (osmesa)"
         raise UnsupportedEnvironment(

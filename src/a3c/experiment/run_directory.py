@@ -33,7 +33,8 @@ _FIXES = {
     errno.EPERM: "make it writable for you",
     errno.EROFS: "it lies on a read-only file system",
 }
-_CHECKPOINTS = ("step-*", "best-evaluation", ".*.tmp")  # what a run leaves in its folder of them
+BEST_EVALUATION = "best-evaluation"  # beside the checkpoints, of a policy alone: the one that was evaluated best
+_CHECKPOINTS = ("step-*", BEST_EVALUATION, ".*.tmp")  # what a run leaves in its folder of them
 _GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 

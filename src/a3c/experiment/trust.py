@@ -14,6 +14,7 @@ from typing import Any
 from a3c.config import OwnCode
 from a3c.envs.lookup import is_class_path, split_wrapper
 from a3c.errors import UsageError
+from a3c.own_code import shortened
 
 _KNOWN_MODULES = {"gymnasium", "ale_py", "minatar", "envpool"}
 """Modules that a run may name unasked: their import registers environments and does nothing else."""
@@ -25,7 +26,6 @@ _OF_PATHS_AND_MODULES = ("/", "\\", "..", "~", ":")
 """What a file's path, another host's address or code's name has somewhere, and an environment's option seldom."""
 
 _LARGEST = 2**16  # number among a wrapper's arguments
-_LONGEST = 200  # of what an error shows of a setting
 
 
 def refuse_unasked(
@@ -60,7 +60,7 @@ def refuse_unasked(
     if ray_runtime_env:
         would.append(("set up what a Ray cluster runs", f"--ray-runtime-env {json.dumps(ray_runtime_env)}"))
     if would:
-        named = (f"{what} that the files of {path} name, {_shortened(which)}" for what, which in would)
+        named = (f"{what} that the files of {path} name, {shortened(which)}" for what, which in would)
         raise UsageError(
             f"this would {', and '.join(named)}: if you trust it, add --trust-code (in Python trust_code=True)"
         )
@@ -97,7 +97,3 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _is_odd(value: Any) -> bool:
     """Whether a wrapper's argument may do harm: RecordVideo writes where it is told, a stack of frames may be huge."""
     return isinstance(value, str) or (isinstance(value, int | float) and not abs(value) <= _LARGEST)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
