@@ -28,13 +28,14 @@ def cells(text):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| Cart")]
 
 
-def test_seeds_of_another_thousand_are_a_row_of_their_own():
-    old = [record(seed, 100.0 * (seed - 1000)) for seed in (1000, 1001, 1002)]
+def test_seeds_of_the_next_thousand_stand_in_place_of_those_the_preset_was_chosen_by():
+    old = [record(seed, 100.0 * (seed - 999)) for seed in (1000, 1001, 1002)]
     new = [record(seed, 7.0, evaluation_seed=10_000 + seed) for seed in (2000, 2001)]
+    (row,) = cells(learning.table(old, "some.jsonl"))
+    assert row[:7] == ["CartPole-v1", "a3c", "500", "**200.0**", "100.0 to 300.0", "100.0", "1000 to 1002"]
     text = learning.table([*old, *new], "some.jsonl")
-    first, second = cells(text)
-    assert first[:7] == ["CartPole-v1", "a3c", "500", "**100.0**", "0.0 to 200.0", "0.0", "1000 to 1002"]
-    assert second[3:8] == ["**7.0**", "7.0 to 7.0", "7.0", "2000 to 2001", "7.0, 7.0"]
+    (row,) = cells(text)
+    assert row[3:8] == ["**7.00**", "7.00 to 7.00", "7.00", "2000 to 2001", "7.00, 7.00"]
     assert "is in some.jsonl." in text
     assert "Of a3c's 5 policies 3 were evaluated by seed 0, the others by 10000 + S." in text
 
