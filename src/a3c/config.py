@@ -235,15 +235,15 @@ class TrainConfig:
     def validate(self) -> None:
         """Raise UsageError at the first setting that makes no sense; the message names it and a fix."""
         self._check_types()
+        for each in fields(self):
+            value = getattr(self, each.name)
+            self._require(each.name, not isinstance(value, int) or abs(value) < 2**63, "less than 2 to the 63rd")
         for words, holds, names in _RANGES:
             for name in names:
                 value = getattr(self, name)
                 self._require(name, value is None or holds(value), words)
         for name, most in _MOST.items():
             self._require(name, getattr(self, name) <= most, f"at most {most:,}")
-        for each in fields(self):
-            value = getattr(self, each.name)
-            self._require(each.name, not isinstance(value, int) or abs(value) < 2**63, "less than 2 to the 63rd")
         # That of gsde is one of features of mean square 1: theirs is less, and beyond 2 only what comes out is clipped.
         most, why = (5, "") if self.log_std == "gsde" else (2, ", beyond which it is clipped")
         self._require("initial_log_std", -10 <= self.initial_log_std <= most, f"between -10 and {most}{why}")

@@ -388,6 +388,9 @@ def test_a_network_that_only_the_settings_describe_is_not_built(tmp_path):
         ({"delay": 10**9}, "--delay must be at most 10,000"),
         ({"total_env_steps": 10**400}, "--total-env-steps must be less than 2 to the 63rd"),
         ({"learning_rate": 10**400}, "--learning-rate must be less than 2 to the 63rd"),
+        ({"stop_at_return": 10**400}, "--stop-at-return must be less than 2 to the 63rd"),
+        ({"initial_log_std": 10**400}, "--initial-log-std must be less than 2 to the 63rd"),
+        ({"discount": -(10**400)}, "--discount must be less than 2 to the 63rd"),
     ],
     ids=lambda value: str(value)[:40],
 )
