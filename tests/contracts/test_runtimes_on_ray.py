@@ -43,7 +43,8 @@ def _cluster():
 
 def shared_store(runtime, kind="hogwild", budget=None):
     rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
-    return StoreOnUsedServer(torch.zeros(P), rule, W, reduction="mean" if kind == "synchronous" else None)
+    reduction, in_flight = ("mean", 0) if kind == "synchronous" else (None, 1)  # as a run has it without being told
+    return StoreOnUsedServer(torch.zeros(P), rule, W, reduction=reduction, in_flight=in_flight)
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +76,11 @@ def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(kind, how):
     assert sorted(e.length for e in episodes if e.worker == 0) == list(range(40))
     assert [e.length for e in episodes if e.worker == 1][-40:] == list(range(40))  # its last life
     counters = store.counters()
-    assert counters.env_steps == 3 * (40 + 40 + 3)  # what was pushed
-    assert counters.episodes == 40 + 40 + 3 >= len(episodes)
+    # What was pushed; but who is gone at once may take along the one update whose answer was not waited for.
+    taken_along = int(kind == "hogwild" and how in ("killed", "exits"))
+    assert 40 + 40 + 3 - taken_along <= counters.episodes <= 40 + 40 + 3
+    assert counters.env_steps == 3 * counters.episodes
+    assert counters.episodes >= len(episodes) - taken_along
 
 
 def test_a_worker_that_is_lost_is_started_anew_whatever_the_policy_and_one_that_raises_is_not(monkeypatch):

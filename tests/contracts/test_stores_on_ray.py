@@ -28,6 +28,6 @@ def _cluster():
         yield
 
 
-@pytest.fixture(params=["ray", "ray-synchronous"])
+@pytest.fixture(params=["ray", "ray-1", "ray-synchronous"])
 def name(request):
     return request.param
