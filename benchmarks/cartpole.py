@@ -116,14 +116,15 @@ def table(results: list[dict[str, object]]) -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out, marked if the tree differs from it."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
-    return described.stdout.strip() or "unknown"
+    """The commit that is checked out, marked if the tree differs from it in more than results."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
+        return done.stdout.strip()
+
+    name = git("rev-parse", "--short=12", "HEAD") or "unknown"
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    return f"{name}-dirty" if changed else name
 
 
 def save(name: str, results: list[dict[str, object]]) -> None:
