@@ -296,23 +296,27 @@ def last_logged(run_dir: Path) -> int:
 
 
 def soak(
-    run_dir: Path, seconds: float, pause_s: float, every_s: tuple[float, float], sample_s: float, seed: int
+    run_dir: Path,
+    seconds: float,
+    pause_s: float,
+    every_s: tuple[float, float],
+    sample_s: float,
+    seed: int,
+    least_restarts: int = 0,
 ) -> dict[str, Any]:
-    """Kill workers all the time, and look now and then at what the processes hold."""
+    """Kill workers all the time, and look now and then at what the processes hold.
+
+    That goes on for so long, and longer where there were not as many restarts as are wanted.
+    """
     chance, samples = random.Random(seed), []
     more = ["--seed", str(seed), "--on-worker-failure", "restart", "--max-restarts-per-hour", "100000"]
-    command = [
-        "train",
-        "survival:SlowCartPole",
-        "--run-dir",
-        str(run_dir),
-        "--overwrite",
-        "--max-seconds",
-        str(seconds),
-    ]
-    next_sample, kills, began = time.monotonic() + sample_s, 0, time.monotonic()
+    command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
+    kills = 0
     with training(run_dir, [*command, *flags(10**9, pause_s, *more)]) as process:
-        while process.poll() is None:
+        wait_for_a_line(run_dir, process)
+        began = time.monotonic()
+        next_sample = began + sample_s
+        while process.poll() is None and (time.monotonic() - began < seconds or restarts_of(run_dir) < least_restarts):
             time.sleep(chance.uniform(*every_s))
             if victims := workers_of(process.pid):
                 with contextlib.suppress(ProcessLookupError):
@@ -321,6 +325,8 @@ def soak(
             if time.monotonic() >= next_sample:
                 next_sample += sample_s
                 samples.append({"seconds": round(time.monotonic() - began, 1), **held(process.pid)})
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
     half = samples[len(samples) // 2 :]
     return {
         "kills": kills,
@@ -332,6 +338,13 @@ def soak(
         },
         "second_half": {key: statistics.median(s[key] for s in half) for key in held(os.getpid())},
     }
+
+
+def restarts_of(run_dir: Path) -> int:
+    """How many workers a run has started anew, as far as its log tells."""
+    metrics = run_dir / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return int(json.loads(lines[-1])["worker_restarts"]) if lines else 0
 
 
 def memory_kib(pid: int) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
 
 def test_memory_files_and_shared_memory_are_looked_at(tmp_path):
     with nothing_left():
-        result = survival.soak(tmp_path / "run", 30, 0.0005, (0.3, 0.6), 0.5, seed=0)
+        result = survival.soak(tmp_path / "run", 15, 0.0005, (0.3, 0.6), 0.5, seed=0, least_restarts=20)
     assert result["restarts"] >= 20
     first, second = result["first_half"], result["second_half"]
     assert second["open_files"] <= first["open_files"] + 5  # some are being started; a leak would be one a restart
