@@ -24,6 +24,7 @@ _LEAST_STEPS = 20
 _LEAST_SLOW_STEPS = 3  # of those that take long, one of which is left out
 _PATIENCE_S = 20.0  # then it is given up
 _ACTIONS = 64
+_PUT_OFF_S = 0.5e-3  # a step that took less was not put off for another process
 _MOSTLY_WAITING = 0.5  # of a step's time on the processor, at most
 _MOST_WORKERS = 32
 # From so many seconds a step on, so many environments a worker: what a step of the worker itself takes is then small
@@ -100,19 +101,24 @@ def _measured(source: EnvSource) -> StepTime | UnsupportedEnvironment | None:
         env.action_space.seed(0)
         actions = [env.action_space.sample() for _ in range(_ACTIONS)]
         steps, ended, longest, passed = 0, False, 0.0, 0.0
-        began, busy = time.perf_counter(), time.thread_time()
+        (before, put_off), busy = _own_time(), time.thread_time()
         for action in itertools.cycle(actions):
             if ended:
                 env.reset()
             _, _, terminated, truncated, _ = env.step(action)
             ended = bool(terminated or truncated)
             steps += 1
-            before, passed = passed, time.perf_counter() - began
-            longest = max(longest, passed - before)
+            now = time.perf_counter() - put_off
+            if now - before > _PUT_OFF_S:  # perhaps once more
+                now, put_off = _own_time()
+            longest = max(longest, now - before)
+            passed += now - before
+            before = now
             if passed > (_LEAST_S if steps >= _LEAST_STEPS else _MOST_S) and steps >= _LEAST_SLOW_STEPS:
                 break
         passed -= longest  # which may have compiled something, or hung
-        return StepTime(passed / (steps - 1), min((time.thread_time() - busy) / passed, 1.0))
+        busy = min(time.thread_time() - busy, passed)
+        return StepTime(passed / (steps - 1), busy / passed)
     except UnsupportedEnvironment as error:
         return error
     except Exception:
@@ -120,6 +126,22 @@ def _measured(source: EnvSource) -> StepTime | UnsupportedEnvironment | None:
     finally:
         with contextlib.suppress(Exception):
             env.close()
+
+
+def _own_time() -> tuple[float, float]:
+    """A clock (s) that stands still while this thread is ready but others have the processor, and how late it is."""
+    while True:
+        put_off, now = _put_off_s(), time.perf_counter()
+        if _put_off_s() == put_off:  # else it was put off meanwhile
+            return now - put_off, put_off
+
+
+def _put_off_s(schedstat: Path = Path("/proc/thread-self/schedstat")) -> float:
+    """How long this thread has been ready while others had the processor, as far as the system tells; else 0."""
+    try:
+        return int(schedstat.read_text().split()[1]) * 1e-9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
