@@ -210,7 +210,7 @@ def kill_parents(
     Every third kill waits for a checkpoint that is being written, and falls into that.
     """
     chance = random.Random(seed)
-    began, orphans, lost, resumed_from = time.monotonic(), 0, list[int](), list[int]()
+    began, orphans, lost, resumed_from = time.monotonic(), list[str](), list[int](), list[int]()
     hits, ages_s = 0, list[float]()
     every = ["--checkpoint-every-s", "0.2"]
     command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
@@ -236,7 +236,7 @@ def kill_parents(
         deadline = time.monotonic() + 5
         while (left := children & set(parents())) and time.monotonic() < deadline:
             time.sleep(0.05)
-        orphans += len(left)
+        orphans += [told_of(each, number) for each in left]
         resumed_from.append(steps_of(run_dir))
         lost.append(last_logged(run_dir) - resumed_from[-1])
         newest = checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)
@@ -251,7 +251,8 @@ def kill_parents(
     return {
         "kills": len(resumed_from),
         "kills_during_a_checkpoints_write": hits,
-        "orphans": orphans,
+        "orphans": len(orphans),
+        "which_orphans": orphans,
         "never_back": resumed_from == sorted(resumed_from),
         "solved": summary["solved_at"] is not None,
         "lost_steps_median": statistics.median(lost) if lost else 0,
@@ -345,6 +346,15 @@ def restarts_of(run_dir: Path) -> int:
     metrics = run_dir / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     return int(json.loads(lines[-1])["worker_restarts"]) if lines else 0
+
+
+def told_of(pid: int, kill: int) -> str:
+    """Which process it is that a kill has left, and what it is doing."""
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:200]
+        state = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("State")]
+        return f"kill {kill}, {pid}, {state}: {command}"
+    return f"kill {kill}, {pid}, gone a moment later"
 
 
 def memory_kib(pid: int) -> tuple[int, int]:
