@@ -11,9 +11,11 @@ from test_numpy_acting import UNSUITED
 from a3c.core import moments
 from a3c.core.distributions import Categorical, Normal, TanhNormal
 from a3c.core.flat import flat_gradient
+from a3c.core.losses import actor_critic_loss
 from a3c.core.normalisation import Normaliser
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.perceptrons import Perceptrons
+from random_rollout import random_rollout
 
 VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
 NETWORKS = {
@@ -105,6 +107,57 @@ def test_a_network_that_has_moved_is_passed_through_by_torch():
 @pytest.mark.parametrize("name", sorted(set(UNSUITED) - {"several choices"}))
 def test_what_they_do_not_suit(name):
     assert not Perceptrons.suits(UNSUITED[name].build())
+
+
+def loss_of(outputs, rollout, distribution):
+    return actor_critic_loss(
+        outputs, rollout, rollout.rewards, distribution,
+        discount=0.9, lambda_=0.8, entropy_coef=0.1, value_coef=0.5, reduction="mean",
+    ).total  # fmt: skip
+
+
+@pytest.fixture
+def autograds(monkeypatch):
+    """How often autograd was asked for gradients."""
+    calls, plain = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: calls.append(1) or plain(*args, **kwargs))
+    return calls
+
+
+@pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.log_std == "parameter"])
+def test_the_chain_rule_is_taken_directly_and_gives_what_autograd_does(autograds, name):
+    distribution = Categorical(3)
+    model, rollout = built(NETWORKS[name], distribution=distribution), random_rollout(1, observation_shape=(5,))
+    directly = flat_gradient(loss_of(model(rollout), rollout, distribution), model)
+    assert not autograds
+    by_autograd = flat_gradient(loss_of(model(rollout), rollout, distribution) + 0, model)
+    assert len(autograds) == 1
+    assert directly.shape == model.flat.shape
+    assert directly.abs().min() < 1 < 1e6 * directly.abs().max()
+    assert torch.equal(directly, by_autograd)
+    plain = copy.deepcopy(model)  # torch's passes
+    torch.testing.assert_close(
+        directly, flat_gradient(loss_of(plain(rollout), rollout, distribution), plain), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_what_else_hangs_on_the_parameters_is_left_to_autograd(autograds):
+    distribution = Categorical(3)
+    model, rollout = built(NETWORKS["shared"], distribution=distribution), random_rollout(1, observation_shape=(5,))
+
+    def loss(change):
+        return loss_of(change(model(rollout)), rollout, distribution)
+
+    known = flat_gradient(loss(lambda outputs: outputs), model)
+    term = loss(lambda outputs: outputs) + sum(p.square().sum() for p in model.parameters())
+    torch.testing.assert_close(flat_gradient(term, model), known + 2 * model.flat)
+    bent = flat_gradient(loss(lambda outputs: outputs._replace(values=2 * outputs.values)), model)
+    other = flat_gradient(loss(lambda outputs: outputs._replace(policy=outputs.policy.mul_(2))), model)
+    assert not torch.equal(bent, known)
+    assert not torch.equal(other, known)
+    assert len(autograds) == 3
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        flat_gradient(loss(lambda outputs: outputs), model.value_head.requires_grad_(False))
 
 
 def test_no_rows_are_no_mistake():

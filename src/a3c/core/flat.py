@@ -1,7 +1,7 @@
 """A module's parameters, and a loss's gradient, as one flat vector."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,32 @@ def is_flattened(module: nn.Module, flat: Tensor) -> bool:
 def flat_gradient(loss: Tensor, module: HasParameters) -> Tensor:
     """dθ = ∂loss/∂θ as a fresh vector [P], 0 where the loss does not depend on a parameter.
 
-    It is a value: no `.grad` is read or written, so nothing can pile up or be replayed.
+    It is a value: no `.grad` is read or written, so nothing can pile up or be replayed. Where each step of the chain
+    rule is written down, from the loss to the outputs and from these to the parameters, it is taken directly, and
+    hooks on what lies between are not called; everything else is left to autograd.
     """
-    gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
+    if (gradients := _written_down(loss, module)) is None:
+        gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+
+def _written_down(loss: Tensor, module: HasParameters) -> Sequence[Tensor] | None:
+    """The gradients, where the loss is known with those at a network's outputs, and the network has its chain rule.
+
+    Such a loss's node has `of_outputs`, one array for each output. That of the network, from which all of these come
+    and nothing else, has `chain_rule`, which makes the parameters' gradients of them, and these `parameters`. Autograd
+    would find the same with the same arithmetic, but for small networks its own work takes longer than that.
+    """
+    known: Any = loss.grad_fn
+    of_outputs = getattr(known, "of_outputs", None)
+    if of_outputs is None:
+        return None
+    sources = known.next_functions[: len(of_outputs)]
+    network: Any = sources[0][0]
+    if not hasattr(network, "chain_rule") or sources != tuple((network, i) for i in range(len(of_outputs))):
+        return None
+    own, asked_for = network.parameters, list(module.parameters())
+    if len(own) != len(asked_for) or not all(a is b and a.requires_grad for a, b in zip(own, asked_for, strict=True)):
+        return None
+    gradients: Sequence[Tensor] = network.chain_rule(network, *of_outputs)
+    return gradients

@@ -94,15 +94,15 @@ def _with_gradients(total: float, outputs: PolicyValue, of_policy: Array, of_val
 
 
 class _Known(torch.autograd.Function):
-    """A number whose gradients are known already."""
+    """A number whose gradients are known already; see also `flat_gradient`."""
 
     @staticmethod
     def forward(ctx: Any, policy: Tensor, values: Tensor, total: float, gradients: tuple[Array, Array]) -> Tensor:
-        ctx.gradients, ctx.device = gradients, policy.device
+        ctx.of_outputs, ctx.device = gradients, policy.device
         return values.new_tensor(total)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        of_policy, of_values = (torch.from_numpy(gradient).to(ctx.device) for gradient in ctx.gradients)
+        of_policy, of_values = (torch.from_numpy(gradient).to(ctx.device) for gradient in ctx.of_outputs)
         return outer * of_policy, outer * of_values, None, None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 
 from a3c.actor import Actor
@@ -195,6 +196,12 @@ class Reference:
 
     def _backward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         rollout = actor.unroll(self.recipe.settings.rollout_length)
+        if (perceptrons := model.perceptrons) is not None:  # what remains where nothing is recorded
+            inputs = perceptrons.inputs(rollout.observations.numpy(), model.normaliser)
+            while True:
+                policy, values, tapes = perceptrons.forward(inputs)
+                perceptrons.backward(tapes, np.ones_like(policy), np.ones_like(values))
+                yield 1
         while True:
             outputs = model(rollout)
             flat_gradient(outputs.policy.sum() + outputs.values.sum(), model).cpu()

@@ -135,7 +135,7 @@ class Perceptrons:
     def __call__(self, observations: Tensor, normaliser: Normaliser) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of observations [..., *O], which are to be normalised."""
         lead = observations.shape[: observations.ndim - self._own_dims]
-        inputs = self._inputs(observations.numpy(), normaliser)
+        inputs = self.inputs(observations.numpy(), normaliser)
         return PolicyValue(*_Pass.apply(self, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     @np.errstate(invalid="ignore", over="ignore")
@@ -144,12 +144,12 @@ class Perceptrons:
 
         These are without log σ of its own.
         """
-        features = self._inputs(observations, normaliser)
+        features = self.inputs(observations, normaliser)
         for layer in self.torsos[0]:
             features = layer(features)
         return features, self.policy_head(features)
 
-    def _inputs(self, observations: Array, normaliser: Normaliser) -> Array:
+    def inputs(self, observations: Array, normaliser: Normaliser) -> Array:
         """Normalised, a row each, [N, I]."""
         return normaliser.numbers(observations.reshape(observations.size // self._width, self._width), self.dtype)
 
@@ -223,19 +223,23 @@ class Perceptrons:
 
 
 class _Pass(torch.autograd.Function):
-    """The network's pass as one node."""
+    """The network's pass as one node; see also `flat_gradient`."""
 
     @staticmethod
     def forward(
         ctx: Any, network: Perceptrons, inputs: Array, lead: tuple[int, ...], *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         policy, values, ctx.tapes = network.forward(inputs)
-        ctx.network = network
+        ctx.network, ctx.parameters, ctx.chain_rule = network, network.parameters, _chain_rule
         return torch.from_numpy(policy.reshape(*lead, policy.shape[1])), torch.from_numpy(values.reshape(lead))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        rows = of_policy.numpy().reshape(of_values.numel(), of_policy.shape[-1])
-        gradients = ctx.network.backward(ctx.tapes, rows, of_values.numpy().reshape(-1))
-        return None, None, None, *map(torch.from_numpy, gradients)
+        return None, None, None, *_chain_rule(ctx, of_policy.numpy(), of_values.numpy())
+
+
+def _chain_rule(ctx: Any, of_policy: Array, of_values: Array) -> list[Tensor]:
+    """The parameters' gradients for those of the outputs, [..., D] and [...]."""
+    rows = of_policy.reshape(of_values.size, of_policy.shape[-1])
+    return [*map(torch.from_numpy, ctx.network.backward(ctx.tapes, rows, of_values.reshape(-1)))]
