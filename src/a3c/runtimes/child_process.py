@@ -18,8 +18,11 @@ from a3c.errors import UsageError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _LOOK_EVERY_S = 0.2
 _FORK_SERVER_OF = "A3C_FORK_SERVER_OF"  # in its environment until it has read it
+if sys.platform == "linux":
+    _PARENT_GONE = signal.SIGUSR2  # for the fork server
 _import_watches: list[tuple[threading.Event, threading.Thread]] = []
 
 
@@ -117,7 +120,13 @@ class WatchesParent:
     """
 
     def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
-        return begin_of_imports, (os.getpid(),)
+        return spawned_begins, (os.getpid(),)
+
+
+def spawned_begins(parent: int) -> None:
+    """In a spawned process: go when the parent of this number does."""
+    _die_with_parent()
+    begin_of_imports(parent)
 
 
 @contextlib.contextmanager
@@ -143,8 +152,29 @@ def fork_server_begins() -> None:
         if directory and os.getpid() == server and os.getppid() != parent:  # neither a worker's end, nor a mere stop
             shutil.rmtree(directory, ignore_errors=True)
 
+    def look(*_: object) -> None:
+        if os.getpid() == server and os.getppid() != parent:  # and not only the thread that has started it
+            remove_socket()
+            os._exit(1)
+
     atexit.register(remove_socket)
+    if sys.platform == "linux":
+        # Its loop would wait for the workers, of which one may not notice: so it is the first to go, and they after it.
+        signal.signal(_PARENT_GONE, look)
+        _on_parents_death(_PARENT_GONE)
     begin_of_imports(parent, remove_socket)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        signal.signal(_PARENT_GONE, signal.SIG_DFL)  # the fork server's
+        _on_parents_death(signal.SIGKILL)
+
+
+def _on_parents_death(number: int) -> None:
+    """Linux: have this process sent a signal when the thread that has started it ends, the fork server's with that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def begin_of_imports(parent: int, last: Callable[[], None] = lambda: None) -> None:
@@ -171,8 +201,12 @@ def end_of_imports() -> None:
 
 
 def exit_with_parent() -> None:
-    """Go when the parent does, whatever it died of."""
+    """Go when the parent does, whatever it died of, and whatever this process is doing: on Linux the system sees to it.
+
+    Elsewhere a thread does, which has to wait for the interpreter where compiled code keeps it.
+    """
     end_of_imports()
+    _die_with_parent()
     parent = parent_process()
     if parent is None:
         return
