@@ -22,7 +22,7 @@ from torch import Tensor
 
 from a3c.errors import RunDirectoryError
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import BEST_EVALUATION, CHECKPOINTS, read_json, write_json
+from a3c.experiment.run_directory import BEST_EVALUATION, CHECKPOINTS, REPLACED, read_json, regular, write_json
 from a3c.models.actor_critic import ActorCritic
 from a3c.spaces.described import MOST_ENTRIES
 
@@ -72,7 +72,7 @@ def load_policy(directory: Path, model: str | Callable[..., Any] | None = None) 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, which has as many bytes as they do. Raises RunDirectoryError if it is damaged."""
     try:
-        return load_file(path)
+        return load_file(regular(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise RunDirectoryError(f"{path} cannot be read ({error}): it is damaged") from None
 
@@ -153,7 +153,7 @@ def save_checkpoint(
         shutil.rmtree(aside, ignore_errors=True)  # on a full disk the half of it would be in everybody's way
         raise
     if final.exists():  # of the same T: it goes only when the new one is whole
-        old = final.with_name(f".{final.name}.old.tmp")
+        old = final.with_name(f".{final.name}{REPLACED}")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(final, old)
         os.replace(aside, final)
@@ -281,11 +281,25 @@ def newest_whole_checkpoint(run_dir: Path, report: Callable[[str], None]) -> Pat
     )
 
 
+def put_back(run_dir: Path) -> None:
+    """Where a run was killed while one checkpoint took another's place, which was gone already: put that back.
+
+    To be called by who holds the run's lock. Raises OSError.
+    """
+    for old in (run_dir / CHECKPOINTS).glob(f".step-*{REPLACED}"):
+        final = old.with_name(old.name.removeprefix(".").removesuffix(REPLACED))
+        if not final.exists():
+            os.replace(old, final)
+
+
 def set_damaged_aside(run_dir: Path) -> None:
     """Rename a run's damaged checkpoints to damaged-step-T, so that none of them is ever taken for one."""
     for path in checkpoints(run_dir):
         if damage_of(path) is not None:
-            os.replace(path, path.with_name(f"damaged-{path.name}"))
+            aside = path.with_name(f"damaged-{path.name}")
+            if aside.exists():  # of the same T, from before
+                shutil.rmtree(aside)
+            os.replace(path, aside)
 
 
 def damage_of(directory: Path) -> str | None:
@@ -301,7 +315,7 @@ def damage_of(directory: Path) -> str | None:
 
 
 def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ import torch
 from a3c.errors import NonFiniteError
 from a3c.experiment import checkpoint
 from a3c.experiment.policy_spec import PolicySpec
+from a3c.experiment.run_directory import remove_at_one_stroke
 from a3c.models.actor_critic import ActorCritic
 
 _PUT_OFF_S = 5.0
@@ -90,6 +89,4 @@ class CheckpointSaver:
         best = checkpoint.best(found)
         for old in found[: -self._keep]:
             if old != best:
-                gone = old.with_name(f".{old.name}.old.tmp")  # at one stroke: half a checkpoint could be taken for one
-                os.replace(old, gone)
-                shutil.rmtree(gone, ignore_errors=True)
+                remove_at_one_stroke(old)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from a3c.errors import RunDirectoryError
 from a3c.experiment.loggers.episodes_csv import COLUMNS
-from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY, read_json
+from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY, read_json, regular
 
 Axis = Literal["episodes", "env_steps", "seconds"]
 
@@ -159,7 +159,7 @@ def _read_episodes(path: Path) -> NDArray[Any]:
     file = path / EPISODES
     kinds = [(column, np.float64) for column in COLUMNS]
     try:
-        head, _, rows = file.read_text(encoding="utf-8").partition("\n")
+        head, _, rows = regular(file).read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{EPISODES} cannot be read ({error})") from None
     if tuple(head.strip().split(",")) != COLUMNS:

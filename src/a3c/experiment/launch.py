@@ -17,7 +17,7 @@ from a3c.experiment import presets, resuming, shape
 from a3c.experiment.env_source import env_source
 from a3c.experiment.extras import is_installed
 from a3c.experiment.loggers.wandb import check_installed
-from a3c.experiment.run_directory import CHECKPOINTS, METRICS
+from a3c.experiment.run_directory import METRICS, holds_checkpoints
 from a3c.experiment.saved_settings import read_settings
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.restarts import FailurePolicy
@@ -65,7 +65,7 @@ def train(
         if settings.get("run_dir") is None:
             raise UsageError("resume goes on with the run in a run directory: name run_dir")
         path = Path(settings["run_dir"])
-        if any((path / CHECKPOINTS).glob("step-*")):
+        if holds_checkpoints(path):
             named = {name: value for name, value in settings.items() if name != "run_dir"}
             try:
                 return _take_up(path, env, on_report=on_report, started_at=started_at, **named)

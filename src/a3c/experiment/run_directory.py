@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
 import math
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,7 +36,8 @@ _FIXES = {
     errno.EROFS: "it lies on a read-only file system",
 }
 BEST_EVALUATION = "best-evaluation"  # beside the checkpoints, of a policy alone: the one that was evaluated best
-_CHECKPOINTS = ("step-*", BEST_EVALUATION, ".*.tmp")  # what a run leaves in its folder of them
+REPLACED = ".old.tmp"  # ends the name of a checkpoint that another of the same T takes the place of
+_CHECKPOINTS = ("step-*", "damaged-step-*", BEST_EVALUATION)  # what a run leaves in its folder of them
 _GROWING = (METRICS, EPISODES, EVALUATIONS)
 
 
@@ -53,39 +56,72 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
     """Make the directory, or take an existing one that holds no run; returns the lock on it.
 
     With `overwrite` the files of a run that is there are removed first, and nothing else: a directory without a
-    run's config.json is not taken for one.
+    run's config.json is not taken for one. That file goes last, so that whoever is killed meanwhile may try again. A
+    run that was killed before it had written anything has left empty folders, which are nobody's.
 
     Raises:
         RunDirectoryError: it holds a run already, is no directory, or cannot be written, or another process trains in
             it.
     """
-    files, folders = (CONFIG, METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR), (CHECKPOINTS, TENSORBOARD)
-    taken = [name for name in (*files, *folders) if (path / name).exists()]
+    files, folders = (METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR, CONFIG), (CHECKPOINTS, TENSORBOARD)
+    taken = [name for name in files if (path / name).exists()]
+    taken += [name for name in folders if (path / name).exists() and not _is_empty_folder(path / name)]
     if taken and not overwrite:
         raise RunDirectoryError(
             f"{path} already holds a run ({taken[0]}): name another --run-dir, or replace it with --overwrite"
         )
-    if taken and "settings" not in read_json(path / CONFIG):
+    if taken and (CONFIG not in taken or "settings" not in read_json(path / CONFIG)):
         raise RunDirectoryError(f"{path} holds a {taken[0]} that is not of a run: name another --run-dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = RunLock(path)
-        for name in files:
-            (path / name).unlink(missing_ok=True)
-        for kind in _CHECKPOINTS:
-            for leftover in path.glob(f"{CHECKPOINTS}/{kind}"):
+        with contextlib.ExitStack() as on_failure:
+            lock = on_failure.enter_context(contextlib.closing(RunLock(path)))
+            for kind in _CHECKPOINTS:
+                for leftover in path.glob(f"{CHECKPOINTS}/{kind}"):
+                    remove_at_one_stroke(leftover)
+            for leftover in path.glob(f"{CHECKPOINTS}/.*.tmp"):
                 shutil.rmtree(leftover)
-        for events in path.glob(f"{TENSORBOARD}/events.out.tfevents.*"):
-            events.unlink()
-        (path / CHECKPOINTS).mkdir(exist_ok=True)
-        probe = path / _PROBE
-        probe.write_bytes(b"a full disk takes files without a byte")
-        probe.unlink()
-        return lock
+            for events in path.glob(f"{TENSORBOARD}/events.out.tfevents.*"):
+                events.unlink()
+            for name in files:
+                (path / name).unlink(missing_ok=True)
+            (path / CHECKPOINTS).mkdir(exist_ok=True)
+            probe = path / _PROBE
+            probe.write_bytes(b"a full disk takes files without a byte")
+            probe.unlink()
+            on_failure.pop_all()
+            return lock
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
         ) from None
+
+
+def holds_checkpoints(path: Path) -> bool:
+    """Whether there is a checkpoint in a run's directory, or one that was just being replaced."""
+    return any(any(path.glob(f"{CHECKPOINTS}/{kind}")) for kind in ("step-*", f".step-*{REPLACED}"))
+
+
+def remove_at_one_stroke(checkpoint: Path) -> None:
+    """Remove a checkpoint's directory, half of which could be taken for a damaged one. Raises OSError."""
+    gone = checkpoint.with_name(f".{checkpoint.name}.gone.tmp")
+    shutil.rmtree(gone, ignore_errors=True)  # of one before
+    os.replace(checkpoint, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def regular(path: Path) -> Path:
+    """The path, unless what lies there is no ordinary file: to open a named pipe is to wait for who writes into it.
+
+    Raises OSError; if nothing lies there, FileNotFoundError.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    return path
 
 
 def sizes(path: Path) -> dict[str, int]:
@@ -111,10 +147,6 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
             if whole < size:
                 messages.append(f"{name} is shorter than it was at the checkpoint: some lines are missing")
             os.truncate(file, whole)
-        for left in path.glob(f"{CHECKPOINTS}/.*.old.tmp"):  # killed while it took another's place
-            name = left.name.removeprefix(".").removesuffix(".old.tmp")
-            if not left.with_name(name).exists():
-                os.replace(left, left.with_name(name))
         (path / SUMMARY).unlink(missing_ok=True)
         for leftover in path.glob(f"{CHECKPOINTS}/.*.tmp"):
             shutil.rmtree(leftover)
@@ -184,10 +216,15 @@ class RunLock:
 
 
 def _refuse_links(own: Iterable[Path]) -> None:
-    """Raise RunDirectoryError where something in a run's directory that a run writes is a link, to wherever."""
+    """Raise RunDirectoryError where something in a run's directory that a run writes is a link, to wherever, or a pipe.
+
+    What is neither file nor folder, like a named pipe, would keep whoever opens it waiting.
+    """
     for file in own:
         if file.is_symlink():
             raise RunDirectoryError(f"{file} is a link, which no run writes: put what it points to in its place")
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise RunDirectoryError(f"{file} is neither a file nor a folder, and no run's: remove it")
 
 
 def why_not_saved(path: Path, error: OSError) -> str:
@@ -212,7 +249,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises RunDirectoryError naming the file if it is missing, unreadable or no object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path.parent.is_dir():
             raise RunDirectoryError(f"{path.parent} is not a run: it has no {path.name}") from None

@@ -117,6 +117,8 @@ def run_training(
         if changes is not None:
             assert config.run_dir is not None
             lock = held.enter_context(contextlib.closing(run_directory.RunLock(Path(config.run_dir))))
+            with saving(Path(config.run_dir)):
+                checkpoint.put_back(Path(config.run_dir))
             # Before the network is built: its size, too, is what a file says.
             newest = resuming.find_newest(Path(config.run_dir), spec)
         model = spec.build(seed=seeding.model_seed(config.seed))
