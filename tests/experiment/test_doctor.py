@@ -2,6 +2,9 @@
 
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,7 +47,22 @@ def test_a_fix_stands_beside_what_is_wrong(monkeypatch, capsys):
     assert "take a newer one" in said
     assert "2.7 [old]" in said
     assert "ZeroDivisionError" in said
+    assert "gradients, spawn" in said
     assert "nothing of this is shown" not in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such limit")
+def test_too_few_open_files_are_the_fix_of_what_they_break():
+    script = (
+        "import resource, a3c.experiment.doctor as doctor, json\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\n"
+        "print(json.dumps([finding._asdict() for finding in doctor.doctor()]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    bad = {row["what"]: row["fix"] for row in json.loads(ended.stdout.splitlines()[-1]) if not row["ok"]}
+    assert bad.pop("open files") == "ulimit -n 4096"
+    assert {"gradients, forkserver", "gradients, spawn"} <= bad.keys()
+    assert set(bad.values()) <= {"ulimit -n 4096", "see the line of open files"}
 
 
 def test_gradients_that_go_wrong_are_found(monkeypatch):

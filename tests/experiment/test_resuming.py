@@ -94,7 +94,7 @@ def test_the_shared_state_goes_on_to_the_bit(tmp_path, settings):
     assert resumed.env_steps == before["env_steps"] == summary["env_steps"]
     assert progress.episodes == summary["episodes"]
     assert progress.return_mean_100 == summary["return_mean_100"]
-    assert progress.seconds == pytest.approx(summary["seconds"], abs=1)
+    assert summary["seconds"] <= progress.seconds < summary["seconds"] + 60  # which the test itself may take
 
 
 @pytest.mark.parametrize("runtime", ["serial", "processes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from a3c import __version__
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
-from a3c.errors import A3CError
+from a3c.errors import A3CError, OutOfResources
 from a3c.experiment import shape
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.restarts import FailurePolicy
@@ -43,6 +45,7 @@ _EXTRAS = {
 _LEAST_MEMORY = 2**30  # bytes free
 _LEAST_SHARED = 64 * 2**20
 _LEAST_FILES = 256
+_MORE_FILES = "ulimit -n 4096"
 _WRITTEN = 16 * 2**20  # bytes
 _SLOW_WRITE_S = 2.0  # a checkpoint of a large network would hold up nobody, but lag behind
 _PUSHES, _SIZE, _WORKERS = 50, 1_000, 2
@@ -71,28 +74,28 @@ def doctor(run_dir: str | os.PathLike[str] = "runs") -> list[Finding]:
     Args:
         run_dir: where runs are to go; it is looked at, or the nearest directory above it that exists.
     """
-    checks: list[Callable[[], Finding]] = [
-        _python,
-        *(lambda name=name, least=least: _package(name, least) for name, least in _LEAST.items()),
-        _extras,
-        _cores,
-        _memory,
-        _shared_memory,
-        _open_files,
-        *(lambda method=method: _gradients(method) for method in ("forkserver", "spawn")),
-        _gpu,
-        lambda: _disk(Path(run_dir)),
-    ]
-    return [_looked(check) for check in checks]
+    checks: dict[str, Callable[[], Finding]] = {
+        "Python": _python,
+        **{name: partial(_package, name, least) for name, least in _LEAST.items()},
+        "extras": _extras,
+        "cores": _cores,
+        "memory": _memory,
+        "shared memory": _shared_memory,
+        "open files": _open_files,
+        **{f"gradients, {method}": partial(_gradients, method) for method in ("forkserver", "spawn")},
+        "GPU": _gpu,
+        "run directory": partial(_disk, Path(run_dir)),
+    }
+    return [_looked(what, check) for what, check in checks.items()]
 
 
-def _looked(check: Callable[[], Finding]) -> Finding:
+def _looked(what: str, check: Callable[[], Finding]) -> Finding:
     try:
         finding = check()
         return finding._replace(fix="") if finding.ok else finding
     except Exception as error:  # a check that breaks is a finding, too
-        name = getattr(check, "__name__", "check").strip("_<>").replace("_", " ")
-        return Finding(name, False, f"{type(error).__name__}: {error}", "please report this")
+        short = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        return Finding(what, False, f"{type(error).__name__}: {error}", _MORE_FILES if short else "please report this")
 
 
 def _python() -> Finding:
@@ -143,7 +146,7 @@ def _open_files() -> Finding:
     import resource  # noqa: PLC0415  (not on Windows)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Finding("open files", soft >= _LEAST_FILES, f"up to {soft} (at most {hard})", "ulimit -n 4096")
+    return Finding("open files", soft >= _LEAST_FILES, f"up to {soft} (at most {hard})", _MORE_FILES)
 
 
 class AllStores:
@@ -222,7 +225,8 @@ def _gradients(method: str) -> Finding:
         for _ in runtime.run(push_known_gradients, stores, _WORKERS):  # type: ignore[arg-type]
             pass
     except A3CError as error:
-        return Finding(what, False, str(error).splitlines()[0], "try the other --start-method")
+        fix = "see the line of open files" if isinstance(error, OutOfResources) else "try the other --start-method"
+        return Finding(what, False, str(error).splitlines()[0], fix)
     for name, store in stores.stores.items():
         pushes = _WORKERS * _PUSHES if name == "locked" else _PUSHES
         if not torch.allclose(store.snapshot().parameters, _expected(pushes), rtol=1e-5, atol=1e-7):
