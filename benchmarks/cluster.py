@@ -10,14 +10,20 @@
 * processes: training on an environment that sleeps 5 ms a step, two workers with one environment each, on Ray and in
   processes of this machine, in turn.
 * model: throughput of up to 1,000 workers for environments of 0.1 to 20 ms a step, from these numbers, and beside it
-  what W workers on a sleeping environment reach here.
+  what W workers reach here on an environment that sleeps 5 ms a step, with a network of each size.
 
-The model is a closed queue. A worker's update takes Z seconds by itself (its steps, and what it computes), then s at
-the server, which serves one at a time. With an update in flight the round trip is hidden while it is shorter than Z, so
-throughput is at most min(W / Z, 1 / s); if none were hidden it would be that of mean value analysis (Reiser and
-Lavenberg 1980) with think time Z, its other bound. Networks between machines add latency, which is hidden likewise, and
-have a bandwidth, which is not in it. Results go to benchmarks/results/cluster.md and .json, the picture to
-docs/cluster.png; those of a --part alone are only printed.
+The model is a closed queue. A worker's update takes Z seconds by itself: its steps, and what it computes, which a run
+of one worker with that network tells. Then it takes s at the server, which serves one at a time. With an update in
+flight the round trip is hidden while it is shorter than Z, so throughput is at most min(W / Z, 1 / s); if none were
+hidden it would be that of mean value analysis (Reiser and Lavenberg 1980) with think time Z, its other bound.
+
+That gives each worker cores of its own, as many machines would. Here all share C cores, and s is 1 / the most pushes
+that there were, with the server, the pushers and Ray on these C: on a core of its own a server takes less, but no less
+than the processor time that its process spent on a push, which is told beside. Nor can what is measured here be more
+than C / (own + C s), where an update's own computing takes `own` and everything else about it C s of processor time.
+
+Networks between machines add latency, which is hidden likewise, and have a bandwidth, which is not in it. Results go to
+benchmarks/results/cluster.md and .json, the picture to docs/cluster.png; those of a --part alone are only printed.
 """
 
 from __future__ import annotations
@@ -52,12 +58,14 @@ from slow_environment import steps_per_second
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "cluster.png"
-SIZES = (5_000, 700_000, 5_000_000)
+HIDDEN = {5_000: 64, 700_000: 829, 5_000_000: 2229}  # width of two layers, for so many parameters or a percent more
+SIZES = tuple(HIDDEN)
 WORKERS = (1, 2, 4, 8)
 PUSHING_S, TRAINING_S = 3.0, 12.0
 STEP_S, ROLLOUT = 0.005, 20
 MODELLED_STEPS_S = (0.0001, 0.001, 0.005, 0.02)
-CHECKED_WORKERS = (1, 2, 4, 8, 16)
+CHECKED_WORKERS = {5_000: (1, 2, 4, 8, 16), 700_000: (1, 2, 4, 8), 5_000_000: (1, 2, 4)}
+CORES = os.cpu_count() or 1
 SATURATED = 0.9
 
 
@@ -87,25 +95,34 @@ def server(size: int, workers: int) -> dict[str, Any]:
     rule = UpdateRule(RMSProp(), constant(1e-4), Budget(None, None))
     store = RayStore(torch.zeros(size), rule, workers)
     runtime = RayRuntime(ClusterWish(worker_cpus=0.01))
-    total = Report()
+    total, used = Report(), []
     with contextlib.closing(runtime.run(Pushing(size, workers, PUSHING_S), store, workers)) as reports:
         for report in reports:
             total.merge(report)
+            if report.sums.get("trips"):
+                used.append((processor_s(store), store.counters().version))
     store.close()
+    (began_s, first), (ended_s, last) = used[0], used[-1]
     return {
         "size": size,
         "workers": workers,
         "pushes_per_second": total.sums["trips"] / PUSHING_S,
         "round_trip_s": total.sums["seconds"] / total.sums["trips"],
+        "processor_s": (ended_s - began_s) / max(1, last - first),
     }
 
 
-def training_rate(runtime: str, workers: int, seed: int) -> float:
-    """Steps/s of so many workers with one sleeping environment each."""
+def processor_s(store: RayStore) -> float:
+    """Seconds of processor time that the server's process has used, all of its threads."""
+    return float(ray.get(store.server.__ray_call__.remote(lambda _: time.process_time())))
+
+
+def training_rate(runtime: str, workers: int, seed: int, size: int = SIZES[0]) -> float:
+    """Steps/s of so many workers with one sleeping environment each, and a network of that size."""
     own = {"worker_cpus": 0.01} if runtime == "ray" else {}
     return steps_per_second(
-        workers, 1, seed, env_kwargs={"step_s": STEP_S}, runtime=runtime, rollout_length=ROLLOUT, learning_rate=1e-4,
-        max_seconds=TRAINING_S + workers, checkpoint_every_s=None, **own,
+        workers, 1, seed, TRAINING_S, env_kwargs={"step_s": STEP_S}, runtime=runtime, rollout_length=ROLLOUT,
+        hidden_sizes=(HIDDEN[size],) * 2, separate_torsos=False, learning_rate=1e-4, checkpoint_every_s=None, **own,
     )  # fmt: skip
 
 
@@ -131,14 +148,17 @@ def bounds(workers: int, think_s: float, service_s: float) -> tuple[float, float
 
 def server_table(rows: list[dict[str, Any]]) -> list[str]:
     """Medians, with the spread."""
-    lines = ["| parameters | workers | pushes/s (spread) | round trip, ms |", "|---|---|---|---|"]
+    lines = [
+        "| parameters | workers | pushes/s (spread) | round trip, ms | processor time of the server, ms |",
+        "|---|---|---|---|---|",
+    ]
     for key in dict.fromkeys((row["size"], row["workers"]) for row in rows):
         some = [row for row in rows if (row["size"], row["workers"]) == key]
         rates = [row["pushes_per_second"] for row in some]
-        trip = statistics.median(row["round_trip_s"] for row in some)
+        trip, used = (statistics.median(row[name] for row in some) for name in ("round_trip_s", "processor_s"))
         lines.append(
             f"| {key[0]:,} | {key[1]} | {statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
-            f"| {1e3 * trip:.2f} |"
+            f"| {1e3 * trip:.2f} | {1e3 * used:.2f} |"
         )
     for size in dict.fromkeys(row["size"] for row in rows):
         workers, most = saturation(rows, size)
@@ -155,39 +175,49 @@ def processes_table(rows: dict[str, list[float]]) -> list[str]:
     return [*lines, "", f"Ray reaches {ratio:.1%} of the process runtime."]
 
 
-def model_table(checked: dict[int, list[float]], think_s: float, service_s: float) -> list[str]:
-    """What was measured beside the two bounds."""
+def own_s_of(checked: dict[int, list[float]]) -> float:
+    """What an update takes a worker besides its steps, from the steps/s of one worker alone."""
+    return max(0.0, ROLLOUT / statistics.median(checked[1]) - ROLLOUT * STEP_S)
+
+
+def model_table(checked: dict[int, dict[int, list[float]]], services: dict[int, float]) -> list[str]:
+    """What was measured beside the two bounds, and what these cores allow for."""
     lines = [
-        "| workers | steps/s measured (spread) | bounds of the model | measured of the upper |",
-        "|---|---|---|---|",
+        "| parameters | own, ms | workers | steps/s measured (spread) | bounds of the model | of these cores "
+        "| measured of the least upper one |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for workers, rates in checked.items():
-        low, high = (ROLLOUT * rate for rate in bounds(workers, think_s, service_s))
-        median = statistics.median(rates)
-        lines.append(
-            f"| {workers} | {median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | {low:,.0f} to {high:,.0f} "
-            f"| {median / high:.0%} |"
-        )
+    for size, rows in checked.items():
+        own_s, service_s = own_s_of(rows), services[size]
+        cores = ROLLOUT * CORES / (own_s + CORES * service_s)
+        for workers, rates in rows.items():
+            low, high = (ROLLOUT * rate for rate in bounds(workers, ROLLOUT * STEP_S + own_s, service_s))
+            median = statistics.median(rates)
+            lines.append(
+                f"| {size:,} | {1e3 * own_s:.1f} | {workers} "
+                f"| {median:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | {low:,.0f} to {high:,.0f} | {cores:,.0f} "
+                f"| {median / min(high, cores):.0%}{' (it is made of this)' if workers == 1 else ''} |"
+            )
     return lines
 
 
-def draw(own_s: float, services: dict[int, float], checked: dict[int, list[float]]) -> None:
+def draw(checked: dict[int, dict[int, list[float]]], services: dict[int, float]) -> None:
     """Both bounds for each size of network, one panel for each of some steps' times, and the points."""
     figure, panels = plt.subplots(1, len(MODELLED_STEPS_S), figsize=(14, 3.6), sharey=True)
     workers = np.unique(np.geomspace(1, 1000, 60).astype(int))
     for panel, step_s in zip(panels, MODELLED_STEPS_S, strict=True):
-        think_s = ROLLOUT * step_s + own_s
         for size, service_s in services.items():
+            think_s = ROLLOUT * step_s + own_s_of(checked[size])
             band = np.array([bounds(int(w), think_s, service_s) for w in workers]) * ROLLOUT
             line = panel.plot(workers, band[:, 1], label=f"{size:,} parameters")[0]
             panel.fill_between(workers, band[:, 0], band[:, 1], color=line.get_color(), alpha=0.3, linewidth=0)
-        if step_s == STEP_S:
-            medians = [statistics.median(rates) for rates in checked.values()]
-            panel.plot(list(checked), medians, "ko", markersize=4, label="measured")
+            if step_s == STEP_S:
+                medians = [statistics.median(rates) for rates in checked[size].values()]
+                panel.plot(list(checked[size]), medians, "o", color=line.get_color(), markeredgecolor="k", markersize=4)
         panel.set(xscale="log", yscale="log", xlabel="workers", title=f"{1e3 * step_s:g} ms a step")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("steps a second")
-    panels[MODELLED_STEPS_S.index(STEP_S)].legend(fontsize=7)
+    panels[MODELLED_STEPS_S.index(STEP_S)].legend(fontsize=7, title="dots: measured", title_fontsize=7)
     figure.tight_layout()
     figure.savefig(PICTURE, dpi=110)
 
@@ -215,19 +245,20 @@ def main() -> None:
         data["processes"] = rates
         sections += ["## Beside processes: 5 ms a step, two workers", "", *processes_table(rates), ""]
     if "model" in parts:
-        checked = {w: [training_rate("ray", w, seed) for seed in runs] for w in CHECKED_WORKERS}
+        checked = {
+            size: {w: [training_rate("ray", w, seed, size) for seed in runs] for w in some}
+            for size, some in CHECKED_WORKERS.items()
+        }
         services = {size: 1 / saturation(rows, size)[1] for size in SIZES}
-        think_s = ROLLOUT / statistics.median(checked[1])
         data["checked"] = checked
-        table = model_table(checked, think_s, services[SIZES[0]])
-        own_s = max(0.0, think_s - ROLLOUT * STEP_S)
         sections += [
-            "## The model: rollouts of 20 steps, one environment a worker", "",
-            f"Besides its steps, an update takes a worker {1e3 * own_s:.1f} ms (measured with one worker). At 5 ms a "
-            "step, and with the smallest network's server (the trained one is about as small):", "", *table, "",
+            f"## The model: rollouts of {ROLLOUT} steps, one environment a worker", "",
+            "Besides its steps, an update takes a worker its own time, as one worker alone tells. At "
+            f"{1e3 * STEP_S:g} ms a step, with the server and all workers on {CORES} cores:", "",
+            *model_table(checked, services), "",
             "![throughput of up to 1,000 workers](../../docs/cluster.png)", "",
         ]  # fmt: skip
-        draw(own_s, services, checked)
+        draw(checked, services)
     title = [
         "# A Ray parameter server, and clusters",
         "",

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,17 @@ class Slow(gym.Env):
         return self.np_random.uniform(-1, 1, 8).astype(np.float32)
 
 
-def steps_per_second(workers: int, envs: int, seed: int, **settings: Any) -> float:
-    """Between the first line of metrics after three rollouts of each worker, and the last but one."""
-    settings = {"rollout_length": 5, "max_seconds": SECONDS} | settings
+def steps_per_second(workers: int, envs: int, seed: int, seconds: float = SECONDS, **settings: Any) -> float:
+    """From the first line of metrics after three rollouts of each worker on, for so many seconds."""
+    settings = {"rollout_length": 5} | settings
     all_up = 3 * workers * envs * settings["rollout_length"]
     lines: list[tuple[float, int]] = []
+
+    def enough(line: Mapping[str, Any]) -> bool:
+        if line["env_steps"] > all_up:
+            lines.append((line["seconds"], line["env_steps"]))
+        return bool(lines) and lines[-1][0] >= lines[0][0] + seconds
+
     with tempfile.TemporaryDirectory() as folder:
         a3c.train(
             Slow,
@@ -68,11 +75,13 @@ def steps_per_second(workers: int, envs: int, seed: int, **settings: Any) -> flo
             run_dir=folder,
             tensorboard=False,
             quiet=True,
-            on_report=lambda line: lines.append((line["seconds"], line["env_steps"])),
+            on_report=enough,
             **settings,
         )
-    first_time, first_steps = next((seconds, steps) for seconds, steps in lines if steps > all_up)
-    last_time, last_steps = lines[-2]  # the last one waits for workers that end
+    (first_time, first_steps), (last_time, last_steps) = (
+        lines[0],
+        next(line for line in lines if line[0] >= lines[0][0] + seconds),
+    )  # later ones wait for workers that end
     return (last_steps - first_steps) / (last_time - first_time)
 
 
