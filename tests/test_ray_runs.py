@@ -120,6 +120,35 @@ def test_a_cluster_that_is_named_is_shown_the_token_that_it_wants(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+WITHOUT_TOKEN = """\
+import ray
+ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=10**8, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+input()
+"""
+
+
+def test_a_token_that_the_cluster_does_not_want_is_not_shown(tmp_path):
+    home = tmp_path / "home"
+    (home / ".ray").mkdir(parents=True)
+    (home / ".ray" / "auth_token").write_text("0" * 32)
+    with for_the_workers():
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
+        cluster = subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_TOKEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment | {"RAY_AUTH_MODE": "disabled"},
+        )  # fmt: skip
+    with cluster:
+        address = cluster.stdout.readline().strip()
+        command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--runtime", "ray", "--ray-address", address]
+        done = subprocess.run(
+            [*command, "--total-env-steps", "5000", "--run-dir", str(tmp_path / "run")],
+            capture_output=True, text=True, timeout=120, env=environment | {"HOME": str(home)},
+        )  # fmt: skip
+        cluster.communicate("\n", timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_ray_the_extra_is_named(tmp_path):
     script = "import sys; sys.modules['ray'] = None; import a3c.cli; a3c.cli.main()"
     command = [sys.executable, "-c", script, "train", "CartPole-v1", "--runtime", "ray"]

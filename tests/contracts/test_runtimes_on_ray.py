@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import socket
 import sys
 import time
 
@@ -183,6 +184,56 @@ def test_more_than_the_cluster_has_is_refused_at_once(wish, message):
 def test_a_cluster_that_nobody_answers_at_is_named():
     with pytest.raises(UsageError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         ray_runtime._check_reachable("127.0.0.1:9")
+
+
+def test_a_cluster_that_ray_remembers_and_that_has_gone_is_named(monkeypatch):
+    monkeypatch.setattr(ray_runtime.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_runtime, "_found", lambda address: "127.0.0.1:9")
+    with pytest.raises(UsageError, match=r"at 127\.0\.0\.1:9 .*an earlier `ray start` .* `ray stop` forgets it"):
+        RayRuntime().prepare()
+
+
+def test_who_accepts_connections_and_never_answers_is_named_soon(monkeypatch):
+    monkeypatch.setattr(ray_runtime.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_runtime, "_ANSWER_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(UsageError, match=rf"{address} does not answer within 2 s as a Ray cluster does: give"):
+            RayRuntime(ClusterWish(address=address)).prepare()
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": "0" * 32}, "this machine's is another"),
+        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE is disabled here"),
+        ({"HOME": "/nowhere"}, "this machine has none"),
+    ],
+)
+def test_a_cluster_that_wants_another_token_is_named(monkeypatch, variables, message):
+    address = ray.get_runtime_context().gcs_address
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert ray_runtime._mode_wanted(address) == "token"
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"{address} wants its token shown, and {message}: bring"):
+        ray_runtime._mode_wanted(address)
+
+
+def test_what_ray_was_told_of_the_token_is_undone(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    runtime = RayRuntime()
+    runtime._take_mode("token")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    runtime.close()
+    assert "RAY_AUTH_MODE" not in os.environ
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    runtime._take_mode("token")
+    runtime.close()
+    assert os.environ["RAY_AUTH_MODE"] == "token"  # by whoever has set it
 
 
 def test_the_address_of_a_ray_client_is_refused(monkeypatch):

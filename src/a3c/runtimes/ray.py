@@ -10,7 +10,10 @@ import multiprocessing
 import os
 import re
 import secrets
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +39,7 @@ from a3c.types import MakeActorLearner, Report
 _HELD: list[Any] = []  # handles of actors, which are never freed: see a3c.stores.ray
 
 _CONNECT_S = 5.0
+_ANSWER_S = 15  # what the cluster's first answer may take
 _START_S = 120.0  # what a start may take besides: a place on the cluster, imports, an environment that is made
 _LOST_PER_HOUR = 100  # of each worker's processes and nodes, where nobody says how many
 _LOST_AT_ONCE = 5  # in a row, before it has reported anything: it is not the cluster, then
@@ -46,6 +50,26 @@ _LONGEST_REASON = 500
 _SAY_S, _SAY_AGAIN_S = 15.0, 60.0  # how long workers may have no place before that is said, and how often
 _SAID = re.compile(r"UsageError: (.*)")  # by what runs there
 _CAUSE = re.compile(r"The actor (?:is dead|died) because (.*)")  # Ray's names and numbers come before it
+_MODE = "RAY_AUTH_MODE"
+_ASK = """\
+import sys
+_, address, seconds, modes, *sys.path = sys.argv
+import os, signal
+from ray._raylet import Config, GcsClient
+from ray.exceptions import AuthenticationError
+if hasattr(signal, "alarm"):
+    signal.alarm(int(seconds))
+for mode in modes.split(","):
+    os.environ["RAY_AUTH_MODE"] = mode
+    Config.initialize("")
+    try:
+        GcsClient(address=address)
+    except AuthenticationError:
+        continue
+    print(mode, flush=True)
+    os._exit(0)
+print("refused")
+"""  # in a process of its own: where nobody answers, Ray cannot be stopped, and what it has been told once it keeps
 _NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
 
 
@@ -95,6 +119,7 @@ class RayRuntime:
         self.incarnation = 0
         self.context = multiprocessing.get_context("spawn")
         self._connected = False
+        self._has_set_mode = False
 
     def prepare(self) -> None:
         """Connect to the cluster, or begin one of this machine alone.
@@ -110,9 +135,9 @@ class RayRuntime:
             return
         os.environ.setdefault(_NO_OVERRIDE, "0")
         address = self.wish.address or os.environ.get("RAY_ADDRESS")
-        if address is not None:
-            _check_reachable(address)
-            _show_token()
+        if found := _found(address):
+            _check_reachable(found, named=bool(address))
+            self._take_mode(_mode_wanted(found))
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
         if self.wish.runtime_env:
             options["runtime_env"] = dict(self.wish.runtime_env)
@@ -152,6 +177,18 @@ class RayRuntime:
         if self._connected:
             self._connected = False
             ray.shutdown()
+        if self._has_set_mode:  # the next cluster may want another
+            self._take_mode(None)
+
+    def _take_mode(self, mode: str | None) -> None:
+        """Have Ray show this machine's token, or not; None: as it was."""
+        self._has_set_mode = mode is not None and _MODE not in os.environ
+        if mode is None:
+            os.environ.pop(_MODE, None)
+        else:
+            os.environ[_MODE] = mode
+        with contextlib.suppress(ImportError, AttributeError):  # what Ray has read when it was imported, read anew
+            importlib.import_module("ray._raylet").Config.initialize("")
 
     def _reports(self, crew: _Crew, store: Any, workers: int) -> Iterator[Report]:
         restarts, losses = Restarts(self.policy.restarts_per_hour), Restarts(_LOST_PER_HOUR, each=True)
@@ -407,7 +444,18 @@ class _Crew:
         self.active, self._recipe = {}, None
 
 
-def _check_reachable(address: str) -> None:
+def _found(address: str | None) -> str | None:
+    """HOST:PORT of the cluster that Ray would connect to; None where it would begin one."""
+    if address not in (None, "", "auto"):
+        return None if address == "local" else address
+    with contextlib.suppress(Exception):  # Ray's own; it raises where there is none
+        services = importlib.import_module("ray._private.services")
+        found: str | None = services.canonicalize_bootstrap_address(address or None)
+        return found
+    return None
+
+
+def _check_reachable(address: str, *, named: bool = True) -> None:
     """Raise UsageError for a Ray Client's, and at once where nobody listens: Ray itself would try for minutes."""
     if "://" in address:
         raise UsageError(
@@ -415,28 +463,48 @@ def _check_reachable(address: str) -> None:
             "cluster's own, HOST:6379, on a machine of the cluster"
         )
     host, _, port = address.rpartition(":")
-    if not host:  # "auto" or "local"
-        return
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
             pass
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no Ray cluster answers at {address} ({error}): `ray start --head` on its first machine prints the "
-            "address for --ray-address"
-        ) from error
+        fix = "`ray start --head` on its first machine prints the address for --ray-address"
+        fix = fix if named else "it is from an earlier `ray start` on this machine, and `ray stop` forgets it"
+        raise UsageError(f"no Ray cluster answers at {address} ({error}): {fix}") from error
 
 
-def _show_token() -> None:
-    """Have Ray show this machine's token, if there is one: by itself it does not, where an address is given.
+def _mode_wanted(address: str) -> str:
+    """The RAY_AUTH_MODE with which the cluster answers this machine: the environment's own, if it has one.
 
-    `ray start --head` wants it shown where it finds one, and any local `ray.init` leaves one behind.
+    A cluster refuses who shows no token where it wants one, and tokens where it wants none. Ray by itself shows one
+    never where an address is given, and always where it finds the cluster; and any local `ray.init` leaves one behind.
+
+    Raises UsageError if it does not answer, for which Ray itself would wait for minutes, or refuses this machine.
     """
     there = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if "RAY_AUTH_MODE" not in os.environ and (there or (Path.home() / ".ray" / "auth_token").exists()):
-        os.environ["RAY_AUTH_MODE"] = "token"
-        with contextlib.suppress(ImportError, AttributeError):  # what Ray has read when it was imported, read anew
-            importlib.import_module("ray._raylet").Config.initialize("")
+    there = there or (Path.home() / ".ray" / "auth_token").exists()
+    given = os.environ.get(_MODE)
+    modes = [given] if given else ["disabled", "token"] if there else ["disabled"]
+    command = [sys.executable, "-c", _ASK, address, str(_ANSWER_S), ",".join(modes), *sys.path]
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=4 * _ANSWER_S
+        )  # its imports take their time, too
+        silent = asked.returncode == -getattr(signal, "SIGALRM", 0) != 0
+    except subprocess.TimeoutExpired:
+        silent = True
+    if silent:
+        raise UsageError(
+            f"what listens at {address} does not answer within {_ANSWER_S} s as a Ray cluster does: give the port that "
+            "`ray start --head` has printed, mostly 6379, and see `ray status` on the cluster's first machine"
+        )
+    said = asked.stdout.strip()
+    if said == "refused":
+        why = f"{_MODE} is {given} here" if given else "this machine's is another" if there else "this machine has none"
+        raise UsageError(
+            f"the Ray cluster at {address} wants its token shown, and {why}: bring ~/.ray/auth_token from the "
+            f"cluster's first machine, and leave {_MODE} unset (docs/cluster.md)"
+        )
+    return said if said in modes else modes[-1]  # where Ray cannot be asked so, it will say itself
 
 
 def _alive_nodes() -> list[dict[str, Any]]:
