@@ -258,6 +258,12 @@ def test_a_runtime_environment_comes_too_late_where_ray_is_in_use():
         RayRuntime(ClusterWish(runtime_env={"env_vars": {"A": "1"}})).prepare()
 
 
+def test_a_runtime_environment_that_ray_does_not_know_is_refused(monkeypatch):
+    monkeypatch.setattr(ray_runtime.ray, "is_initialized", lambda: False)
+    with pytest.raises(UsageError, match=r"--ray-runtime-env: Ray knows no 'workingdir', but .*env_vars.* working_dir"):
+        RayRuntime(ClusterWish(runtime_env={"workingdir": ".", "pip": ["minatar"]})).prepare()
+
+
 def test_a_worker_where_other_versions_are_ends_the_run_before_it_begins(monkeypatch):
     monkeypatch.setattr(ray_runtime, "versions_here", lambda: versions_here() | {"torch": "1.0"})
     runtime = RayRuntime()

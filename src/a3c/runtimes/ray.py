@@ -28,6 +28,7 @@ from ray.exceptions import (
     RayError,
     WorkerCrashedError,
 )
+from ray.runtime_env import RuntimeEnv
 
 from a3c.errors import ClusterError, OutOfResources, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
 from a3c.runtimes.child_process import dumped
@@ -124,7 +125,7 @@ class RayRuntime:
     def prepare(self) -> None:
         """Connect to the cluster, or begin one of this machine alone.
 
-        Raises UsageError if it cannot be reached.
+        Raises UsageError if it cannot be reached, or the runtime environment is none that Ray knows.
         """
         if ray.is_initialized():
             if self.wish.runtime_env:
@@ -133,6 +134,9 @@ class RayRuntime:
                     "leave --ray-runtime-env out"
                 )
             return
+        if unknown := [name for name in self.wish.runtime_env if name not in RuntimeEnv.known_fields]:
+            known = ", ".join(sorted(name for name in RuntimeEnv.known_fields if not name.startswith("_")))
+            raise UsageError(f"--ray-runtime-env: Ray knows no {', '.join(map(repr, unknown))}, but {known}")
         os.environ.setdefault(_NO_OVERRIDE, "0")
         address = self.wish.address or os.environ.get("RAY_ADDRESS")
         if found := _found(address):
