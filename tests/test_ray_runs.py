@@ -204,6 +204,22 @@ def test_ctrl_c_saves_and_leaves_nothing(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "interrupted"
 
 
+def test_sigterm_before_the_first_step_ends_with_its_code_and_leaves_nothing(tmp_path):
+    (tmp_path / "slow_to_make.py").write_text(
+        "import pathlib, time\n\n\ndef make():\n    pathlib.Path('made').touch()\n    time.sleep(60)\n"
+    )
+    with for_the_workers(), nothing_left_of_children() as environment:
+        command = [sys.executable, "-m", "a3c", "train", "slow_to_make:make", "--runtime", "ray", "--run-dir", "run"]
+        run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "made").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.terminate()
+        _, told = run.communicate(timeout=30)
+    assert run.returncode == 143, told
+
+
 def test_a_run_whose_process_is_killed_leaves_nothing_and_is_taken_up(tmp_path):
     run_dir = tmp_path / "run"
     with for_the_workers(), nothing_left_of_children() as environment:

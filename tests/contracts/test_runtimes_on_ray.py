@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import signal
 import socket
 import sys
 import time
@@ -234,6 +235,24 @@ def test_what_ray_was_told_of_the_token_is_undone(monkeypatch):
     runtime._take_mode("token")
     runtime.close()
     assert os.environ["RAY_AUTH_MODE"] == "token"  # by whoever has set it
+
+
+@pytest.mark.parametrize("rays_code", [1, 15])
+def test_sigterm_while_ray_is_starting_is_not_answered_by_ray(rays_code):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(SystemExit) as end, ray_runtime._sigterm_ends():
+            sys.exit(rays_code)  # as its handlers do
+        assert end.value.code == 143
+        ray_runtime._sigterm_is_as_before()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with ray_runtime._sigterm_ends():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(rays_code))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # the caller's
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_address_of_a_ray_client_is_refused(monkeypatch):

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -146,7 +147,8 @@ class RayRuntime:
         if self.wish.runtime_env:
             options["runtime_env"] = dict(self.wish.runtime_env)
         try:
-            ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+            with _sigterm_ends():
+                ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:  # where its processes are slow to come up, Ray raises nothing more special
             what = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise UsageError(
@@ -181,6 +183,7 @@ class RayRuntime:
         if self._connected:
             self._connected = False
             ray.shutdown()
+            _sigterm_is_as_before()
         if self._has_set_mode:  # the next cluster may want another
             self._take_mode(None)
 
@@ -446,6 +449,34 @@ class _Crew:
             with contextlib.suppress(ClusterError):
                 self._store.leave(worker.number)  # what it has on its way does not count any more: T stands still
         self.active, self._recipe = {}, None
+
+
+@contextlib.contextmanager
+def _sigterm_ends() -> Iterator[None]:
+    """Have SIGTERM end the process in order, with 143, where Ray puts handlers of its own that exit with 1 or 15.
+
+    Afterwards, too, until `_sigterm_is_as_before`, unless the caller had a handler: then with that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        _terminate()
+    finally:
+        signal.signal(signal.SIGTERM, _terminate if before in (None, signal.SIG_DFL) else before)
+
+
+def _sigterm_is_as_before() -> None:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _found(address: str | None) -> str | None:
