@@ -3,16 +3,18 @@
 import contextlib
 import inspect
 import os
+import re
 import signal
 import socket
 import sys
 import time
+import types
 
 import pytest
 import ray
 import test_runtimes
 import torch
-from ray.exceptions import NodeDiedError, OutOfMemoryError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make, slow_to_start
 
 from a3c.core.optimizers import RMSProp
@@ -288,9 +290,38 @@ def test_a_worker_where_other_versions_are_ends_the_run_before_it_begins(monkeyp
     runtime = RayRuntime()
     with (
         nothing_left(),
-        pytest.raises(WorkerFailed, match=r"UsageError: node .* has torch .* has 1\.0: install"),
+        pytest.raises(WorkerFailed, match=r"UsageError: node .* has torch .* has 1\.0: install") as failed,
     ):
         collect(runtime, make(updates=1), shared_store(runtime))
+    assert "\n" not in str(failed.value)  # what Ray says besides
+
+
+def test_a_node_without_the_library_is_named_first_and_shortly(monkeypatch):
+    module = types.ModuleType("a3c_only_here")
+    worker_class = type("Worker", (ray_runtime.RayWorker,), {"__module__": module.__name__})
+    module.Worker = worker_class
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(ray_runtime, "RayWorker", worker_class)
+    runtime = RayRuntime()
+    with nothing_left(), pytest.raises(WorkerFailed) as failed:
+        collect(runtime, make(updates=1), shared_store(runtime))
+    first, _, rest = str(failed.value).partition("\n")
+    assert re.fullmatch(
+        r"worker \d failed: UsageError: the node at [\d.]+ cannot import a3c_only_here: is the same a3c installed on "
+        r"every node\? See docs/cluster\.md",
+        first,
+    )
+    assert rest.endswith("\nModuleNotFoundError: No module named 'a3c_only_here'")
+    assert len(rest) < 650
+    assert "\x1b" not in rest
+
+
+def test_a_worker_that_cannot_be_made_otherwise_says_why():
+    text = "an error raised in its creation task, \x1b[36mray::RayWorker.__init__()\x1b[39m (pid=1)\n  ^^^\nOSError: no"
+    failed = ray_runtime._not_made(RayActorError("1", text))
+    assert failed.summary == (
+        "its node cannot start it (OSError: no): is the same a3c installed on every node? See docs/cluster.md"
+    )
 
 
 def test_another_version_on_a_node_is_named():

@@ -32,6 +32,7 @@ from ray.exceptions import (
 from ray.runtime_env import RuntimeEnv
 
 from a3c.errors import ClusterError, OutOfResources, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
+from a3c.own_code import shortened
 from a3c.runtimes.child_process import dumped
 from a3c.runtimes.ray_worker import RayWorker, versions_here
 from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
@@ -49,8 +50,12 @@ _LOST = (RayActorError, OutOfMemoryError, ObjectLostError, NodeDiedError, Worker
 _LOOK_EVERY_S = 1.0
 _LEAST_SHARE = 1e-4  # of a processor or a GPU, to Ray
 _LONGEST_REASON = 500
+_LINES = 3  # of what Ray says where a worker cannot be made
 _SAY_S, _SAY_AGAIN_S = 15.0, 60.0  # how long workers may have no place before that is said, and how often
 _SAID = re.compile(r"UsageError: (.*)")  # by what runs there
+_MISSING = re.compile(r"No module named '([^']*)'")
+_NODE = re.compile(r"\bip=([^,)]+)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CAUSE = re.compile(r"The actor (?:is dead|died) because (.*)")  # Ray's names and numbers come before it
 _MODE = "RAY_AUTH_MODE"
 _ASK = """\
@@ -293,10 +298,7 @@ class _Worker:
         except _LOST as error:
             text = _one_line(error)
             if isinstance(error, RayActorError) and "creation task" in text:  # it could not even be made
-                said = _SAID.search(text)
-                summary = f"it cannot be started there ({text}): is a3c installed on every node? See docs/cluster.md"
-                summary = said[1] if said else summary
-                return Failure("UsageError", summary, str(error))
+                return _not_made(error)
             cause = _CAUSE.search(text)
             return WorkerDied(self.number, None, (cause[1] if cause else text)[:_LONGEST_REASON])
         except RayError as error:
@@ -540,6 +542,19 @@ def _mode_wanted(address: str) -> str:
             f"cluster's first machine, and leave {_MODE} unset (docs/cluster.md)"
         )
     return said if said in modes else modes[-1]  # where Ray cannot be asked so, it will say itself
+
+
+def _not_made(error: RayActorError) -> Failure:
+    """What a worker fails with whose actor could not be made where it was to run."""
+    lines = [line for line in _COLOUR.sub("", str(error)).splitlines() if line.strip(" ^")]
+    if said := _SAID.search("\n".join(lines)):
+        return Failure("UsageError", said[1], "")
+    node = _NODE.search(lines[0])
+    where = f"the node at {node[1]}" if node else "its node"
+    missing = _MISSING.search(lines[-1])
+    summary = f"{where} cannot import {missing[1]}" if missing else f"{where} cannot start it ({lines[-1]})"
+    told = "\n".join(map(shortened, lines[-_LINES:]))
+    return Failure("UsageError", f"{summary}: is the same a3c installed on every node? See docs/cluster.md", told)
 
 
 def _alive_nodes() -> list[dict[str, Any]]:
