@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import math
+import mmap
 import multiprocessing
 import os
 import random
@@ -54,6 +55,8 @@ WORKERS, ENVS = 4, 16
 PUSHES, PUSHERS = 10_000, 8
 PUSHED_STORES: tuple[Literal["hogwild", "locked"], ...] = ("hogwild", "locked")
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
+SOLVED = 475.0  # CartPole-v1's own threshold, of the mean of 100 episodes
+STEPS = "SURVIVAL_STEPS"  # names the folder where environments count their steps
 STORES = {
     "hogwild": [],
     "locked": ["--store", "locked"],
@@ -62,16 +65,51 @@ STORES = {
 
 
 class SlowCartPole(gym.Wrapper):  # type: ignore[type-arg]
-    """CartPole-v1 that takes `pause_s` longer for a step."""
+    """CartPole-v1 that takes `pause_s` longer for a step, and counts its steps where a folder is named for that."""
 
     def __init__(self, pause_s: float = 0.001) -> None:
         super().__init__(gym.make("CartPole-v1"))
         self.pause_s = pause_s
+        self.steps = own_count()
 
     def step(self, action: Any) -> Any:
-        """After a pause."""
+        """Counted, and after a pause."""
+        if self.steps is not None:
+            self.steps[0] += 1
         time.sleep(self.pause_s)
         return self.env.step(action)
+
+
+_counts: dict[int, memoryview] = {}
+
+
+def own_count() -> memoryview | None:
+    """How many steps this process has begun: a number in a file, which holds whatever the process dies of."""
+    folder, pid = os.environ.get(STEPS), os.getpid()
+    if folder is not None and pid not in _counts:
+        with open(Path(folder) / str(pid), "a+b") as file:
+            file.truncate(8)
+            _counts[pid] = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
+    return _counts.get(pid)
+
+
+def counted_by(run_dir: Path) -> Path:
+    """The folder where the environments of a run count their steps."""
+    return run_dir.with_name(run_dir.name + "-steps")
+
+
+def counted_steps(run_dir: Path) -> int:
+    """How many steps the environments of a run say that they have begun, whether anybody has heard of them or not."""
+    return sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in counted_by(run_dir).iterdir())
+
+
+def most_in_hand(lives: int) -> int:
+    """How many steps so many lives of workers may have begun and not pushed.
+
+    A worker pushes each rollout before it begins the next, and a round that is open holds one of it, for which it
+    waits: so there is one rollout for each life. A reset is no step.
+    """
+    return lives * ENVS * int(presets.PRESETS["CartPole-v1"]["rollout_length"])
 
 
 def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
@@ -90,9 +128,11 @@ def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
 def training(run_dir: Path, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A run in a process of its own, which is ended with the block; what it says is in a file beside its directory."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    counted_by(run_dir).mkdir(exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": path, STEPS: str(counted_by(run_dir))}
     # Not a pipe: one that nobody empties is full after some hundred failures, and holds the run up.
     with open(said_by(run_dir), "w") as said:
-        process = subprocess.Popen([*PYTHON, *command], env=os.environ | {"PYTHONPATH": path}, stderr=said)
+        process = subprocess.Popen([*PYTHON, *command], env=environment, stderr=said)
     try:
         yield process
     finally:
@@ -143,6 +183,18 @@ def summary_of(run_dir: Path) -> dict[str, Any]:
     return dict(json.loads((run_dir / "summary.json").read_text()))
 
 
+def solving(summary: dict[str, Any], killed_at: list[int]) -> dict[str, Any]:
+    """Whether a run ends solved, and where it first was; `killed_at` is T at each kill."""
+    at, mean = summary["solved_at"], summary["return_mean_100"]
+    steps = None if at is None else int(at["env_steps"])
+    return {
+        "solved": mean is not None and mean >= SOLVED,
+        "return_mean_100": mean,
+        "solved_at": steps,
+        "kills_before_solved": sum(steps is None or each < steps for each in killed_at),
+    }
+
+
 def steps_of(run_dir: Path) -> int:
     """T at the newest checkpoint that is whole."""
     return int(checkpoint.newest_whole_checkpoint(run_dir, lambda _: None).name.removeprefix("step-"))
@@ -167,26 +219,29 @@ def kill_workers(
     chance = random.Random(seed)
     more = [*STORES[store], "--seed", str(seed), "--on-worker-failure", "restart", "--max-restarts-per-hour", "100000"]
     command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
-    began, done = time.monotonic(), 0
+    began, killed_at = time.monotonic(), list[int]()  # T
+    shutil.rmtree(counted_by(run_dir), ignore_errors=True)
     with training(run_dir, [*command, *flags(total_env_steps, pause_s, *more)]) as process:
         wait_for_a_line(run_dir, process)
-        while done < kills and process.poll() is None:
+        while len(killed_at) < kills and process.poll() is None:
             time.sleep(chance.uniform(*every_s))
             if victims := workers_of(process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(chance.choice(victims), signal.SIGKILL)
-                    done += 1
+                    killed_at.append(last_logged(run_dir))
         code = process.wait()
     left = below(os.getpid())
     summary = summary_of(run_dir)
     return {
         "store": store,
-        "kills": done,
+        "kills": len(killed_at),
         "exit_code": code,
-        "solved": summary["solved_at"] is not None,
+        **solving(summary, killed_at),
         "left_processes": len(left),
         "seconds": round(time.monotonic() - began, 1),
         "checkpoint_env_steps": steps_of(run_dir),
+        "counted_env_steps": counted_steps(run_dir),
+        "most_env_steps_in_hand": most_in_hand(WORKERS + summary["worker_restarts"]),
         **{
             name: summary[name]
             for name in (
@@ -254,7 +309,7 @@ def kill_parents(
         "orphans": len(orphans),
         "which_orphans": orphans,
         "never_back": resumed_from == sorted(resumed_from),
-        "solved": summary["solved_at"] is not None,
+        **solving(summary, resumed_from),
         "lost_steps_median": statistics.median(lost) if lost else 0,
         "lost_steps_max": max(lost, default=0),
         "lost_seconds_median": statistics.median(ages_s) if ages_s else 0,

@@ -29,10 +29,10 @@ def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
     assert result["episode_rows"] == result["episodes"]
     assert result["metrics_in_order"]
     assert result["whole_rows"]
-    # T is what was pushed: all of the episodes that are known of, those lost, and those under way.
+    # T is what was pushed: what the environments have counted, but for what workers had in hand when they went.
     assert result["checkpoint_env_steps"] == result["env_steps"] >= result["steps_in_rows"]
-    under_way = 500 * survival.WORKERS * survival.ENVS * (1 + result["worker_restarts"])
-    assert result["env_steps"] <= result["steps_in_rows"] + 500 * result["lost_episodes"] + under_way
+    assert 0 <= result["counted_env_steps"] - result["env_steps"] <= result["most_env_steps_in_hand"]
+    assert result["most_env_steps_in_hand"] < 0.05 * result["env_steps"]  # else that would say nothing
 
 
 def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
