@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import gymnasium as gym
@@ -56,6 +56,7 @@ PUSHES, PUSHERS = 10_000, 8
 PUSHED_STORES: tuple[Literal["hogwild", "locked"], ...] = ("hogwild", "locked")
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
 SOLVED = 475.0  # CartPole-v1's own threshold, of the mean of 100 episodes
+SHM = Path("/dev/shm")
 STEPS = "SURVIVAL_STEPS"  # names the folder where environments count their steps
 STORES = {
     "hogwild": [],
@@ -412,37 +413,57 @@ def told_of(pid: int, kill: int) -> str:
     return f"kill {kill}, {pid}, gone a moment later"
 
 
-def memory_kib(pid: int) -> tuple[int, int]:
-    """The proportional set size (what is shared counts in parts) of a process, and that of what it allocated, in KiB.
+class Memory(NamedTuple):
+    """Parts of a process's memory in KiB; what several share counts in parts."""
 
-    The second leaves out the pages of files, of which another program that has loaded the same libraries takes a part.
-    Both are 0 if the process is gone.
-    """
+    pss: int = 0
+    anonymous: int = 0
+    shared: int = 0  # without a file that has a name
+
+    @property
+    def allocated(self) -> int:
+        """Without the pages of files, of which another program that has loaded the same libraries takes a part."""
+        return self.anonymous + self.shared
+
+
+def memory_of(pid: int) -> Memory:
+    """What a process has; nothing if it is gone."""
     with contextlib.suppress(OSError):
         lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
         sizes = {words[0]: int(words[1]) for words in lines}
         if "Pss:" in sizes:
-            return sizes["Pss:"], sizes["Pss_Anon:"] + sizes["Pss_Shmem:"]
-    return 0, 0
+            return Memory(sizes["Pss:"], sizes["Pss_Anon:"], sizes["Pss_Shmem:"])
+    return Memory()
 
 
 def held(pid: int) -> dict[str, int]:
-    """What a run holds: memory (KiB) of the run's own process and of all, their open files, files of shared memory."""
+    """What a run holds: memory (KiB) of the run's own process and of all, their open files, and shared memory.
+
+    a3c's own has no name: it is in what the processes share, and in what is taken of /dev/shm, by whomever.
+    """
     processes = (pid, *below(pid))
-    memory = [memory_kib(each) for each in processes]
+    memory = [memory_of(each) for each in processes]
     files = []
     for each in processes:
         with contextlib.suppress(OSError):
             files.append(len(os.listdir(f"/proc/{each}/fd")))
     return {
-        "own_pss_kib": memory[0][0],
-        "all_pss_kib": sum(pss for pss, _ in memory),
-        "own_allocated_kib": memory[0][1],
-        "all_allocated_kib": sum(allocated for _, allocated in memory),
+        "own_pss_kib": memory[0].pss,
+        "all_pss_kib": sum(each.pss for each in memory),
+        "own_allocated_kib": memory[0].allocated,
+        "all_allocated_kib": sum(each.allocated for each in memory),
+        "all_shared_kib": sum(each.shared for each in memory),
         "open_files": files[0] if files else 0,
         "all_open_files": sum(files),
-        "shared": len(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else 0,
+        "shm_names": len(os.listdir(SHM)) if SHM.is_dir() else 0,
+        "shm_taken_kib": taken_kib(SHM) if SHM.is_dir() else 0,
     }
+
+
+def taken_kib(place: Path) -> int:
+    """What is in use of the file system that a directory lies on, named or not."""
+    room = os.statvfs(place)
+    return (room.f_blocks - room.f_bfree) * room.f_frsize // 1024
 
 
 def nested(levels: int) -> Any:
@@ -628,7 +649,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     records: list[dict[str, Any]] = []
-    in_memory = "/dev/shm" if arguments.what == "fuzz" and Path("/dev/shm").is_dir() else None  # files by the million
+    in_memory = SHM if arguments.what == "fuzz" and SHM.is_dir() else None  # files by the million
     with tempfile.TemporaryDirectory(dir=in_memory) as directory:
         run_dir = Path(directory) / "run"
         if arguments.what == "kills":
