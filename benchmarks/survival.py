@@ -54,7 +54,10 @@ RESULTS = HERE / "results" / "survival.jsonl"
 WORKERS, ENVS = 4, 16
 PUSHES, PUSHERS = 10_000, 8
 PUSHED_STORES: tuple[Literal["hogwild", "locked"], ...] = ("hogwild", "locked")
-PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
+PYTHON = [sys.executable, "-W", "ignore"]
+A3C = ["-m", "a3c"]
+# Whatever has become of the run before: the call that a job is given which may be ended at any time.
+BEGIN_OR_GO_ON = "import json, sys, a3c; a3c.train('survival:SlowCartPole', resume=True, **json.loads(sys.argv[1]))"
 SOLVED = 475.0  # CartPole-v1's own threshold, of the mean of 100 episodes
 SHM = Path("/dev/shm")
 STEPS = "SURVIVAL_STEPS"  # names the folder where environments count their steps
@@ -113,27 +116,36 @@ def most_in_hand(lives: int) -> int:
     return lives * ENVS * int(presets.PRESETS["CartPole-v1"]["rollout_length"])
 
 
-def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
-    """CartPole's own settings, for 4 workers and as many environments together."""
+def settings(total_env_steps: int) -> dict[str, Any]:
+    """CartPole's own, for 4 workers and as many environments together."""
     preset = dict(presets.PRESETS["CartPole-v1"])
     rate = presets.rate_for(WORKERS, preset["workers"], preset["learning_rate"])
-    preset |= {"workers": WORKERS, "envs_per_worker": ENVS, "total_env_steps": total_env_steps, "learning_rate": rate}
+    return preset | {
+        "workers": WORKERS,
+        "envs_per_worker": ENVS,
+        "total_env_steps": total_env_steps,
+        "learning_rate": rate,
+    }
+
+
+def flags(total_env_steps: int, pause_s: float, *more: str) -> list[str]:
+    """The settings, and others, for the command line."""
     words = ["--env-kwargs", json.dumps({"pause_s": pause_s})]
-    for name, value in preset.items():
+    for name, value in settings(total_env_steps).items():
         flag = "--" + name.rstrip("_").replace("_", "-")
         words += ["--no-" + flag[2:]] if value is False else [flag] if value is True else [flag, str(value)]
     return [*words, "--no-tensorboard", "--quiet", *more]
 
 
 @contextlib.contextmanager
-def training(run_dir: Path, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def training(run_dir: Path, command: list[str], program: list[str] = A3C) -> Iterator[subprocess.Popen[bytes]]:
     """A run in a process of its own, which is ended with the block; what it says is in a file beside its directory."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     counted_by(run_dir).mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": path, STEPS: str(counted_by(run_dir))}
     # Not a pipe: one that nobody empties is full after some hundred failures, and holds the run up.
     with open(said_by(run_dir), "w") as said:
-        process = subprocess.Popen([*PYTHON, *command], env=environment, stderr=said)
+        process = subprocess.Popen([*PYTHON, *program, *command], env=environment, stderr=said)
     try:
         yield process
     finally:
@@ -259,66 +271,108 @@ def kill_workers(
 
 
 def kill_parents(
-    run_dir: Path, kills: int, total_env_steps: int, pause_s: float, lives_s: tuple[float, float], seed: int
+    run_dir: Path,
+    kills: int,
+    total_env_steps: int,
+    pause_s: float,
+    lives_s: tuple[float, float],
+    seed: int,
+    start_s: float = 4.0,
 ) -> dict[str, Any]:
-    """Kill a run and resume it, so many times, and let it end; what came of it.
+    """Kill a run and begin it again, so many times, and let it end; what came of it.
 
-    Every third kill waits for a checkpoint that is being written, and falls into that.
+    The first tenth of the kills and every third fall within a life's first seconds, its imports included: the run may
+    not have a directory by then, or be taking up what lies there. The others wait for a checkpoint of their life, and
+    half of them for another that is being written, and fall into that.
     """
     chance = random.Random(seed)
-    began, orphans, lost, resumed_from = time.monotonic(), list[str](), list[int](), list[int]()
-    hits, ages_s = 0, list[float]()
-    every = ["--checkpoint-every-s", "0.2"]
-    command = ["train", "survival:SlowCartPole", "--run-dir", str(run_dir), "--overwrite"]
-    command += flags(total_env_steps, pause_s, "--seed", str(seed), *every)
+    began, orphans, resumed_from, lost, ages_s = time.monotonic(), list[str](), list[int](), list[int](), list[float]()
+    in_start_up, begun_anew, in_a_write = 0, 0, 0
+    shutil.rmtree(counted_by(run_dir), ignore_errors=True)
     for number in range(kills):
-        with training(run_dir, command) as process:
-            before = newest_name(run_dir)
-            while newest_name(run_dir) == before and process.poll() is None:
-                time.sleep(0.01)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(*lives_s))
-            if process.poll() is not None:
+        has_checkpoint = newest_name(run_dir) is not None
+        by_command = number % 2 == 1 and has_checkpoint and steps_of(run_dir) < total_env_steps
+        begun_anew += number > 0 and not has_checkpoint
+        with next_life(run_dir, total_env_steps, pause_s, seed, by_command=by_command) as run:
+            before, soon = newest_name(run_dir), number < kills // 10 or number % 3 == 0
+            if soon:
+                wait_at_most(run, chance.uniform(0.0, start_s))
+            else:
+                while newest_name(run_dir) == before and run.poll() is None:
+                    time.sleep(0.01)
+                wait_at_most(run, chance.uniform(*lives_s))
+                if number % 3 == 2:
+                    stop_in_a_write(run_dir, run)
+            if run.poll() is not None:
                 break  # it has come to its end
-            children = below(process.pid)
-            if number % 3 == 2:
-                stop_in_a_write(run_dir, process)
-                if process.poll() is not None:
-                    break
-            process.kill()
+            run.send_signal(signal.SIGSTOP)  # else it might still start a process that is not looked for
+            children = below(run.pid)
+            run.kill()
             killed_at = time.time()
-            process.wait()
-        hits += is_being_written(run_dir)
+            run.wait()
+        in_a_write += is_being_written(run_dir)
         deadline = time.monotonic() + 5
         while (left := children & set(parents())) and time.monotonic() < deadline:
             time.sleep(0.05)
         orphans += [told_of(each, number) for each in left]
+        if newest_name(run_dir) == before:
+            in_start_up += 1
+            resumed_from.append(0 if before is None else steps_of(run_dir))
+            continue
         resumed_from.append(steps_of(run_dir))
         lost.append(last_logged(run_dir) - resumed_from[-1])
         newest = checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)
         ages_s.append(round(killed_at - newest.stat().st_mtime, 3))
-        command = ["resume", str(run_dir), "--trust-code", "--quiet"]
-    if not (run_dir / "summary.json").exists():
-        with training(run_dir, command) as process:
-            code = process.wait()
-        if code:
-            raise SystemExit(f"a resume failed:\n{said_by(run_dir).read_text()}")
+    with next_life(run_dir, total_env_steps, pause_s, seed) as run:  # what has come to its end stays as it is
+        run.wait()
     summary = summary_of(run_dir)
     return {
         "kills": len(resumed_from),
-        "kills_during_a_checkpoints_write": hits,
+        "kills_in_start_up": in_start_up,
+        "begun_anew": begun_anew,
+        "kills_during_a_checkpoints_write": in_a_write,
         "orphans": len(orphans),
         "which_orphans": orphans,
-        "never_back": resumed_from == sorted(resumed_from),
+        "never_back": resumed_from == sorted(resumed_from) and summary["env_steps"] >= max(resumed_from, default=0),
         **solving(summary, resumed_from),
         "lost_steps_median": statistics.median(lost) if lost else 0,
         "lost_steps_max": max(lost, default=0),
         "lost_seconds_median": statistics.median(ages_s) if ages_s else 0,
         "lost_seconds_max": max(ages_s, default=0),
         "seconds": round(time.monotonic() - began, 1),
+        "counted_env_steps": counted_steps(run_dir),
         **{name: summary[name] for name in ("env_steps", "episodes", "lost_episodes", "exit_reason")},
         **log_of(run_dir),
     }
+
+
+@contextlib.contextmanager
+def next_life(
+    run_dir: Path, total_env_steps: int, pause_s: float, seed: int, by_command: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that is begun or taken up by one call, or taken up by `a3c resume`; it must not fail in the block."""
+    wanted = settings(total_env_steps) | {
+        "env_kwargs": {"pause_s": pause_s},
+        "run_dir": str(run_dir),
+        "seed": seed,
+        "checkpoint_every_s": 0.2,
+        "tensorboard": False,
+        "quiet": True,
+    }
+    program, command = ["-c", BEGIN_OR_GO_ON], [json.dumps(wanted)]
+    if by_command:
+        program, command = A3C, ["resume", str(run_dir), "--trust-code", "--quiet"]
+    with training(run_dir, command, program) as process:
+        yield process
+        code = process.poll()
+    if code is not None and code > 0:
+        raise SystemExit(f"a run was not taken up:\n{said_by(run_dir).read_text()}")
+
+
+def wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """For its end."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def is_being_written(run_dir: Path) -> bool:
@@ -616,7 +670,7 @@ def pushed(size: int, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
 def tiny_run(run_dir: Path) -> Path:
     """A run to damage the files of."""
     command = ["train", "CartPole-v1", "--run-dir", str(run_dir), "--total-env-steps", "2000", "--hidden-sizes", "8"]
-    subprocess.run([*PYTHON, *command, "--quiet", "--no-tensorboard", "--runtime", "serial"], check=True)
+    subprocess.run([*PYTHON, *A3C, *command, "--quiet", "--no-tensorboard", "--runtime", "serial"], check=True)
     write_json(run_dir / "config.json", json.loads((run_dir / "config.json").read_text()))
     return run_dir
 

@@ -37,10 +37,12 @@ def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
 
 def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
     with nothing_left():
-        result = survival.kill_parents(tmp_path / "run", 3, 400_000, 0.0001, (0.0, 2.0), seed=1)
+        result = survival.kill_parents(tmp_path / "run", 4, 400_000, 0.0001, (0.0, 2.0), seed=1)
     assert result["kills"] >= 2
     if result["kills"] >= 3:
         assert result["kills_during_a_checkpoints_write"] >= 1
+    assert result["kills_in_start_up"] >= 1
+    assert result["env_steps"] <= result["counted_env_steps"]
     assert 0 <= result["lost_seconds_median"] <= result["lost_seconds_max"] < 5  # one is due every 0.2 s
     assert result["orphans"] == 0
     assert result["never_back"]
