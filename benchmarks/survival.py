@@ -35,11 +35,15 @@ from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import gymnasium as gym
+import hypothesis
+import torch
+from hypothesis import strategies as st
 
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import A3CError
-from a3c.experiment import checkpoint, presets, resuming
+from a3c.experiment import checkpoint, presets, resuming, run_directory
 from a3c.experiment.environment import find_player
+from a3c.experiment.policy import Policy
 from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import finite, write_json
 from a3c.experiment.saved_settings import read_settings
@@ -53,6 +57,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "survival.jsonl"
 WORKERS, ENVS = 4, 16
 PUSHES, PUSHERS = 10_000, 8
+EXAMPLES_AT_ONCE = 2_000  # Hypothesis remembers those of a batch, with what it drew
 PUSHED_STORES: tuple[Literal["hogwild", "locked"], ...] = ("hogwild", "locked")
 PYTHON = [sys.executable, "-W", "ignore"]
 A3C = ["-m", "a3c"]
@@ -538,69 +543,137 @@ ODD: list[Any] = [
 ]
 
 
-def distorted(content: bytes, chance: random.Random) -> bytes:
-    """JSON with one value, at any place in it, taken away, added, or in the place of another."""
-    data = json.loads(content)
-    places = [(data, None)]  # a container and a key of it; the first is the whole
-    found = [data]
-    while found:
-        value = found.pop()
-        items = list(value.items() if isinstance(value, dict) else enumerate(value))
-        places += [(value, key) for key, _ in items]
-        found += [item for _, item in items if isinstance(item, dict | list)]
-    container, key = chance.choice(places)
-    odd, kind = chance.choice(ODD), chance.randrange(4)
-    if key is None:
-        data = odd
-    elif kind == 0:
-        del container[key]
-    elif kind == 1 and isinstance(container, list):
-        container.insert(key, odd)
-    elif kind == 1:
-        container[str(odd)[:10]] = odd
-    else:
-        container[key] = odd
-    return json.dumps(data).encode()
+WORDS = [b"null", b"-1", b"1e999", b"[]", b"{}", b'""', b"99999999999999999999", b"true", b"NaN", b'"F64"']
+DEEPER = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+VALUES = st.sampled_from(ODD) | DEEPER
+Keys = tuple[Any, ...]
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """The content with one thing wrong."""
-    data, kind = bytearray(content), chance.randrange(5)
-    at = chance.randrange(len(data) + 1)
-    if kind == 0:
-        return bytes(data[:at])
-    if kind == 1:
-        data[at:at] = chance.randbytes(chance.randrange(1, 9))
-    elif kind == 2:
-        del data[at : at + chance.randrange(1, 64)]
-    elif kind == 3:
-        for _ in range(chance.randrange(1, 9)):
-            data[chance.randrange(len(data))] = chance.randrange(256)
+class Input(NamedTuple):
+    """What is to lie in a file's place (None: a directory), and which of its readers is to read it."""
+
+    file: str
+    reader: int
+    content: bytes | None
+
+
+class Read(NamedTuple):
+    """A file of a run and what reads it."""
+
+    path: Path
+    reader: Callable[[], Any]
+
+
+class Whole(NamedTuple):
+    """A file as it was written: bytes, of which those from `begin` to `end` are JSON with values at these places."""
+
+    content: bytes
+    begin: int
+    end: int
+    places: list[Keys]
+
+    @staticmethod
+    def of(path: Path) -> Whole:
+        """The one that lies there; safetensors begins with the length of its JSON, and that."""
+        content = path.read_bytes()
+        begin, end = 0, len(content) if path.suffix == ".json" else 0
+        if path.suffix == ".safetensors":
+            begin, end = 8, 8 + int.from_bytes(content[:8], "little")
+        places = list(places_of(json.loads(content[begin:end]))) if end else []
+        return Whole(content, begin, end, places)
+
+    def with_json(self, data: Any) -> bytes:
+        """The file with other JSON in it, and its length in front where that belongs there."""
+        text = json.dumps(data).encode()
+        return (len(text).to_bytes(8, "little") if self.begin else b"") + text + self.content[self.end :]
+
+
+def places_of(value: Any, keys: Keys = ()) -> Iterator[Keys]:
+    """The keys that lead to each value in JSON, from the outermost in; the first leads to the whole."""
+    yield keys
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places_of(item, (*keys, key))
+
+
+@st.composite
+def distorted(draw: st.DrawFn, whole: Whole) -> bytes:
+    """The file with one value of its JSON, at any place in it, taken away, added, or in the place of another."""
+    data, keys, odd = json.loads(whole.content[whole.begin : whole.end]), draw(st.sampled_from(whole.places)), None
+    kind = draw(st.sampled_from(["another", "added", "gone"]))
+    if kind != "gone":
+        odd = draw(VALUES)
+    if not keys:
+        return whole.with_json(odd)
+    container = data
+    for key in keys[:-1]:
+        container = container[key]
+    if kind == "gone":
+        del container[keys[-1]]
+    elif kind == "another":
+        container[keys[-1]] = odd
+    elif isinstance(container, list):
+        container.insert(keys[-1], odd)
     else:
-        words = [b"null", b"-1", b"1e999", b"[]", b"{}", b'""', b"99999999999999999999", b"true", b"NaN", b'"F64"']
-        data[at : at + chance.randrange(0, 12)] = chance.choice(words)
+        container[draw(st.text(max_size=10))] = odd
+    return whole.with_json(data)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: Whole) -> bytes:
+    """The file with one thing wrong in its bytes."""
+    data = bytearray(whole.content)
+    places = st.integers(0, max(0, len(data) - 1))
+    at, kind = draw(places), draw(st.sampled_from(["cut", "added", "gone", "changed", "word"]))
+    if kind == "cut":
+        del data[at:]
+    elif kind == "added":
+        data[at:at] = draw(st.binary(min_size=1, max_size=8))
+    elif kind == "gone":
+        del data[at : at + draw(st.integers(1, 63))]
+    elif kind == "changed":
+        for place, byte in draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=8)):
+            data[place : place + 1] = bytes([byte])
+    else:
+        data[at : at + draw(st.integers(0, 11))] = draw(st.sampled_from(WORDS))
     return bytes(data)
 
 
-def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
-    """Read so many damaged checkpoints and settings; anything but the library's own errors is raised."""
-    import resource
+def damages(readers: list[Read], wholes: dict[Path, Whole]) -> st.SearchStrategy[Input]:
+    """Any damage of any of these files, for one of its readers."""
+    kinds = {}
+    for path, whole in wholes.items():
+        kinds[path] = damaged(whole) | st.none()
+        if whole.places:
+            kinds[path] = distorted(whole) | distorted(whole) | kinds[path]
+    return st.sampled_from(range(len(readers))).flatmap(
+        lambda number: st.builds(
+            Input, st.just(readers[number].path.name), st.just(number), kinds[readers[number].path]
+        )
+    )
 
-    chance, refused, read, began = random.Random(seed), 0, 0, time.monotonic()
+
+def readers_of(run_dir: Path) -> list[Read]:
+    """The files of a run that resuming, or playing what it has learned, reads; and what reads them."""
     folder = run_dir / "checkpoints" / newest_name(run_dir)  # type: ignore[operator]
+    best = run_dir / "checkpoints" / run_directory.BEST_EVALUATION
     config = resuming.changed(read_settings(run_dir).config, {"total_env_steps": 10**9})[0]
     facts = examine(EnvSource("CartPole-v1"))
     spec, rule = make_spec(config, facts), make_rule(config)
     start = spec.build()
+    sizes, now = run_directory.sizes(run_dir), config_record(facts.source, config, spec)
 
     def taken_up() -> None:
         store = LocalStore(start.flat, rule, tracked=start.normaliser.tracked)
         read_settings(run_dir)
         newest = resuming.find_newest(run_dir, spec)
         resumed = resuming.take_up(run_dir, config, *newest, store, Progress(time.time(), None), rule, rule)
-        now = config_record(facts.source, config, spec)
         resumed.say_what_is_new(now)
         json.dumps(finite(resumed.record(now, {})))
+        run_directory.take_up(run_dir, resumed.sizes)
 
     def settled() -> None:
         saved = read_settings(run_dir)
@@ -611,37 +684,82 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
         resuming.find_newest(run_dir, make_spec(config, facts))
         find_player(run_dir)
 
-    readers: list[tuple[Path, Callable[[], Any]]] = [
-        *((folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in os.listdir(folder)),
-        *((folder / name, taken_up) for name in ("progress.json", "state.json", "policy.json")),
-        (folder / "checksums.json", lambda: checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)),
-        (run_dir / "config.json", settled),
-        (run_dir / "config.json", taken_up),
+    return [
+        *(Read(folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in sorted(os.listdir(folder))),
+        *(Read(folder / name, taken_up) for name in ("progress.json", "state.json", "policy.json")),
+        Read(folder / "checksums.json", lambda: checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)),
+        Read(run_dir / "config.json", settled),
+        Read(run_dir / "config.json", taken_up),
+        *(Read(best / name, lambda: Policy.load(run_dir, checkpoint=best.name)) for name in sorted(os.listdir(best))),
+        Read(best / "progress.json", lambda: checkpoint.best_evaluation(run_dir)),
+        *(Read(run_dir / name, lambda: run_directory.take_up(run_dir, sizes)) for name in sizes),
     ]
-    contents = {path: path.read_bytes() for path, _ in readers}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(inputs):
-        path, reader = chance.choice(readers)
-        damage = distorted if path.suffix == ".json" and chance.random() < 0.7 else damaged
-        path.write_bytes(damage(contents[path], chance))
+
+
+def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
+    """Read so many damaged checkpoints, settings and logs; what raises anything but the library's own errors is shown.
+
+    Hypothesis draws them, in batches with a seed each.
+    """
+    import resource
+
+    count, began = {"inputs": 0, "refused": 0, "read": 0}, time.monotonic()
+    readers = readers_of(run_dir)
+    wholes = {each.path: Whole.of(each.path) for each in readers}
+    logs = run_directory.sizes(run_dir)
+
+    def read(given: Input) -> None:
+        path, reader = readers[given.reader]
+        count["inputs"] += 1
+        put(path, given.content)
         try:
             with contextlib.ExitStack() as as_written:
                 if path.name != "checksums.json":  # else nothing of it would be read; a stranger can make them anew
                     as_written.enter_context(mock.patch.object(checkpoint, "damage_of", return_value=None))
                 reader()
-            read += 1
+            count["read"] += 1
         except A3CError:
-            refused += 1
+            count["refused"] += 1
         finally:
-            path.write_bytes(contents[path])
+            put(path, wholes[path].content)
+            for name, size in run_directory.sizes(run_dir).items():
+                if size != logs[name]:  # cut back, as a damaged checkpoint said
+                    put(run_dir / name, wholes[run_dir / name].content)
+
+    drawn(VALUES, 100, "0")(lambda _: None)()  # at first Hypothesis looks for numbers and words in this program's files
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    while count["inputs"] < inputs:
+        at_once = min(EXAMPLES_AT_ONCE, inputs - count["inputs"])
+        batch = drawn(damages(readers, wholes), at_once, f"{seed} {count['inputs']}")(read)
+        # Seeding devices that are not there formats the stack for each of them, a quarter of the time.
+        with mock.patch.object(torch, "manual_seed", torch.default_generator.manual_seed):
+            batch()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {
-        "inputs": inputs,
-        "refused": refused,
-        "read": read,
-        "grown_kib": grown,
-        "seconds": round(time.monotonic() - began),
-    }
+    return {**count, "grown_kib": grown, "seconds": round(time.monotonic() - began)}
+
+
+def drawn(strategy: st.SearchStrategy[Any], examples: int, seed: str) -> Callable[[Callable[[Any], None]], Any]:
+    """Has a function called with so many arguments that are drawn; the smallest that it raises for is shown."""
+    settings = hypothesis.settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    return lambda function: hypothesis.seed(seed)(settings(hypothesis.given(strategy)(function)))
+
+
+def put(path: Path, content: bytes | None) -> None:
+    """Let this lie there, instead of whatever does; None is a directory."""
+    if content is None:
+        path.unlink()
+        path.mkdir()
+        return
+    if path.is_dir():
+        path.rmdir()
+    path.write_bytes(content)
 
 
 def fuzz_together(folder: Path, inputs: int, processes: int, seed: int) -> dict[str, Any]:
@@ -670,6 +788,7 @@ def pushed(size: int, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
 def tiny_run(run_dir: Path) -> Path:
     """A run to damage the files of."""
     command = ["train", "CartPole-v1", "--run-dir", str(run_dir), "--total-env-steps", "2000", "--hidden-sizes", "8"]
+    command += ["--evaluate-every", "1000", "--evaluate-episodes", "1"]  # so that the best policy is kept
     subprocess.run([*PYTHON, *A3C, *command, "--quiet", "--no-tensorboard", "--runtime", "serial"], check=True)
     write_json(run_dir / "config.json", json.loads((run_dir / "config.json").read_text()))
     return run_dir
