@@ -663,14 +663,13 @@ def readers_of(run_dir: Path) -> list[Read]:
     config = resuming.changed(read_settings(run_dir).config, {"total_env_steps": 10**9})[0]
     facts = examine(EnvSource("CartPole-v1"))
     spec, rule = make_spec(config, facts), make_rule(config)
-    start = spec.build()
+    start, newest = spec.build(), checkpoint.read_checkpoint(folder)
     sizes, now = run_directory.sizes(run_dir), config_record(facts.source, config, spec)
 
     def taken_up() -> None:
         store = LocalStore(start.flat, rule, tracked=start.normaliser.tracked)
-        read_settings(run_dir)
-        newest = resuming.find_newest(run_dir, spec)
-        resumed = resuming.take_up(run_dir, config, *newest, store, Progress(time.time(), None), rule, rule)
+        found = resuming.find_newest(run_dir, spec)
+        resumed = resuming.take_up(run_dir, config, *found, store, Progress(time.time(), None), rule, rule)
         resumed.say_what_is_new(now)
         json.dumps(finite(resumed.record(now, {})))
         run_directory.take_up(run_dir, resumed.sizes)
@@ -681,17 +680,26 @@ def readers_of(run_dir: Path) -> list[Read]:
         resuming.check_code(run_dir, saved, None, {}, trust_code=False)
         rule = make_rule(config)
         rule.schedule(rule.budget.used(1000, 10))
-        resuming.find_newest(run_dir, make_spec(config, facts))
+        newest.spec.stands_for(make_spec(config, facts))
         find_player(run_dir)
 
+    def settled_and_taken_up() -> None:
+        read_settings(run_dir)
+        taken_up()
+
+    # Each by what looks at the whole of it, and at little else: most of the time goes into building networks.
+    model, policy = "model.safetensors", "policy.json"
     return [
-        *(Read(folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in sorted(os.listdir(folder))),
-        *(Read(folder / name, taken_up) for name in ("progress.json", "state.json", "policy.json")),
+        *(Read(folder / name, lambda: checkpoint.read_checkpoint(folder)) for name in (model, policy)),
+        *(Read(folder / name, taken_up) for name in ("optimizer.safetensors", "state.json", "progress.json", policy)),
         Read(folder / "checksums.json", lambda: checkpoint.newest_whole_checkpoint(run_dir, lambda _: None)),
         Read(run_dir / "config.json", settled),
-        Read(run_dir / "config.json", taken_up),
-        *(Read(best / name, lambda: Policy.load(run_dir, checkpoint=best.name)) for name in sorted(os.listdir(best))),
-        Read(best / "progress.json", lambda: checkpoint.best_evaluation(run_dir)),
+        Read(run_dir / "config.json", settled_and_taken_up),
+        *(Read(best / name, lambda: Policy.load(run_dir, checkpoint=best.name)) for name in (model, policy)),
+        *(
+            Read(best / name, lambda: checkpoint.best_evaluation(run_dir))
+            for name in ("progress.json", "checksums.json")
+        ),
         *(Read(run_dir / name, lambda: run_directory.take_up(run_dir, sizes)) for name in sizes),
     ]
 
