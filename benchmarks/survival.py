@@ -43,6 +43,7 @@ from a3c.envs.make import EnvSource, examine
 from a3c.errors import A3CError
 from a3c.experiment import checkpoint, presets, resuming, run_directory
 from a3c.experiment.environment import find_player
+from a3c.experiment.periodic_evaluation import EvaluatorRecipe, PeriodicEvaluation
 from a3c.experiment.policy import Policy
 from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import finite, write_json
@@ -664,6 +665,8 @@ def readers_of(run_dir: Path) -> list[Read]:
     facts = examine(EnvSource("CartPole-v1"))
     spec, rule = make_spec(config, facts), make_rule(config)
     start, newest = spec.build(), checkpoint.read_checkpoint(folder)
+    evaluator = EvaluatorRecipe(facts.source, spec, 1, 0)
+    evaluation = PeriodicEvaluation(1000, evaluator, None, run_dir, lambda: 0.0, lambda _: None)
     sizes, now = run_directory.sizes(run_dir), config_record(facts.source, config, spec)
 
     def taken_up() -> None:
@@ -673,6 +676,7 @@ def readers_of(run_dir: Path) -> list[Read]:
         resumed.say_what_is_new(now)
         json.dumps(finite(resumed.record(now, {})))
         run_directory.take_up(run_dir, resumed.sizes)
+        evaluation.restore(resumed.evaluation)
 
     def settled() -> None:
         saved = read_settings(run_dir)
