@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import math
 import mmap
@@ -23,6 +24,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import statistics
 import subprocess
 import sys
@@ -174,11 +176,11 @@ def wait_for_a_line(run_dir: Path, process: subprocess.Popen[bytes]) -> None:
 def parents() -> dict[int, int]:
     """The parent of each process that is not a zombie."""
     found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = file.read_text().rpartition(")")[2].split()
             if fields[0] != "Z":
-                found[int(stat.parent.name)] = int(fields[1])
+                found[int(file.parent.name)] = int(fields[1])
     return found
 
 
@@ -551,15 +553,17 @@ DEEPER = st.recursive(
     max_leaves=8,
 )
 VALUES = st.sampled_from(ODD) | DEEPER
+DIRECTORY, PIPE, ENDLESS = NO_FILES = ("directory", "pipe", "/dev/zero")
+PATIENCE_S, MOST_BYTES = 60, 8 * 2**30  # for what reads one of these
 Keys = tuple[Any, ...]
 
 
 class Input(NamedTuple):
-    """What is to lie in a file's place (None: a directory), and which of its readers is to read it."""
+    """What is to lie in a file's place, bytes or one of NO_FILES, and which reader is to read it."""
 
     file: str
     reader: int
-    content: bytes | None
+    content: bytes | str
 
 
 class Read(NamedTuple):
@@ -647,7 +651,7 @@ def damages(readers: list[Read], wholes: dict[Path, Whole]) -> st.SearchStrategy
     """Any damage of any of these files, for one of its readers."""
     kinds = {}
     for path, whole in wholes.items():
-        kinds[path] = damaged(whole) | st.none()
+        kinds[path] = damaged(whole) | st.sampled_from(NO_FILES)
         if whole.places:
             kinds[path] = distorted(whole) | distorted(whole) | kinds[path]
     return st.sampled_from(range(len(readers))).flatmap(
@@ -724,6 +728,8 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
         path, reader = readers[given.reader]
         count["inputs"] += 1
         put(path, given.content)
+        if given.content in (PIPE, ENDLESS):  # not an alarm, which would be heard only after the wait
+            faulthandler.dump_traceback_later(PATIENCE_S, exit=True)
         try:
             with contextlib.ExitStack() as as_written:
                 if path.name != "checksums.json":  # else nothing of it would be read; a stranger can make them anew
@@ -733,6 +739,7 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
         except A3CError:
             count["refused"] += 1
         finally:
+            faulthandler.cancel_dump_traceback_later()
             put(path, wholes[path].content)
             for name, size in run_directory.sizes(run_dir).items():
                 if size != logs[name]:  # cut back, as a damaged checkpoint said
@@ -763,15 +770,21 @@ def drawn(strategy: st.SearchStrategy[Any], examples: int, seed: str) -> Callabl
     return lambda function: hypothesis.seed(seed)(settings(hypothesis.given(strategy)(function)))
 
 
-def put(path: Path, content: bytes | None) -> None:
-    """Let this lie there, instead of whatever does; None is a directory."""
-    if content is None:
-        path.unlink()
-        path.mkdir()
-        return
-    if path.is_dir():
+def put(path: Path, content: bytes | str) -> None:
+    """Let this lie there, instead of whatever does."""
+    mode = path.lstat().st_mode
+    if stat.S_ISDIR(mode):
         path.rmdir()
-    path.write_bytes(content)
+    elif not stat.S_ISREG(mode) or content in NO_FILES:
+        path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == DIRECTORY:
+        path.mkdir()
+    elif content == PIPE:
+        os.mkfifo(path)
+    else:
+        path.symlink_to(content)
 
 
 def fuzz_together(folder: Path, inputs: int, processes: int, seed: int) -> dict[str, Any]:
@@ -786,7 +799,13 @@ def fuzz_together(folder: Path, inputs: int, processes: int, seed: int) -> dict[
 
 
 def fuzz_alone(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
-    """`fuzz` with one thread: networks of a few weights are built, threads would only wait for each other."""
+    """`fuzz` with one thread: networks of a few weights are built, threads would only wait for each other.
+
+    It may take only so much memory, and is ended where it waits for ever.
+    """
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     with one_thread():
         return fuzz(run_dir, inputs, seed)
 
