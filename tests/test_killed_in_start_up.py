@@ -1,6 +1,5 @@
 """What a kill in a run's first moments, or in its last ones, leaves: the same call begins it anew, or ends it."""
 
-import shutil
 
 import pytest
 
@@ -9,12 +8,6 @@ import a3c
 
 def nothing_but_the_folder(run_dir):
     (run_dir / "checkpoints").mkdir(parents=True)  # made before config.json is written
-
-
-def half_removed(run_dir):
-    begin(run_dir)
-    shutil.rmtree(run_dir / "checkpoints")
-    (run_dir / "config.json").unlink()  # the first file that beginning anew removes
 
 
 def without_a_checkpoint(run_dir):
@@ -28,7 +21,7 @@ def done_without_a_summary(run_dir):
     (run_dir / "summary.json").unlink()  # a checkpoint may be of the last step before the summary is written
 
 
-@pytest.mark.parametrize("leave", [nothing_but_the_folder, half_removed, without_a_checkpoint, done_without_a_summary])
+@pytest.mark.parametrize("leave", [nothing_but_the_folder, without_a_checkpoint, done_without_a_summary])
 def test_the_same_call_goes_on_from_what_a_kill_leaves(tmp_path, leave):
     leave(tmp_path / "run")
     run = begin(tmp_path / "run", resume=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from a3c.config import TrainConfig, flag, is_json, refuse_unknown
 from a3c.errors import RunDirectoryError, StoreError, UsageError
 from a3c.experiment.presets import plain
-from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.run_directory import CONFIG, SUMMARY, read_json
 from a3c.experiment.saved_settings import SavedRun
 from a3c.experiment.trust import is_nameless, refuse_unasked
 
@@ -196,9 +196,11 @@ def take_up(
         progress.restore(found.progress, counters.env_steps)
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
         evaluation = found.progress["evaluation"]
+        evaluation = None if evaluation is None else {**evaluation, "kept_at": int(evaluation["kept_at"])}
     except (StoreError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RunDirectoryError(f"{found.path} is damaged: {error}") from None
-    _refuse_what_is_done(run_dir, config, store, progress)
+    if (run_dir / SUMMARY).exists():  # else it was killed when all was done but that
+        _refuse_what_is_done(run_dir, config, store, progress)
     used = counters.env_steps, counters.episodes
     rates = [each.schedule(each.budget.used(*used)) for each in (rule_before, rule)]
     if rates[0] != rates[1]:
