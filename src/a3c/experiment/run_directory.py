@@ -142,7 +142,7 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
             file, size = path / name, sizes.get(name, 0)
             if not file.exists():
                 continue
-            content = file.read_bytes()[:size]
+            content = regular(file).read_bytes()[:size]
             whole = content.rfind(b"\n") + 1  # a full disk may have left half a line
             if whole < size:
                 messages.append(f"{name} is shorter than it was at the checkpoint: some lines are missing")
