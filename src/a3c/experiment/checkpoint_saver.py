@@ -86,6 +86,8 @@ class CheckpointSaver:
             raise NonFiniteError("the weights hold NaN or infinity: the checkpoint before is the last good one")
         checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress)
         found = checkpoint.checkpoints(self._run_dir)
+        if not found:
+            return  # the directory has vanished meanwhile
         best = checkpoint.best(found)
         for old in found[: -self._keep]:
             if old != best:

@@ -200,14 +200,16 @@ def end_of_imports() -> None:
         thread.join()
 
 
-def exit_with_parent() -> None:
+def exit_with_parent(*, with_fork_server: bool = True) -> None:
     """Go when the parent does, whatever it died of, and whatever this process is doing: on Linux the system sees to it.
 
-    Elsewhere a thread does, which has to wait for the interpreter where compiled code keeps it.
+    Elsewhere a thread does, which has to wait for the interpreter where compiled code keeps it; and also in a process
+    that is to outlive the fork server it comes from.
     """
     end_of_imports()
-    _die_with_parent()
     parent = parent_process()
+    if with_fork_server or parent is None or os.getppid() == parent.pid:
+        _die_with_parent()
     if parent is None:
         return
     sentinel = parent.sentinel

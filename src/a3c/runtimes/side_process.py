@@ -117,7 +117,7 @@ class SideProcess:
 
 def _side_main(recipe: bytes, pipe: connection.Connection) -> None:
     leave_signals_to_the_parent()
-    exit_with_parent()
+    exit_with_parent(with_fork_server=False)  # which the run may end before this process has come to its answer
     _let_go_of_the_resource_tracker()
     try:
         use_one_thread()
