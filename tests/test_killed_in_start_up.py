@@ -1,6 +1,5 @@
 """What a kill in a run's first moments, or in its last ones, leaves: the same call begins it anew, or ends it."""
 
-
 import pytest
 
 import a3c
