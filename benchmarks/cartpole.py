@@ -115,15 +115,19 @@ def table(results: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def git(*arguments: str) -> str:
+    """What a git command prints, called where the repository begins."""
+    root = Path(__file__).parents[1]
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, cwd=root).stdout.strip()
+
+
 def commit() -> str:
     """The commit that is checked out, marked if the tree differs from it in more than results."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
-        return done.stdout.strip()
-
-    name = git("rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    try:
+        name = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     return f"{name}-dirty" if changed else name
 
 

@@ -36,6 +36,7 @@ from a3c.config import flag, setting_names
 from a3c.experiment import presets
 from a3c.experiment.evaluate import bootstrap_interval
 from a3c.experiment.told import told
+from cartpole import git
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "results" / "learning.jsonl"
@@ -94,12 +95,6 @@ def code_commit(by: str) -> str:
     code = "src" if by == "a3c" else "benchmarks/peers_learning.py"
     commit = git("log", "-1", "--format=%h", "--", code)
     return commit + "+dirty" if git("status", "--porcelain", "--", code) else commit
-
-
-def git(*arguments: str) -> str:
-    """What a git command prints."""
-    command = ["git", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent).stdout.strip()
 
 
 def run_directory(name: str, by: str, seed: int) -> str:

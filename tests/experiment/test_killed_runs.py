@@ -125,6 +125,23 @@ def test_a_step_may_be_damaged_twice(tmp_path):
     assert not list(newest.parent.glob("damaged-*"))
 
 
+def without_a_checkpoint(path):
+    for step in (path / "checkpoints").iterdir():
+        step.rename(step.with_name(f".{step.name}.tmp"))
+
+
+def without_a_summary(path):
+    (path / "summary.json").unlink()  # a checkpoint may be of the last step before that is written
+
+
+@pytest.mark.parametrize("leave", [without_a_checkpoint, without_a_summary])
+def test_the_same_call_goes_on_from_what_a_kill_at_either_end_leaves(tmp_path, leave):
+    leave(trained(tmp_path / "run").path)
+    run = trained(tmp_path / "run", resume=True)
+    assert run.summary["env_steps"] >= 64
+    assert (run.path / "summary.json").exists()
+
+
 FILES = ("state.json", "checksums.json", "policy.json", "progress.json", "model.safetensors", "optimizer.safetensors")
 
 
