@@ -5,6 +5,7 @@
     python benchmarks/learning.py a3c.envs.teaching:Recall --set memory=lstm total_env_steps=200000 --name Recall
     python benchmarks/learning.py BipedalWalker-v3 --first-seed 2000 # seeds that nobody has seen
     python benchmarks/learning.py Hopper-v5 --peer sb3               # Stable-Baselines3's A2C, by peers_learning.py
+    python benchmarks/learning.py MinAtar/Breakout-v1 --beside sb3   # both: each seed by a3c, then by the peer
     python benchmarks/learning.py --table                            # write the table anew from what is recorded
 
 Each run is `a3c train ENV --seed S` in a process of its own, one after another, with the environment's preset and no
@@ -17,6 +18,7 @@ runs' directories, for benchmarks/curves.py, are in runs/learning/.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -246,21 +248,25 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1000, help="see under the table which were tuned with")
     parser.add_argument("--set", type=setting, nargs="+", action="extend", default=[], metavar="NAME=JSON")
     parser.add_argument("--name", help="of the row; by default the environment and what is --set")
-    parser.add_argument("--peer", choices=["sb3"])
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--peer", choices=["sb3"], help="train by a peer")
+    who.add_argument("--beside", choices=["sb3"], help="train by a3c and by a peer in turn, seed by seed")
     parser.add_argument("--resume", action="store_true", help="do not repeat what is recorded, whatever the commit")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--results", type=Path, default=RECORDS, help="the records; the table goes beside them")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the runs' directories")
     arguments = parser.parse_args()
-    envs, by, settings = arguments.envs or list(TARGETS), arguments.peer or "a3c", dict(arguments.set)
+    envs, settings = arguments.envs or list(TARGETS), dict(arguments.set)
+    libraries = ["a3c", arguments.beside] if arguments.beside else [arguments.peer or "a3c"]
     if arguments.name and len(envs) > 1:
         parser.error("--name is for one environment")
-    if by != "a3c" and set(settings) - {"total_env_steps"}:
-        parser.error("--peer takes no settings but total_env_steps")
+    if libraries != ["a3c"] and set(settings) - {"total_env_steps"}:
+        parser.error("a peer takes no settings but total_env_steps")
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     for env in envs if not arguments.table else ():
         name = arguments.name or " ".join([env, *(f"{key}={value}" for key, value in settings.items())])
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        for seed, by in itertools.product(seeds, libraries):
             commit, row = code_commit(by), (name, by, seed)
             same = [r for r in read_records(arguments.results) if (r["name"], r["by"], r["seed"]) == row]
             if is_done(same, commit, arguments.resume):
