@@ -3,20 +3,23 @@
     python benchmarks/scaling.py                                # 1, 2, 4, 8 and 16 workers
     python benchmarks/scaling.py --workers 1 2 --runs 5
     python benchmarks/scaling.py --part store
+    python benchmarks/scaling.py --devices cpu cuda             # Pong with two networks, where there is a GPU
 
 Training: `a3c profile ENV --workers W --json` gives the steps/s of training and of as many workers' bare environments,
 in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
-from start to exit, less what a run of no steps takes. The store alone: W processes pull and push as fast as they can
-for some seconds. Its rule adds 1 to every parameter in the passes that RMSProp makes, so that what two writers at once
-have lost is seen there: the share of all additions that is missing in θ and in the statistic g, and the share of
-updates that must be torn at least, for some parameters to have had more additions than others. Results go to
-benchmarks/results/scaling.md and .json; those of a --part alone are only printed.
+from start to exit, less what a run of no steps takes, each number of workers once with one seed, then with the next.
+The store alone: W processes pull and push as fast as they can for some seconds. Its rule adds 1 to every parameter in
+the passes that RMSProp makes, so that what two writers at once have lost is seen there: the share of all additions that
+is missing in θ and in the statistic g, and the share of updates that must be torn at least, for some parameters to have
+had more additions than others. Results go to benchmarks/results/scaling.md and .json, of --devices to devices.md; those
+of a --part alone are only printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -43,7 +46,15 @@ from cartpole import commit, timed
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
-ENVS = ("CartPole-v1", "LunarLander-v3", "ALE/Pong-v5")
+CASES = {
+    "CartPole-v1": ["CartPole-v1"],
+    "LunarLander-v3": ["LunarLander-v3"],
+    "ALE/Pong-v5": ["ALE/Pong-v5"],
+}
+ON_DEVICES = {"ALE/Pong-v5, A3C's": ["ALE/Pong-v5"], "ALE/Pong-v5, ResNet": ["ALE/Pong-v5", "--torso", "impala"]}
+PAPER = (
+    "The paper's A3C (Mnih et al. 2016, table 2) came to its scores 12.5 times sooner with 16 threads, on Atari games."
+)
 SIZES = (5_000, 700_000, 5_000_000)
 PUSHES_AT_ONCE = 10
 STORE_S = 3.0
@@ -98,11 +109,12 @@ def store_alone(pushing: Pushing, locking: Literal["hogwild", "locked"]) -> dict
     }
 
 
-def profiled(env: str, workers: int, seconds: float) -> dict[str, Any]:
+def profiled(case: str, arguments: list[str], device: str, workers: int, seconds: float) -> dict[str, Any]:
     """Training and bare environments with so many workers."""
-    command = [*PYTHON, "profile", env, "--workers", str(workers), "--seconds", str(seconds), "--json"]
+    command = [*PYTHON, "profile", *arguments, "--device", device, "--workers", str(workers)]
+    command += ["--seconds", str(seconds), "--json"]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return dict(json.loads(output.splitlines()[-1]))
+    return {"case": case, "device": device, **json.loads(output.splitlines()[-1])}
 
 
 def time_to_score(workers: int, seed: int) -> dict[str, float]:
@@ -117,19 +129,21 @@ def time_to_score(workers: int, seed: int) -> dict[str, float]:
 
 def training_table(rows: list[dict[str, Any]]) -> list[str]:
     """Steps/s and efficiency, beside those of the environments alone."""
-    lines = ["| environment | workers | steps/s | efficiency | environments alone | efficiency | of theirs |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for env in dict.fromkeys(row["env"] for row in rows):
+    lines = ["| environment | device | workers | steps/s | efficiency | environments alone | efficiency | of theirs |"]
+    lines.append("|---" * 8 + "|")
+    for case, device in dict.fromkeys((row["case"], row["device"]) for row in rows):
         one: tuple[float, float] | None = None
-        for workers in sorted({row["workers"] for row in rows if row["env"] == env}):
-            some = [row for row in rows if row["env"] == env and row["workers"] == workers]
+        own = [row for row in rows if (row["case"], row["device"]) == (case, device)]
+        for workers in sorted({row["workers"] for row in own}):
+            some = [row for row in own if row["workers"] == workers]
             rates = [row["steps_per_second"] for row in some]
             rate, alone = statistics.median(rates), statistics.median(row["environment_only"] for row in some)
             one = one or (rate / workers, alone / workers)
             efficiencies = rate / workers / one[0], alone / workers / one[1]
             lines.append(
-                f"| {env} | {workers} | {rate:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | {efficiencies[0]:.0%} "
-                f"| {alone:,.0f} | {efficiencies[1]:.0%} | {efficiencies[0] / efficiencies[1]:.0%} |"
+                f"| {case} | {device} | {workers} | {rate:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
+                f"| {efficiencies[0]:.0%} | {alone:,.0f} | {efficiencies[1]:.0%} "
+                f"| {efficiencies[0] / efficiencies[1]:.0%} |"
             )
     return lines
 
@@ -175,24 +189,30 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a profile")
     parser.add_argument("--part", choices=["training", "score", "store"], nargs="+")
+    parser.add_argument("--devices", choices=["cpu", "cuda"], nargs="+", help="of Pong, with two networks, alone")
     arguments = parser.parse_args()
     if arguments.workers[0] != 1:
         parser.error("efficiency is beside one worker: begin --workers with 1")
-    parts = arguments.part or ["training", "score", "store"]
+    parts = ["training"] if arguments.devices else arguments.part or ["training", "score", "store"]
     sections, data = [], {}
     if "training" in parts:
+        cases = ON_DEVICES if arguments.devices else CASES
         rows = [
-            profiled(env, workers, arguments.seconds)
+            profiled(case, cases[case], device, workers, arguments.seconds)
             for _ in range(arguments.runs)
-            for env in ENVS
+            for case in cases
+            for device in arguments.devices or ["cpu"]
             for workers in arguments.workers
         ]
         data["training"] = rows
         sections += ["## Steps a second", "", *training_table(rows), ""]
     if "score" in parts:
-        scores = {w: [time_to_score(w, seed) for seed in range(arguments.runs)] for w in arguments.workers}
+        scores: dict[int, list[dict[str, float]]] = {workers: [] for workers in arguments.workers}
+        for seed, workers in itertools.product(range(arguments.runs), arguments.workers):
+            scores[workers].append(time_to_score(workers, seed))
         data["score"] = scores
         sections += ["## CartPole-v1, time to a mean return of 475, start-up apart", "", *score_table(scores), ""]
+        sections += [PAPER, ""]
     if "store" in parts:
         stores = [
             store_alone(Pushing(size, workers, seconds=STORE_S), locking)
@@ -210,7 +230,9 @@ def main() -> None:
         f"runs; {platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.",
         "",
     ]
-    if arguments.part is None:  # a part alone would take the others' place
+    if arguments.devices:
+        (RESULTS / "devices.md").write_text("\n".join([*title, *sections]))
+    elif arguments.part is None:  # a part alone would take the others' place
         (RESULTS / "scaling.json").write_text(json.dumps(data, indent=1) + "\n")
         (RESULTS / "scaling.md").write_text("\n".join([*title, *sections]))
     print("\n".join([*title, *sections]))

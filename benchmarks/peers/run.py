@@ -291,16 +291,21 @@ def spread(numbers: list[float], digits: int) -> str:
 def table(records: list[dict[str, Any]]) -> str:
     """The newest run of each kind."""
     lines = ["# a3c beside its peers", "", "CartPole-v1. `python benchmarks/peers/run.py` has the method."]
-    for kind, ours, title, digits in (
-        ("solve", "a3c", "Seconds from the start of the process to a mean return of 475 over 100 episodes", 1),
-        ("speed", "a3c, 2 x 64", "Environment steps per second, two hidden layers of 64", 0),
+    for kind, title, digits in (
+        ("solve", "Seconds from the start of the process to a mean return of 475 over 100 episodes", 1),
+        ("speed", "Environment steps per second, two hidden layers of 64", 0),
     ):
         if not (some := [r for r in records if r["kind"] == kind]):
             continue
         run = some[-1]["run"]
         some = [r for r in some if r["run"] == run]
-        key = "seconds" if kind == "solve" else "steps_per_second"
-        reference = {r["seed"]: r[key] for r in some if r["system"] == ours and r.get(key)}
+        key, times = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
+        names = list(dict.fromkeys(r["system"] for r in some))
+        references = {
+            name: {r["seed"]: r[key] for r in some if r["system"] == name and r.get(key)}
+            for name in names
+            if name.startswith("a3c")
+        }
         machine = "{platform}, {cores} cores".format(**some[0]["machine"])
         lines += [
             "",
@@ -310,26 +315,22 @@ def table(records: list[dict[str, Any]]) -> str:
         ]
         if kind == "solve":
             lines += [f"Given up after {max(r.get('limit_s', 0) for r in some):g} s. Ratios: its seconds by a3c's.", ""]
-            lines += ["| system | settings | solved | seconds | ratio |", "|---|---|---|---|---|"]
         else:
-            lines += ["Ratios: a3c's, 2 x 64, by its steps per second, round by round.", ""]
-            lines += ["| system | settings | rounds | steps/s | ratio |", "|---|---|---|---|---|"]
-        for name in dict.fromkeys(r["system"] for r in some):
+            lines += ["Ratios: a3c's steps per second, workers x environments, by its, round by round.", ""]
+        lines.append(f"| system | settings | {times} | {key.replace('_per_', '/')} | {' | '.join(references)} |")
+        lines.append("|---" * (4 + len(references)) + "|")
+        for name in names:
             runs = [r for r in some if r["system"] == name]
             if reason := runs[0].get("not_installed"):
-                lines.append(f"| {name} | {runs[0]['settings']} | not installed | {reason} | |")
+                lines.append(f"| {name} | {runs[0]['settings']} | not installed | {reason} |{' |' * len(references)}")
                 continue
             done = [r for r in runs if r.get(key)]
-            ratios = [
-                r[key] / reference[r["seed"]] if kind == "solve" else reference[r["seed"]] / r[key]
-                for r in done
-                if r["seed"] in reference
-            ]
-            lines.append(
-                f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} "
-                f"| {spread([r[key] for r in done], digits) if done else '-'} "
-                f"| {spread(ratios, 1) if ratios else '-'} |"
-            )
+            cells = [spread([r[key] for r in done], digits) if done else "-"]
+            for ours in references.values():
+                pairs = [(r[key], ours[r["seed"]]) for r in done if r["seed"] in ours]
+                ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
+                cells.append(spread(ratios, 1) if ratios else "-")
+            lines.append(f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
