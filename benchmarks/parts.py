@@ -4,11 +4,13 @@
 
 Acting: `NumpyPolicy` beside `ActingPolicy`. Learning: the loss and the network's passes, in arrays with gradients that
 are written down, beside torch's autograd on the same formulas. Images: with channels last in memory from the start,
-beside channels first, which the network must turn round. One thread, the least of some repetitions each, at the batch
-sizes of CartPole's, LunarLander's and HalfCheetah's presets, of the paper, and of Atari's preset.
+beside channels first, which the network must turn round. As in a worker: one thread, and freed memory is kept. The
+least and the most of some repetitions each, at the batch sizes of CartPole's, LunarLander's and HalfCheetah's presets,
+of the paper, and of Atari's preset.
 
-Then what was tried and is not in the library: convolutions of images that are not turned round, and an optimiser's step
-piece by piece. Writes benchmarks/results/parts.md.
+Then what was tried and is not in the library: acting with torch's functions, the loss's gradient written down with
+them, convolutions of images that are not turned round, and an optimiser's step piece by piece. Writes
+benchmarks/results/parts.md.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
+from torch.nn import functional
 
 from a3c.core import moments
 from a3c.core.flat import flat_gradient
@@ -33,6 +37,7 @@ from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.numpy_acting import NumpyPolicy
 from a3c.models.torsos import image_torso
+from a3c.runtimes.child_process import keep_freed_memory
 from a3c.runtimes.threads import one_thread
 from a3c.spaces.images import buffer_of
 from a3c.types import PolicyValue, Rollout
@@ -63,15 +68,28 @@ CASES = [
 COEFFICIENTS = {"discount": 0.99, "lambda_": 0.95, "entropy_coef": 0.01, "value_coef": 0.5}
 
 
-def microseconds(call: Callable[[], object], calls: int = CALLS) -> float:
-    """The least mean of some repetitions."""
+class Time(NamedTuple):
+    """Microseconds of a call: the least and the most of some repetitions' means."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.least:.1f} (to {self.most:.1f})"
+
+
+Row = tuple[str, Time, Time]  # what it is, and two ways of doing it
+
+
+def microseconds(call: Callable[[], object], calls: int = CALLS) -> Time:
+    """Of some repetitions of so many calls."""
     times = []
     for _ in range(REPETITIONS):
         began = time.perf_counter()
         for _ in range(calls):
             call()
-        times.append((time.perf_counter() - began) / calls)
-    return min(times) * 1e6
+        times.append((time.perf_counter() - began) / calls * 1e6)
+    return Time(min(times), max(times))
 
 
 def built(case: Case) -> ActorCritic:
@@ -120,7 +138,7 @@ def plain_loss(model: ActorCritic, outputs: PolicyValue, rollout: Rollout) -> to
     return (terms - COEFFICIENTS["entropy_coef"] * entropy).mean()
 
 
-def measured(case: Case) -> list[tuple[str, float, float]]:
+def measured(case: Case) -> list[Row]:
     """What it is, and microseconds of the plain and of the fast form."""
     model, plain = built(case), built(case)
     plain._perceptrons = None  # torch's passes
@@ -162,7 +180,7 @@ def screens(rows: int, plain: bool) -> torch.Tensor:
     return torch.from_numpy(buffer.copy(order="C") if plain else buffer)
 
 
-def measured_images(torso: str) -> list[tuple[str, float, float]]:
+def measured_images(torso: str) -> list[Row]:
     """As `measured`, of a network for images: the plain form has channels first in memory."""
     spec = PolicySpec(SCREEN, spaces.Discrete(6), network=Network(torso), normalisation=Normalisation(True, False))
     model = spec.build()
@@ -181,10 +199,10 @@ def measured_images(torso: str) -> list[tuple[str, float, float]]:
 
         times[plain] = microseconds(act, 30), microseconds(gradient, 5)
     whats = f"the policy on {SCREENS} images", f"network and gradient, {SCREENS * (SCREEN_STEPS + 1)} images"
-    return [(what, *both) for what, *both in zip(whats, times[True], times[False], strict=True)]  # type: ignore[misc]
+    return list(zip(whats, times[True], times[False], strict=True))
 
 
-def tried_images(torso: str) -> list[tuple[str, float, float]]:
+def tried_images(torso: str) -> list[Row]:
     """Convolutions with channels last in memory, as they are, and with channels first."""
     module = image_torso(torso, *SCREEN.shape)
     plain = screens(SCREEN_STEPS + 1, plain=True).flatten(0, 1).float()
@@ -211,7 +229,69 @@ def tried_images(torso: str) -> list[tuple[str, float, float]]:
     ]
 
 
-def tried_pieces(size: int = 677_000, piece: int = 2**15) -> tuple[str, float, float]:
+def tried_acting(case: Case) -> Row:
+    """Torch's functions on the weights, without modules: of a network that does not normalise."""
+    model = built(case)
+    fast, starts, generator = NumpyPolicy(model, 0), np.zeros(case.envs, np.bool_), torch.Generator().manual_seed(0)
+    row = rollout_of(case, model).observations[0].numpy()
+    linears = [layer for layer in model.policy_torso.joint if isinstance(layer, nn.Linear)]
+    hidden, head = [(layer.weight, layer.bias) for layer in linears], model.policy_head.linear
+
+    def functions() -> np.ndarray:
+        with torch.inference_mode():
+            features = torch.from_numpy(row)
+            for weight, bias in hidden:
+                features = torch.tanh(functional.linear(features, weight, bias))
+            logits = functional.linear(features, head.weight, head.bias)
+            noise = torch.empty_like(logits).exponential_(generator=generator)
+            return (logits - noise.log()).argmax(-1).numpy()
+
+    what = f"{case.name}: actions for {case.envs} observations, torch's functions"
+    return what, microseconds(lambda: fast(row, None, starts)), microseconds(functions)
+
+
+def tried_loss(case: Case) -> list[Row]:
+    """The loss of choices and its gradient at a network's outputs, in torch: written down, and by autograd."""
+    model = built(case)
+    rollout = rollout_of(case, model)
+    rewards, actions = model.normaliser.rewards(rollout), rollout.actions
+    outputs = PolicyValue(*(output.detach().requires_grad_() for output in model(rollout)))
+    discount, lambda_, entropy_coef, value_coef = COEFFICIENTS.values()
+
+    def in_arrays() -> torch.Tensor:
+        return actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean").total
+
+    def by_autograd() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(plain_loss(model, outputs, rollout), outputs)
+
+    @torch.no_grad()
+    def written_down() -> tuple[torch.Tensor, torch.Tensor]:
+        values, returns = outputs.values, torch.empty_like(outputs.values[1:])
+        owed, following = rewards.to(values), values[-1]
+        for t in reversed(range(len(owed))):
+            following = owed[t] + discount * ((1 - lambda_) * values[t + 1] + lambda_ * following)
+            returns[t] = following
+        errors = (returns - values[:-1]) / returns.numel()
+        log_probs = torch.log_softmax(outputs.policy[:-1], -1)
+        probs = log_probs.exp()
+        entropy = -(probs * log_probs).sum(-1, keepdim=True)
+        chosen = functional.one_hot(actions, log_probs.shape[-1])
+        of_policy, of_values = torch.zeros_like(outputs.policy), torch.zeros_like(values)
+        of_policy[:-1] = errors[..., None] * (probs - chosen)
+        of_policy[:-1] += entropy_coef / returns.numel() * probs * (log_probs + entropy)
+        of_values[:-1] = -2 * value_coef * errors
+        return of_policy, of_values
+
+    for one, other in zip(written_down(), by_autograd(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    now, what = microseconds(in_arrays), f"{case.name}: loss and its gradient at the outputs"
+    return [
+        (f"{what}, written down in torch", now, microseconds(written_down)),
+        (f"{what}, by autograd", now, microseconds(by_autograd)),
+    ]
+
+
+def tried_pieces(size: int = 677_000, piece: int = 2**15) -> Row:
     """RMSProp's step on whole vectors, as it is, and on pieces that fit into a core's cache, one after another."""
     parameters, gradient, average, *scratch = (torch.rand(size) for _ in range(5))
     rule, chunks = RMSProp(), [slice(start, min(start + piece, size)) for start in range(0, size, piece)]
@@ -234,22 +314,25 @@ def main() -> None:
         "",
         f"`python benchmarks/parts.py`, commit {commit()}; {platform.system()} {platform.machine()}, {os.cpu_count()} "
         f"cores, one thread, Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}. "
-        f"Microseconds, the least of {REPETITIONS} repetitions.",
+        f"Microseconds, the least of {REPETITIONS} repetitions (and the most); ratios of the least.",
         "",
         "| case | what | plain | fast | ratio |",
         "|---|---|---|---|---|",
     ]
+    keep_freed_memory()
     with one_thread():
         for case in CASES:
             for what, plain, fast in measured(case):
-                lines.append(f"| {case.name} | {what} | {plain:.1f} | {fast:.1f} | {plain / fast:.1f} |")
+                lines.append(f"| {case.name} | {what} | {plain} | {fast} | {plain.least / fast.least:.1f} |")
         for torso in IMAGE_TORSOS:
             for what, plain, fast in measured_images(torso):
-                lines.append(f"| Atari, {torso} | {what} | {plain:.1f} | {fast:.1f} | {plain / fast:.1f} |")
+                lines.append(f"| Atari, {torso} | {what} | {plain} | {fast} | {plain.least / fast.least:.1f} |")
         lines += ["", "Tried, and not taken:", "", "| what | as it is | tried | ratio |", "|---|---|---|---|"]
-        tried = [row for torso in IMAGE_TORSOS for row in tried_images(torso)]
+        cartpole, lunar_lander, *_ = CASES
+        tried = [tried_acting(cartpole), *tried_loss(lunar_lander)]
+        tried += [row for torso in IMAGE_TORSOS for row in tried_images(torso)]
         for what, now, other in [*tried, tried_pieces()]:
-            lines.append(f"| {what} | {now:.1f} | {other:.1f} | {now / other:.1f} |")
+            lines.append(f"| {what} | {now} | {other} | {now.least / other.least:.1f} |")
     OUT.write_text("\n".join(lines) + "\n")
     print(OUT.read_text())
 

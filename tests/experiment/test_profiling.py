@@ -1,6 +1,7 @@
 """Where the time goes: that all of it is accounted for, and that looking changes nothing of what is done."""
 
 import json
+import re
 from itertools import islice, pairwise
 from typing import ClassVar
 
@@ -205,10 +206,17 @@ def test_a_profile_of_processes(tmp_path):
     assert result.steps_per_second == pytest.approx(2e6 / sum(result.stage_us.values()))
     assert min(result.environment_us, result.forward_us, result.backward_us) > 0
     assert "reference ceiling" in table(result)
+    assert "CartPole-v1: a3c: 2 workers x 8 environments, " in table(result)
+
+
+def test_a_shape_that_was_chosen_is_told_with_its_reason_and_flags():
+    result = profile("FrozenLake-v1", seconds=0.05)
+    flags = f"--workers {result.workers} --envs-per-worker {result.envs_per_worker}"
+    assert re.search(rf"general defaults; a step takes .* on \d+ cores: {flags}", table(result))
 
 
 def test_the_ceiling_by_hand():
-    result = Profile("E", 2, 4, 5, 1e4, {"act": 50.0}, environment_us=10.0, forward_us=40.0, backward_us=200.0)
+    result = Profile("E", 2, 4, 5, 1e4, {"act": 50.0}, 10.0, 40.0, 200.0, settings="")
     assert result.environment_only == pytest.approx(2e6 / 10)
     assert result.ceiling == pytest.approx(2e6 / (10 + 40 / 4 + 200 / 20))
     assert result.to_json()["ceiling"] == result.ceiling

@@ -1,6 +1,6 @@
 """A module's parameters, and a loss's gradient, as one flat vector."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -55,16 +55,17 @@ def flat_gradient(loss: Tensor, module: HasParameters) -> Tensor:
     rule is written down, from the loss to the outputs and from these to the parameters, it is taken directly, and
     hooks on what lies between are not called; everything else is left to autograd.
     """
-    if (gradients := _written_down(loss, module)) is None:
-        gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
+    if (gradient := _written_down(loss, module)) is not None:
+        return gradient
+    gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
 
 
-def _written_down(loss: Tensor, module: HasParameters) -> Sequence[Tensor] | None:
-    """The gradients, where the loss is known with those at a network's outputs, and the network has its chain rule.
+def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
+    """The gradient [P], where the loss is known with those at a network's outputs, and the network has its chain rule.
 
     Such a loss's node has `of_outputs`, one array for each output. That of the network, from which all of these come
-    and nothing else, has `chain_rule`, which makes the parameters' gradients of them, and these `parameters`. Autograd
+    and nothing else, has `chain_rule`, which makes the parameters' gradient of them, and these `parameters`. Autograd
     would find the same with the same arithmetic, but for small networks its own work takes longer than that.
     """
     known: Any = loss.grad_fn
@@ -78,5 +79,5 @@ def _written_down(loss: Tensor, module: HasParameters) -> Sequence[Tensor] | Non
     own, asked_for = network.parameters, list(module.parameters())
     if len(own) != len(asked_for) or not all(a is b and a.requires_grad for a, b in zip(own, asked_for, strict=True)):
         return None
-    gradients: Sequence[Tensor] = network.chain_rule(network, *of_outputs)
-    return gradients
+    gradient: Tensor = network.chain_rule(network, *of_outputs)
+    return gradient

@@ -222,6 +222,7 @@ class Profile:
         environment_us: of a bare environment, a step.
         forward_us: of the network's policy alone, a call on B observations.
         backward_us: of the network and its gradient alone, a call on (T + 1) B observations.
+        settings: in one line, with where they come from, as a run prints them.
         ceiling: steps/s of W workers that do these three things and nothing else.
     """
 
@@ -234,6 +235,7 @@ class Profile:
     environment_us: float
     forward_us: float
     backward_us: float
+    settings: str
 
     @property
     def environment_only(self) -> float:
@@ -279,7 +281,7 @@ def profile(
     source = env_source(env, config)
     source.check_exists()
     facts = examine(source)
-    config, _ = shape.fit(config, description, facts.source, settings)
+    config, description = shape.fit(config, description, facts.source, settings)
     refuse_idle(settings, facts)
     spec = make_spec(config, facts)
     state = None if run is None else starting_state(run, spec, "--run")
@@ -295,6 +297,7 @@ def profile(
         rollout_length=config.rollout_length,
         steps_per_second=config.workers * steps / sum(turns.values()),
         stage_us={stage: spent / steps * 1e6 for stage, spent in turns.items()},
+        settings=description,
         **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
     )
 
@@ -337,8 +340,7 @@ def table(profile: Profile) -> str:
     """The profile as text."""
     step = sum(profile.stage_us.values())
     lines = [
-        f"{profile.env}: {profile.workers} workers x {profile.envs_per_worker} environments, "
-        f"{profile.rollout_length} steps a rollout",
+        f"{profile.env}: {profile.settings}",
         "",
         f"{'part of a step':<14}{'us':>9}{'share':>8}",
     ]

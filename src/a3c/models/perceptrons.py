@@ -7,6 +7,7 @@ perceptron is written down here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,6 +100,9 @@ class Perceptrons:
         assert self.suits(model)
         self.parameters = list(model.parameters())
         places = {parameter.data_ptr(): i for i, parameter in enumerate(self.parameters)}
+        ends = [*itertools.accumulate(parameter.numel() for parameter in self.parameters)]
+        # Where each parameter lies in a gradient [P], and its shape.
+        self._parts = [(end - p.numel(), end, tuple(p.shape)) for end, p in zip(ends, self.parameters, strict=True)]
         self.torsos = [_layers_of(model.policy_torso, places)]
         if model.value_torso is not model.policy_torso:
             self.torsos.append(_layers_of(model.value_torso, places))
@@ -109,6 +113,9 @@ class Perceptrons:
         self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]; gSDE's, [F, K]
         self.gsde = model.policy_head.gsde
         self._log_std_place = -1 if log_std is None else places[log_std.data_ptr()]
+        layers = [self.policy_head, self.value_head, *itertools.chain(*self.torsos)]
+        known = {place for layer in layers for place in layer.places} | {self._log_std_place} - {-1}
+        assert known == set(range(len(self.parameters))), "each is to have its gradient"
         self.dtype = self.value_head.bias.dtype
         self._address = model.value_head.bias.data_ptr()
         assert isinstance(model.policy_torso, Encoder)
@@ -182,28 +189,28 @@ class Perceptrons:
         variance += LEAST_VARIANCE
         return variance
 
-    def _of_log_std(self, features: Array, of_log_stds: Array) -> Array:
+    def _of_log_std(self, features: Array, of_log_stds: Array, out: Array) -> None:
         """∂L/∂log σ, where ∂L/∂(log σ of each row) is [N, K]. None of it goes on to the features."""
         if not self.gsde:
-            total: Array = np.add.reduce(of_log_stds, 0)
-            return total
+            np.add.reduce(of_log_stds, 0, out=out)
+            return
         assert self.log_std is not None
-        gradient: Array = (features**2).T @ (of_log_stds / self.variance(features))
-        gradient *= np.exp(2 * self.log_std)
-        return gradient
+        np.matmul((features**2).T, of_log_stds / self.variance(features), out=out)
+        out *= np.exp(2 * self.log_std)
 
     @np.errstate(invalid="ignore", over="ignore")
-    def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> list[Array]:
-        """The gradients with respect to the parameters, in their order, for those with respect to the outputs."""
-        gradients: list[Any] = [None] * len(self.parameters)
+    def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
+        """The gradient with respect to the parameters, [P], for those with respect to the outputs."""
+        gradient = np.empty(self._parts[-1][1], self.dtype)
 
         def step_back(layer: Layer, inputs: Array, of_sums: Array) -> None:
-            gradients[layer.places[0]] = of_sums.T @ inputs
-            gradients[layer.places[1]] = np.add.reduce(of_sums, 0)
+            weight, bias = layer.places
+            np.matmul(of_sums.T, inputs, out=self._part(gradient, weight))
+            np.add.reduce(of_sums, 0, out=self._part(gradient, bias))
 
         if self.log_std is not None:
             size = self.log_std.shape[-1]
-            gradients[self._log_std_place] = self._of_log_std(tapes[0][-1], of_policy[:, -size:])
+            self._of_log_std(tapes[0][-1], of_policy[:, -size:], self._part(gradient, self._log_std_place))
             of_policy = of_policy[:, :-size]
         heads = [(self.policy_head, tapes[0], of_policy), (self.value_head, tapes[-1], of_values[:, None])]
         for head, tape, of_outputs in heads:
@@ -219,7 +226,16 @@ class Perceptrons:
                 step_back(layer, tape[i], of_sums)
                 if i:
                     of_outputs = of_sums @ layer.weight
-        return gradients
+        return gradient
+
+    def _part(self, gradient: Array, place: int) -> Array:
+        """A view of one parameter's."""
+        begin, end, shape = self._parts[place]
+        return gradient[begin:end].reshape(shape)
+
+    def parts_of(self, gradient: Tensor) -> list[Tensor]:
+        """Views of each parameter's part of a gradient [P]."""
+        return [gradient[begin:end].view(shape) for begin, end, shape in self._parts]
 
 
 class _Pass(torch.autograd.Function):
@@ -236,10 +252,11 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *_chain_rule(ctx, of_policy.numpy(), of_values.numpy())
+        gradient = _chain_rule(ctx, of_policy.numpy(), of_values.numpy())
+        return None, None, None, *ctx.network.parts_of(gradient)
 
 
-def _chain_rule(ctx: Any, of_policy: Array, of_values: Array) -> list[Tensor]:
-    """The parameters' gradients for those of the outputs, [..., D] and [...]."""
+def _chain_rule(ctx: Any, of_policy: Array, of_values: Array) -> Tensor:
+    """The parameters' gradient [P] for those of the outputs, [..., D] and [...]."""
     rows = of_policy.reshape(of_values.size, of_policy.shape[-1])
-    return [*map(torch.from_numpy, ctx.network.backward(ctx.tapes, rows, of_values.reshape(-1)))]
+    return torch.from_numpy(ctx.network.backward(ctx.tapes, rows, of_values.reshape(-1)))
