@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import fuzzing
 import survival
 from leftovers import nothing_left
 
@@ -65,7 +66,7 @@ def test_memory_files_and_shared_memory_are_looked_at(tmp_path):
 
 
 def test_damaged_files_are_refused_by_our_own_errors(tmp_path):
-    result = survival.fuzz_together(tmp_path, 3_000, 1, seed=0)  # in a process that may be ended if it hangs
+    result = fuzzing.fuzz_together(tmp_path, 3_000, 1, seed=0)  # in a process that may be ended if it hangs
     assert result["refused"] > 1_000
     assert result["grown_kib"] < 200_000
 
