@@ -17,6 +17,7 @@ import torch
 from a3c.actor import Actor
 from a3c.algorithms import actor_critic
 from a3c.config import TrainConfig
+from a3c.core import losses
 from a3c.core.flat import flat_gradient
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
@@ -41,8 +42,9 @@ STAGES = {
     "environment": "stepping the vector of environments",
     "unroll": "the rest of a rollout: buffers, episodes, actions in the environment's form",
     "forward": "the network on a whole rollout, with gradients",
-    "loss": "returns and loss",
-    "backward": "the gradient",
+    "returns": "the returns that values are held to",
+    "loss": "the rest of the loss, and its gradient at the network's outputs",
+    "backward": "the gradient of the parameters",
     "normalise": "moments of observations and returns",
     "check": "looking for what is not finite",
     "pull": "taking θ from the store",
@@ -128,15 +130,20 @@ class _TimedHandle:
 
 @contextlib.contextmanager
 def _timed_algorithm(watch: Stopwatch) -> Iterator[None]:
-    stages = {"actor_critic_loss": "loss", "flat_gradient": "backward", "first_non_finite": "check"}
-    plain = {name: getattr(actor_critic, name) for name in stages}
-    for name, stage in stages.items():
-        setattr(actor_critic, name, watch.timed(stage, plain[name]))
+    stages = [
+        (losses, "lambda_returns", "returns"),
+        (actor_critic, "actor_critic_loss", "loss"),
+        (actor_critic, "flat_gradient", "backward"),
+        (actor_critic, "first_non_finite", "check"),
+    ]
+    plain = [getattr(module, name) for module, name, _ in stages]
+    for (module, name, stage), function in zip(stages, plain, strict=True):
+        setattr(module, name, watch.timed(stage, function))
     try:
         yield
     finally:
-        for name, function in plain.items():
-            setattr(actor_critic, name, function)
+        for (module, name, _), function in zip(stages, plain, strict=True):
+            setattr(module, name, function)
 
 
 @dataclass(frozen=True)
