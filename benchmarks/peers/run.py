@@ -329,7 +329,7 @@ def table(records: list[dict[str, Any]]) -> str:
             for ours in references.values():
                 pairs = [(r[key], ours[r["seed"]]) for r in done if r["seed"] in ours]
                 ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
-                cells.append(spread(ratios, 1) if ratios else "-")
+                cells.append(spread(ratios, 2) if ratios else "-")
             lines.append(f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
