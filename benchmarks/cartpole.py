@@ -6,8 +6,8 @@
 
 Each run is `a3c train CartPole-v1 --stop-at-return 475 --seed S ...` in a process of its own, timed from its
 start to its exit, one after another; then a greedy evaluation over 20 episodes. `python -c "import torch"` is
-timed before every fifth of them; the bound that the defaults are held to is 1.2 times its median and 1.2 s. Results
-go to benchmarks/results/.
+timed before every fifth of them; the bound that the defaults are held to is 1.2 times its median, plus 1.2 s.
+Results go to benchmarks/results/.
 """
 
 from __future__ import annotations

@@ -325,22 +325,9 @@ def fuzz_alone(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
 
 def tiny_run(run_dir: Path) -> Path:
     """A run to damage the files of."""
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "a3c",
-        "train",
-        "CartPole-v1",
-        "--run-dir",
-        str(run_dir),
-        "--total-env-steps",
-        "2000",
-        "--hidden-sizes",
-        "8",
-    ]
+    python, where = [sys.executable, "-W", "ignore", "-m", "a3c"], ["--run-dir", str(run_dir)]
+    command = ["train", "CartPole-v1", "--total-env-steps", "2000", "--hidden-sizes", "8", "--runtime", "serial"]
     command += ["--evaluate-every", "1000", "--evaluate-episodes", "1"]  # so that the best policy is kept
-    subprocess.run([*command, "--quiet", "--no-tensorboard", "--runtime", "serial"], check=True)
+    subprocess.run([*python, *command, *where, "--quiet", "--no-tensorboard"], check=True)
     write_json(run_dir / "config.json", json.loads((run_dir / "config.json").read_text()))
     return run_dir

@@ -18,7 +18,6 @@ runs' directories, for benchmarks/curves.py, are in runs/learning/.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,6 +173,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [{"name": record["env"]} | record for record in map(json.loads, lines)]
 
 
+def undone(name: str, seeds: range, libraries: list[str], results: Path, resume: bool) -> Iterator[tuple[int, str]]:
+    """The runs of a row that are to be made, seed by seed: where one library's is, so is the other's, beside it."""
+    for seed in seeds:
+        records = [r for r in read_records(results) if (r["name"], r["seed"]) == (name, seed)]
+        if not all(is_done([r for r in records if r["by"] == by], code_commit(by), resume) for by in libraries):
+            yield from ((seed, by) for by in libraries)
+
+
 def is_done(records: list[dict[str, Any]], commit: str, resume: bool) -> bool:
     """Whether one of these runs of one seed counts, so that it need not be repeated."""
     return any(resume or (r["commit"] == commit and "dirty" not in commit) for r in records)
@@ -261,16 +268,13 @@ def main() -> None:
     if arguments.name and len(envs) > 1:
         parser.error("--name is for one environment")
     if libraries != ["a3c"] and set(settings) - {"total_env_steps"}:
-        parser.error("a peer takes no settings but total_env_steps")
+        parser.error("--set with --peer or --beside takes total_env_steps alone")
     arguments.results.parent.mkdir(parents=True, exist_ok=True)
     for env in envs if not arguments.table else ():
         name = arguments.name or " ".join([env, *(f"{key}={value}" for key, value in settings.items())])
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        for seed, by in itertools.product(seeds, libraries):
+        for seed, by in undone(name, seeds, libraries, arguments.results, arguments.resume):
             commit, row = code_commit(by), (name, by, seed)
-            same = [r for r in read_records(arguments.results) if (r["name"], r["by"], r["seed"]) == row]
-            if is_done(same, commit, arguments.resume):
-                continue
             run = run_sb3 if by == "sb3" else run_ours
             result = run(env, seed, settings, arguments.runs / run_directory(*row))
             record = {

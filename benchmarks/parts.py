@@ -82,7 +82,7 @@ Row = tuple[str, Time, Time]  # what it is, and two ways of doing it
 
 
 def microseconds(call: Callable[[], object], calls: int = CALLS) -> Time:
-    """Of some repetitions of so many calls."""
+    """The least and the most mean of some repetitions of so many calls."""
     times = []
     for _ in range(REPETITIONS):
         began = time.perf_counter()
@@ -122,9 +122,9 @@ def rollout_of(case: Case, model: ActorCritic) -> Rollout:
     )
 
 
-def plain_loss(model: ActorCritic, outputs: PolicyValue, rollout: Rollout) -> torch.Tensor:
+def plain_loss(model: ActorCritic, outputs: PolicyValue, rollout: Rollout, rewards: torch.Tensor) -> torch.Tensor:
     """The same loss where nothing is written down: no episode ends in this rollout."""
-    rewards, values = model.normaliser.rewards(rollout).to(outputs.values), outputs.values
+    rewards, values = rewards.to(outputs.values), outputs.values
     discount, lambda_ = COEFFICIENTS["discount"], COEFFICIENTS["lambda_"]
     with torch.no_grad():
         returns, following = torch.empty_like(rewards), values[-1]
@@ -147,7 +147,7 @@ def measured(case: Case) -> list[Row]:
     slow, fast = ActingPolicy(plain, 0), NumpyPolicy(model, 0)
 
     def gradient_by_autograd() -> torch.Tensor:
-        return flat_gradient(plain_loss(plain, plain(rollout), rollout), plain)
+        return flat_gradient(plain_loss(plain, plain(rollout), rollout, plain.normaliser.rewards(rollout)), plain)
 
     def gradient() -> torch.Tensor:
         rewards = model.normaliser.rewards(rollout)
@@ -237,21 +237,24 @@ def tried_acting(case: Case) -> Row:
     linears = [layer for layer in model.policy_torso.joint if isinstance(layer, nn.Linear)]
     hidden, head = [(layer.weight, layer.bias) for layer in linears], model.policy_head.linear
 
+    def logits_of(features: torch.Tensor) -> torch.Tensor:
+        for weight, bias in hidden:
+            features = torch.tanh(functional.linear(features, weight, bias))
+        return functional.linear(features, head.weight, head.bias)
+
     def functions() -> np.ndarray:
         with torch.inference_mode():
-            features = torch.from_numpy(row)
-            for weight, bias in hidden:
-                features = torch.tanh(functional.linear(features, weight, bias))
-            logits = functional.linear(features, head.weight, head.bias)
+            logits = logits_of(torch.from_numpy(row))
             noise = torch.empty_like(logits).exponential_(generator=generator)
             return (logits - noise.log()).argmax(-1).numpy()
 
+    torch.testing.assert_close(logits_of(torch.from_numpy(row)), torch.from_numpy(fast.outputs(row)))
     what = f"{case.name}: actions for {case.envs} observations, torch's functions"
     return what, microseconds(lambda: fast(row, None, starts)), microseconds(functions)
 
 
 def tried_loss(case: Case) -> list[Row]:
-    """The loss of choices and its gradient at a network's outputs, in torch: written down, and by autograd."""
+    """The loss of choices, its terms and its gradient at a network's outputs, in torch: written down, by autograd."""
     model = built(case)
     rollout = rollout_of(case, model)
     rewards, actions = model.normaliser.rewards(rollout), rollout.actions
@@ -262,28 +265,31 @@ def tried_loss(case: Case) -> list[Row]:
         return actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean").total
 
     def by_autograd() -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(plain_loss(model, outputs, rollout), outputs)
+        return torch.autograd.grad(plain_loss(model, outputs, rollout, rewards), outputs)
 
     @torch.no_grad()
-    def written_down() -> tuple[torch.Tensor, torch.Tensor]:
+    def written_down() -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:
         values, returns = outputs.values, torch.empty_like(outputs.values[1:])
         owed, following = rewards.to(values), values[-1]
         for t in reversed(range(len(owed))):
             following = owed[t] + discount * ((1 - lambda_) * values[t + 1] + lambda_ * following)
             returns[t] = following
-        errors = (returns - values[:-1]) / returns.numel()
+        errors = returns - values[:-1]
+        weighted = errors / returns.numel()
         log_probs = torch.log_softmax(outputs.policy[:-1], -1)
         probs = log_probs.exp()
         entropy = -(probs * log_probs).sum(-1, keepdim=True)
         chosen = functional.one_hot(actions, log_probs.shape[-1])
+        policy_loss = -float((weighted * log_probs.gather(-1, actions[..., None])[..., 0]).sum())
+        terms = policy_loss, float((weighted * errors).sum()), float(entropy.mean())
         of_policy, of_values = torch.zeros_like(outputs.policy), torch.zeros_like(values)
-        of_policy[:-1] = errors[..., None] * (probs - chosen)
+        of_policy[:-1] = weighted[..., None] * (probs - chosen)
         of_policy[:-1] += entropy_coef / returns.numel() * probs * (log_probs + entropy)
-        of_values[:-1] = -2 * value_coef * errors
-        return of_policy, of_values
+        of_values[:-1] = -2 * value_coef * weighted
+        return of_policy, of_values, terms
 
-    for one, other in zip(written_down(), by_autograd(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    for one, other in zip(written_down()[:2], by_autograd(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-8)
     now, what = microseconds(in_arrays), f"{case.name}: loss and its gradient at the outputs"
     return [
         (f"{what}, written down in torch", now, microseconds(written_down)),

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py                                # 1, 2, 4, 8 and 16 workers
     python benchmarks/scaling.py --workers 1 2 --runs 5
     python benchmarks/scaling.py --part store
-    python benchmarks/scaling.py --devices cpu cuda             # Pong with two networks, where there is a GPU
+    python benchmarks/scaling.py --devices cpu cuda --runs 1    # Pong with two networks, where there is a GPU
 
 Training: `a3c profile ENV --workers W --json` gives the steps/s of training and of as many workers' bare environments,
 in turn; efficiency is the share of W times one worker's. Time to a score: `a3c train CartPole-v1 --stop-at-return 475`,
@@ -11,8 +11,8 @@ from start to exit, less what a run of no steps takes, each number of workers on
 The store alone: W processes pull and push as fast as they can for some seconds. Its rule adds 1 to every parameter in
 the passes that RMSProp makes, so that what two writers at once have lost is seen there: the share of all additions that
 is missing in θ and in the statistic g, and the share of updates that must be torn at least, for some parameters to have
-had more additions than others. Results go to benchmarks/results/scaling.md and .json, of --devices to devices.md; those
-of a --part alone are only printed.
+had more additions than others. Results go to benchmarks/results/scaling.md and .json, of --devices to devices.md and
+.json; those of a --part alone are only printed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ CASES = {
     "LunarLander-v3": ["LunarLander-v3"],
     "ALE/Pong-v5": ["ALE/Pong-v5"],
 }
-ON_DEVICES = {"ALE/Pong-v5, A3C's": ["ALE/Pong-v5"], "ALE/Pong-v5, ResNet": ["ALE/Pong-v5", "--torso", "impala"]}
+ON_DEVICES = {
+    "ALE/Pong-v5, the A3C network": ["ALE/Pong-v5"],
+    "ALE/Pong-v5, the residual network": ["ALE/Pong-v5", "--torso", "impala"],
+}
 PAPER = (
     "The paper's A3C (Mnih et al. 2016, table 2) came to its scores 12.5 times sooner with 16 threads, on Atari games."
 )
@@ -188,8 +191,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a profile")
-    parser.add_argument("--part", choices=["training", "score", "store"], nargs="+")
-    parser.add_argument("--devices", choices=["cpu", "cuda"], nargs="+", help="of Pong, with two networks, alone")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--part", choices=["training", "score", "store"], nargs="+")
+    what.add_argument(
+        "--devices", choices=["cpu", "cuda"], nargs="+", help="measure nothing but Pong, on these devices"
+    )
     arguments = parser.parse_args()
     if arguments.workers[0] != 1:
         parser.error("efficiency is beside one worker: begin --workers with 1")
@@ -197,13 +203,13 @@ def main() -> None:
     sections, data = [], {}
     if "training" in parts:
         cases = ON_DEVICES if arguments.devices else CASES
-        rows = [
-            profiled(case, cases[case], device, workers, arguments.seconds)
-            for _ in range(arguments.runs)
-            for case in cases
-            for device in arguments.devices or ["cpu"]
-            for workers in arguments.workers
-        ]
+        rows = []
+        for _, case, device, workers in itertools.product(
+            range(arguments.runs), cases, arguments.devices or ["cpu"], arguments.workers
+        ):
+            rows.append(profiled(case, cases[case], device, workers, arguments.seconds))
+            rate = rows[-1]["steps_per_second"]
+            print(f"{case}, {device}, {workers} workers: {rate:,.0f} steps/s", file=sys.stderr, flush=True)
         data["training"] = rows
         sections += ["## Steps a second", "", *training_table(rows), ""]
     if "score" in parts:
@@ -230,11 +236,10 @@ def main() -> None:
         f"runs; {platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.",
         "",
     ]
-    if arguments.devices:
-        (RESULTS / "devices.md").write_text("\n".join([*title, *sections]))
-    elif arguments.part is None:  # a part alone would take the others' place
-        (RESULTS / "scaling.json").write_text(json.dumps(data, indent=1) + "\n")
-        (RESULTS / "scaling.md").write_text("\n".join([*title, *sections]))
+    if arguments.part is None:  # a part alone would take the others' place
+        name = "devices" if arguments.devices else "scaling"
+        (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+        (RESULTS / f"{name}.md").write_text("\n".join([*title, *sections]))
     print("\n".join([*title, *sections]))
 
 

@@ -557,7 +557,7 @@ def main() -> None:
         elif arguments.what == "soak":
             records.append(soak(run_dir, arguments.seconds, 0.001, (2.0, 4.0), 10.0, arguments.seed))
         elif arguments.what == "fuzz":
-            from fuzzing import fuzz_together
+            from fuzzing import fuzz_together  # with Hypothesis, for which workers that import this need not wait
 
             records.append(fuzz_together(run_dir, arguments.inputs, arguments.processes, arguments.seed))
         elif arguments.what == "pushes":

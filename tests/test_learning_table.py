@@ -11,6 +11,7 @@ import learning
 def record(seed, mean, **more):
     return {
         "name": "CartPole-v1",
+        "env": "CartPole-v1",
         "by": "a3c",
         "seed": seed,
         "commit": "abc",
@@ -48,3 +49,17 @@ def test_a_run_is_evaluated_by_a_seed_of_its_own(tmp_path, monkeypatch):
     (tmp_path / "summary.json").write_text(json.dumps({"env_steps": 8, "seconds": 1.0, "return_mean_100": None}))
     assert learning.run_ours("CartPole-v1", 1003, {}, tmp_path)["evaluation_seed"] == 11_003
     assert asked[0][-2:] == ["--seed", "11003"]
+
+
+def test_beside_a_peer_a_seed_is_run_by_both_or_by_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "code_commit", lambda by: "abc")
+    results = tmp_path / "some.jsonl"
+    lines = [record(1, 1.0), record(2, 1.0), record(2, 1.0, by="sb3"), record(3, 1.0, commit="old"), record(4, 1.0)]
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def undone(libraries, resume=False):
+        return list(learning.undone("CartPole-v1", range(1, 5), libraries, results, resume))
+
+    assert undone(["a3c"]) == [(3, "a3c")]
+    assert undone(["a3c"], resume=True) == []
+    assert undone(["a3c", "sb3"]) == [(seed, by) for seed in (1, 3, 4) for by in ("a3c", "sb3")]

@@ -299,7 +299,7 @@ def table(records: list[dict[str, Any]]) -> str:
             continue
         run = some[-1]["run"]
         some = [r for r in some if r["run"] == run]
-        key, times = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
+        key, counted = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
         names = list(dict.fromkeys(r["system"] for r in some))
         references = {
             name: {r["seed"]: r[key] for r in some if r["system"] == name and r.get(key)}
@@ -314,10 +314,17 @@ def table(records: list[dict[str, Any]]) -> str:
             f"`python benchmarks/peers/run.py {kind}`, {run} (commit and time), {machine}.",
         ]
         if kind == "solve":
-            lines += [f"Given up after {max(r.get('limit_s', 0) for r in some):g} s. Ratios: its seconds by a3c's.", ""]
+            lines += [
+                f"Given up after {max(r.get('limit_s', 0) for r in some):g} s. Ratios: its seconds divided by a3c's.",
+                "",
+            ]
         else:
-            lines += ["Ratios: a3c's steps per second, workers x environments, by its, round by round.", ""]
-        lines.append(f"| system | settings | {times} | {key.replace('_per_', '/')} | {' | '.join(references)} |")
+            lines += [
+                "a3c by workers x environments. Ratios: a3c's steps/s divided by the system's, round by round.",
+                "",
+            ]
+        ratios_to = " | ".join(f"ratio, {name}" for name in references)
+        lines.append(f"| system | settings | {counted} | {key.replace('_per_', '/')} | {ratios_to} |")
         lines.append("|---" * (4 + len(references)) + "|")
         for name in names:
             runs = [r for r in some if r["system"] == name]
@@ -326,8 +333,8 @@ def table(records: list[dict[str, Any]]) -> str:
                 continue
             done = [r for r in runs if r.get(key)]
             cells = [spread([r[key] for r in done], digits) if done else "-"]
-            for ours in references.values():
-                pairs = [(r[key], ours[r["seed"]]) for r in done if r["seed"] in ours]
+            for reference in references.values():
+                pairs = [(r[key], reference[r["seed"]]) for r in done if r["seed"] in reference]
                 ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
                 cells.append(spread(ratios, 2) if ratios else "-")
             lines.append(f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} | {' | '.join(cells)} |")

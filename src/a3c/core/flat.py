@@ -65,8 +65,8 @@ def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
     """The gradient [P], where the loss is known with those at a network's outputs, and the network has its chain rule.
 
     Such a loss's node has `of_outputs`, one array for each output. That of the network, from which all of these come
-    and nothing else, has `chain_rule`, which makes the parameters' gradient of them, and these `parameters`. Autograd
-    would find the same with the same arithmetic, but for small networks its own work takes longer than that.
+    and nothing else, has `chain_rule`, which makes of them a fresh vector [P], in the order of its `parameters`.
+    Autograd would find the same with the same arithmetic, but for small networks its own work takes longer than that.
     """
     known: Any = loss.grad_fn
     of_outputs = getattr(known, "of_outputs", None)

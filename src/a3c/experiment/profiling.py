@@ -44,7 +44,7 @@ STAGES = {
     "forward": "the network on a whole rollout, with gradients",
     "returns": "the returns that values are held to",
     "loss": "the rest of the loss, and its gradient at the network's outputs",
-    "backward": "the gradient of the parameters",
+    "backward": "the gradient with respect to the parameters",
     "normalise": "moments of observations and returns",
     "check": "looking for what is not finite",
     "pull": "taking θ from the store",
@@ -229,7 +229,7 @@ class Profile:
         environment_us: of a bare environment, a step.
         forward_us: of the network's policy alone, a call on B observations.
         backward_us: of the network and its gradient alone, a call on (T + 1) B observations.
-        settings: in one line, with where they come from, as a run prints them.
+        description: the settings in one line, with where they come from, as a run prints them.
         ceiling: steps/s of W workers that do these three things and nothing else.
     """
 
@@ -242,7 +242,7 @@ class Profile:
     environment_us: float
     forward_us: float
     backward_us: float
-    settings: str
+    description: str
 
     @property
     def environment_only(self) -> float:
@@ -304,7 +304,7 @@ def profile(
         rollout_length=config.rollout_length,
         steps_per_second=config.workers * steps / sum(turns.values()),
         stage_us={stage: spent / steps * 1e6 for stage, spent in turns.items()},
-        settings=description,
+        description=description,
         **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
     )
 
@@ -347,7 +347,7 @@ def table(profile: Profile) -> str:
     """The profile as text."""
     step = sum(profile.stage_us.values())
     lines = [
-        f"{profile.env}: {profile.settings}",
+        f"{profile.env}, {profile.description}",
         "",
         f"{'part of a step':<14}{'us':>9}{'share':>8}",
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from a3c.models.actor_critic import ActorCritic
 
 Array = NDArray[Any]
+Vector = TypeVar("Vector", Array, Tensor)
 
 
 class Activation(NamedTuple):
@@ -202,15 +203,16 @@ class Perceptrons:
     def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
         """The gradient with respect to the parameters, [P], for those with respect to the outputs."""
         gradient = np.empty(self._parts[-1][1], self.dtype)
+        parts = self.parts_of(gradient)
 
         def step_back(layer: Layer, inputs: Array, of_sums: Array) -> None:
             weight, bias = layer.places
-            np.matmul(of_sums.T, inputs, out=self._part(gradient, weight))
-            np.add.reduce(of_sums, 0, out=self._part(gradient, bias))
+            np.matmul(of_sums.T, inputs, out=parts[weight])
+            np.add.reduce(of_sums, 0, out=parts[bias])
 
         if self.log_std is not None:
             size = self.log_std.shape[-1]
-            self._of_log_std(tapes[0][-1], of_policy[:, -size:], self._part(gradient, self._log_std_place))
+            self._of_log_std(tapes[0][-1], of_policy[:, -size:], parts[self._log_std_place])
             of_policy = of_policy[:, :-size]
         heads = [(self.policy_head, tapes[0], of_policy), (self.value_head, tapes[-1], of_values[:, None])]
         for head, tape, of_outputs in heads:
@@ -228,14 +230,9 @@ class Perceptrons:
                     of_outputs = of_sums @ layer.weight
         return gradient
 
-    def _part(self, gradient: Array, place: int) -> Array:
-        """A view of one parameter's."""
-        begin, end, shape = self._parts[place]
-        return gradient[begin:end].reshape(shape)
-
-    def parts_of(self, gradient: Tensor) -> list[Tensor]:
+    def parts_of(self, gradient: Vector) -> list[Vector]:
         """Views of each parameter's part of a gradient [P]."""
-        return [gradient[begin:end].view(shape) for begin, end, shape in self._parts]
+        return [gradient[begin:end].reshape(shape) for begin, end, shape in self._parts]
 
 
 class _Pass(torch.autograd.Function):
