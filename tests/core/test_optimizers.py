@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from itertools import count
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from a3c.core.optimizers import Adam, Optimizer, RMSProp, clip_by_global_norm
 
@@ -372,3 +374,63 @@ def test_what_is_short_or_not_finite_is_not_scaled(gradient, max_norm):
     assert clipped is gradient
     assert out.tolist() == [7.0, 7.0]
     assert norm == pytest.approx(math.sqrt(sum(x * x for x in gradient.tolist())), nan_ok=True)
+
+
+def spikes(count: int, size: int, seed: int) -> list[Tensor]:
+    """Gradients of a few numbers each, from tiny to large, and as many of none."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = 10 ** torch.empty(count, size).uniform_(-3, 1, generator=generator)
+    chosen = torch.rand(count, size, generator=generator) < 0.01
+    return [*torch.where(chosen, sizes, 0.0), *torch.zeros(count, size)]
+
+
+class Recorded(TorchFunctionMode):
+    """Which functions are called with one of these tensors."""
+
+    def __init__(self, shared: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.shared = shared
+        self.functions: set[str] = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        given = [*args, *(kwargs or {}).values()]
+        if any(argument is tensor for argument in given for tensor in self.shared):
+            self.functions.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", BOTH)
+def test_what_is_shared_goes_only_into_operations_that_read_it_once(optimizer):
+    parameters = vector(1.0, 2.0)
+    statistics = fresh(optimizer, parameters)
+    with Recorded((parameters, *statistics)) as recorded:
+        scratch = spoilt_scratch(optimizer, parameters)
+        optimizer.step(parameters, vector(3.0, -4.0), statistics, scratch, learning_rate=0.01, step_count=1)
+    assert recorded.functions - {"full_like"} <= {"add", "add_", "addcdiv_", "addcmul_", "mul", "mul_"}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("optimizer", [RMSProp(), Adam()])
+def test_two_at_once_never_make_a_mean_of_squares_negative(optimizer):
+    # Two threads do, for torch lets others run while it works. Where a shared number is read twice in one operation, a
+    # spike that the other writes in between makes it negative, and its root, and then θ, NaN.
+    parameters = torch.zeros(200_000)
+    statistics, least = fresh(optimizer, parameters), []
+
+    def work(seed: int) -> None:
+        scratch, gradients = spoilt_scratch(optimizer, parameters), spikes(20, len(parameters), seed)
+        for step_count in range(1, 1001):
+            gradient = gradients[step_count % len(gradients)]
+            optimizer.step(parameters, gradient, statistics, scratch, learning_rate=1e-3, step_count=step_count)
+            if step_count % 100 == 0:
+                statistics[-1].mul_(1e-4)  # so that there are small ones again
+            least.append(float(statistics[-1].min()))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(least) == 2000
+    assert min(least) >= 0
+    assert bool(torch.isfinite(parameters).all())

@@ -3,6 +3,9 @@
 Each step computes the new statistics in private scratch, steps from the scratch, and only then writes them
 back. A process that writes the same vectors meanwhile can therefore cost part of an update, but never make a
 step larger than a single process could: the statistics that divide a gradient always contain that gradient.
+
+What is shared is read once in each operation. `torch.lerp` reads its start twice, and if another process writes in
+between, it gives what lies outside of both ends: a negative mean of squares, whose root is NaN.
 """
 
 from __future__ import annotations
@@ -75,8 +78,8 @@ class RMSProp:
         """One step; see `Optimizer.step`."""
         (square_average,) = statistics
         new, square = scratch
-        torch.mul(gradient, gradient, out=square)
-        torch.lerp(square_average, square, 1 - self.decay, out=new)
+        torch.mul(gradient, gradient, out=square).mul_(1 - self.decay)
+        torch.add(square, square_average, alpha=self.decay, out=new)
         # Dividing by sqrt(g / c) + ε is dividing by sqrt(g) + ε sqrt(c), and multiplying by sqrt(c).
         correction = 1 - self.decay**step_count if self.bias_correction else 1.0
         if self.epsilon_inside_root:
@@ -84,7 +87,8 @@ class RMSProp:
         else:
             denominator = new.sqrt_().add_(self.epsilon * math.sqrt(correction))
         parameters.addcdiv_(gradient, denominator, value=-learning_rate * math.sqrt(correction))
-        square_average.lerp_(square, 1 - self.decay)  # anew, and in place: what others have added meanwhile stays
+        # Anew, and in place: what others have added meanwhile stays.
+        torch.add(square, square_average, alpha=self.decay, out=square_average)
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,14 @@ class Adam:
         """One step; see `Optimizer.step`."""
         average, square_average = statistics
         new_average, new_square, ratio = scratch
-        torch.lerp(average, gradient, 1 - self.beta1, out=new_average)
+        torch.mul(average, self.beta1, out=new_average).add_(gradient, alpha=1 - self.beta1)
         torch.mul(square_average, self.beta2, out=new_square).addcmul_(gradient, gradient, value=1 - self.beta2)
         torch.sqrt(new_square, out=ratio).div_(math.sqrt(1 - self.beta2**step_count)).add_(self.epsilon)
         torch.div(new_average, ratio, out=ratio).div_(1 - self.beta1**step_count)
         bound = self.ratio_bound(step_count)
         parameters.add_(ratio.clamp_(-bound, bound), alpha=-learning_rate)
-        average.lerp_(gradient, 1 - self.beta1)  # anew, and in place: what others have added meanwhile stays
+        # Anew, and in place: what others have added meanwhile stays.
+        average.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
         square_average.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
 
     def ratio_bound(self, step_count: int) -> float:
