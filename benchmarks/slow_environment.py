@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,10 +20,11 @@ import gymnasium as gym
 import numpy as np
 
 import a3c
+from cartpole import commit
 
 STEP_S = 0.02
 SECONDS = 10.0
-SHAPES = [(1, 1), (4, 1), (16, 1), (2, 8)]  # workers, environments a worker
+SHAPES = [(1, 1), (4, 1), (16, 1), (32, 1), (2, 8)]  # workers, environments a worker; 32 x 1 where nobody names any
 OUT = Path(__file__).parent / "results" / "slow-environment.md"
 
 
@@ -89,7 +89,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     rates = {shape: [steps_per_second(*shape, seed) for seed in range(runs)] for shape in SHAPES}
     rows = []
     for (workers, envs), measured in rates.items():
@@ -102,7 +101,7 @@ def main() -> None:
         )
     OUT.write_text(
         f"# An environment of {STEP_S * 1000:.0f} ms a step\n\n`python benchmarks/slow_environment.py --runs {runs}`, "
-        f"commit {commit.stdout.strip()}, medians of {runs} runs of {SECONDS:.0f} s.\n\n"
+        f"commit {commit()}, medians of {runs} runs of {SECONDS:.0f} s.\n\n"
         "| workers x environments | ideal steps/s | steps/s | spread | of the ideal |\n|---|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n"

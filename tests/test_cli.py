@@ -244,7 +244,12 @@ def test_a_failing_environment_exits_with_code_1_and_the_workers_traceback(capsy
 @pytest.mark.parametrize("runtime", ["serial", "processes"])
 @pytest.mark.parametrize(
     ("env", "words"),
-    [("FourValues", "a tuple of 4"), ("Grows", "array (3,)"), ("SpeaksInWords", "is a str: a number is wanted")],
+    [
+        ("FourValues", "a tuple of 4"),
+        ("Grows", "array (3,)"),
+        ("Complex", "an array (2,) of complex64"),
+        ("SpeaksInWords", "is a str: a number is wanted"),
+    ],
 )
 def test_an_environment_that_breaks_its_word_in_the_middle_of_a_run_costs_nothing_saved(
     capsys, tmp_path, runtime, env, words
@@ -259,6 +264,26 @@ def test_an_environment_that_breaks_its_word_in_the_middle_of_a_run_costs_nothin
     assert summary["exit_reason"] == "worker_failed"
     assert summary["episodes"] == len((tmp_path / "run" / "episodes.csv").read_text().splitlines()) - 1 > 0
     assert a3c.load(tmp_path / "run").predict([0.0, 1.0], deterministic=True)[0] in (0, 1)
+
+
+@pytest.mark.parametrize("runtime", ["serial", "processes"])
+@pytest.mark.parametrize(("env", "term"), [("NaNAtLast", "observation"), ("InfiniteAtLast", "reward")])
+def test_numbers_that_are_not_finite_ten_times_in_a_row_exit_with_code_1_and_the_last_good_weights(
+    capsys, tmp_path, runtime, env, term
+):
+    flags = [{"serial": runtime, "800": "100000"}.get(flag, flag) for flag in QUICK]
+    code, _, err = run(capsys, "train", f"tiny_envs:{env}", "--run-dir", tmp_path / "run", *flags)
+    assert code == 1
+    assert re.search(rf"worker \d dropped a rollout: non-finite {term} at env step [\d,]+", err)
+    assert re.search(rf"10 rollouts in a row were dropped, the last for a non-finite {term} at env step [\d,]+", err)
+    assert "10 rollouts in a row" in (tmp_path / "run" / "error.txt").read_text()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["exit_reason"] == "worker_failed"
+    assert summary["dropped_rollouts"] >= 10
+    assert summary["updates"] > 0
+    policy = a3c.load(tmp_path / "run")
+    assert all(bool(tensor.isfinite().all()) for tensor in policy.model.parameters())
+    assert policy.predict([0.0, 1.0], deterministic=True)[0] in (0, 1)
 
 
 def test_a_killed_worker_exits_with_code_1_and_a_clear_line(capsys, tmp_path):

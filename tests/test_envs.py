@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
+import re
 import sys
 
 import gymnasium as gym
@@ -87,6 +89,47 @@ def test_a_native_environment_in_another_autoreset_mode_is_not_taken(register):
     before = SameStepVectorEnv.closed_ones
     assert isinstance(EnvSource(env_id).make_vector(MANY), SyncVectorEnv)
     assert SameStepVectorEnv.closed_ones > before  # once, or in older Gymnasiums again when it is collected
+
+
+class OwnVectorEnv(CartPoleVectorEnv):
+    """A person's own; `step_made_wrong` spoils what a step gives."""
+
+    step_made_wrong = staticmethod(lambda step: step)
+
+    def step(self, actions):
+        return self.step_made_wrong(super().step(actions))
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong", "words"),
+    [
+        (None, None, None),
+        (0, np.zeros(4, np.float32), "the batch of observations of 'Own-v0' is not of its space"),
+        (0, np.zeros((MANY, 4), np.complex64), f"got an array ({MANY}, 4) of complex64"),
+        (1, 0.5, f"`rewards` of a step of 'Own-v0' is a float: an array ({MANY},) of numbers is wanted"),
+        (2, np.zeros((MANY, 1), bool), f"`terminated` of a step of 'Own-v0' is an array ({MANY}, 1) of bool"),
+        (3, np.zeros(MANY), f"`truncated` of a step of 'Own-v0' is an array ({MANY},) of float64"),
+        (4, None, "step of 'Own-v0' returned a tuple of 4"),
+    ],
+)
+def test_a_vector_environment_of_ones_own_is_held_to_its_word(register, monkeypatch, place, wrong, words):
+    env_id = register(
+        "Own-v0",
+        entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv",
+        vector_entry_point=OwnVectorEnv,
+        max_episode_steps=50,
+    )
+
+    def spoilt(step):
+        return step[:4] if place == 4 else (*step[:place], wrong, *step[place + 1 :]) if words else step
+
+    monkeypatch.setattr(OwnVectorEnv, "step_made_wrong", staticmethod(spoilt))
+    envs = EnvSource(env_id).make_vector(MANY)
+    assert isinstance(envs.unwrapped, OwnVectorEnv)
+    envs.reset(seed=0)
+    with contextlib.nullcontext() if words is None else pytest.raises(UnsupportedEnvironment, match=re.escape(words)):
+        envs.step(np.zeros(MANY, np.int64))
+    envs.close()
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])

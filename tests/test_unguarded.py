@@ -1,5 +1,6 @@
 """What reaches the workers: scripts without a `__main__` guard, notebooks, and what cannot."""
 
+import json
 import os
 import subprocess
 import sys
@@ -117,6 +118,40 @@ def test_what_no_other_process_can_have_is_refused_before_anything_is_written(tm
     with nothing_left(), pytest.raises(UsageError, match=r"cannot be sent to a worker \(TypeError.*--runtime serial"):
         a3c.train(lambda: env, run_dir=str(tmp_path / "run"), total_env_steps=100, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+ONLY_HERE = """
+import sys, types
+module = types.ModuleType("only_here")
+exec({code!r}, module.__dict__)
+sys.modules["only_here"] = module
+import a3c
+a3c.train(**{settings!r}, {given}, tensorboard=False)
+"""
+HERE_CODE = "from tiny_envs import Corridor\nimport gymnasium\nclass Here(Corridor): pass\n" + (
+    "class Around(gymnasium.Wrapper): pass\n"
+    "import torch\nclass Torso(torch.nn.Linear):\n  features = 4\n  def __init__(self, space): super().__init__(2, 4)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "env=module.Here",
+        "env='tiny_envs:Corridor', wrappers=(module.Around,)",
+        "env='tiny_envs:Corridor', model=module.Torso",
+    ],
+)
+def test_what_only_the_callers_process_can_import_is_named_and_costs_nothing_saved(tmp_path, given):
+    script, settings = tmp_path / "script.py", {"run_dir": str(tmp_path / "run"), "total_env_steps": 100}
+    script.write_text(ONLY_HERE.format(code=HERE_CODE, settings=settings, given=given))
+    path = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    with nothing_left():
+        result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, env=path)
+    assert result.returncode == 1
+    assert "cannot be loaded in a worker (ModuleNotFoundError: No module named 'only_here'" in result.stderr
+    assert (tmp_path / "run" / "config.json").exists()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "worker_failed"
 
 
 def test_a_class_that_only_this_process_can_import(tmp_path, monkeypatch):

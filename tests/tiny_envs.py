@@ -101,6 +101,30 @@ class AlwaysNaN(Corridor):
         return np.full(2, np.nan, np.float32)
 
 
+class NaNAtLast(Corridor):
+    """Every observation is NaN from the tenth episode on."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed, options=options)
+
+    def _observe(self):
+        return super()._observe() if self.episodes < 10 else np.full(2, np.nan, np.float32)
+
+
+class InfiniteAtLast(NaNAtLast):
+    """Every reward is infinite from the tenth episode on."""
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, reward if self.episodes < 10 else -float("inf"), *rest
+
+    def _observe(self):
+        return Corridor._observe(self)
+
+
 class WithText(Corridor):
     """A Text observation somewhere inside, which is not handled."""
 
@@ -146,6 +170,13 @@ class Grows(Turncoat):
 
     def break_word(self, step):
         return np.zeros(3, np.float32), *step[1:]
+
+
+class Complex(Turncoat):
+    """Then its observations are of a dtype that the space's cannot hold."""
+
+    def break_word(self, step):
+        return step[0].astype(np.complex64), *step[1:]
 
 
 class SpeaksInWords(Turncoat):

@@ -60,17 +60,21 @@ def leaf(parameters, dtype=float64) -> Tensor:
 # Gradients that are written down
 
 
+def written(distribution, parameters: Tensor, actions: Tensor) -> list[Tensor]:
+    """What `gradients`, by which the loss is taken, gives: log π(a), H, and how they change with the parameters."""
+    own = actions.to(parameters.dtype) if actions.is_floating_point() else actions
+    return [torch.as_tensor(each) for each in distribution.gradients(parameters.detach().numpy(), own.detach().numpy())]
+
+
 @every_one
 @leading_dims
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_gradients_are_those_of_autograd(distribution, leading, scale):
     parameters = (scale * some_parameters(distribution, leading)).requires_grad_()
     actions = distribution.sample(parameters.detach(), stream(1))
-    written = distribution.gradients(parameters.detach().numpy(), actions.numpy())
     log_prob, entropy = distribution.log_prob(parameters, actions), distribution.entropy(parameters)
-    found = (log_prob.detach(), entropy.detach(), gradient(log_prob, parameters), gradient(entropy, parameters))
-    for ours, autograds in zip(written, found, strict=True):
-        torch.testing.assert_close(torch.as_tensor(ours), autograds, rtol=1e-9, atol=1e-9)
+    found = [log_prob.detach(), entropy.detach(), gradient(log_prob, parameters), gradient(entropy, parameters)]
+    torch.testing.assert_close(written(distribution, parameters, actions), found, rtol=1e-9, atol=1e-9)
 
 
 @every_one
@@ -175,6 +179,11 @@ def test_equals_torch_distributions_at_extremes(distribution, parameters, action
     for our_value, their_value in pairs:
         torch.testing.assert_close(our_value, their_value, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(gradient(our_value, ours), gradient(their_value, theirs), rtol=1e-9, atol=1e-9)
+    values = [their_value for _, their_value in pairs]
+    found = [*(value.detach() for value in values), *(gradient(value, theirs) for value in values)]
+    torch.testing.assert_close(written(distribution, ours, own), found, rtol=1e-9, atol=1e-9)
+    in_float32 = [each.to(float64) for each in written(distribution, ours.detach().float(), own)]
+    torch.testing.assert_close(in_float32, found, rtol=1e-3, atol=1e-5)
 
 
 @both_dtypes
@@ -188,6 +197,7 @@ def test_finite_at_extremes_with_finite_gradients(distribution, parameters, acti
     draws = distribution.sample(parameters.detach().expand(100, -1), stream())
     assert draws.isfinite().all()
     assert distribution.log_prob(parameters.expand(100, -1), draws).isfinite().all()
+    assert all(each.isfinite().all() for each in written(distribution, parameters.expand(100, -1), draws))
 
 
 @both_dtypes
@@ -199,6 +209,13 @@ def test_squashed_one_is_finite_at_extremes_with_finite_gradients(mean, log_std,
     for value in (distribution.log_prob(parameters, draws), distribution.entropy(parameters)):
         assert value.isfinite().all()
         assert gradient(value, parameters).isfinite().all()
+    rows = parameters.detach().expand(100, -1)
+    assert all(each.isfinite().all() for each in written(distribution, rows, draws))
+    if dtype == float64:
+        rows = leaf(rows)
+        log_prob, entropy = distribution.log_prob(rows, draws), distribution.entropy(rows)
+        found = [log_prob.detach(), entropy.detach(), gradient(log_prob, rows), gradient(entropy, rows)]
+        torch.testing.assert_close(written(distribution, rows, draws), found, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", [Normal, TanhNormal])
@@ -226,6 +243,9 @@ def test_bits_keep_relative_accuracy_in_the_tails(logit):
     for bit in (0, 1):
         log_prob = Bernoulli(1).log_prob(parameters, torch.tensor([bit])).item()
         assert log_prob == pytest.approx(log_probs[bit], rel=1e-12, abs=0)
+        in_arrays = [each.item() for each in written(Bernoulli(1), parameters, torch.tensor([bit]))]
+        assert in_arrays[:2] == pytest.approx([log_probs[bit], entropy], rel=1e-12, abs=0)
+        assert in_arrays[3] == pytest.approx(slope, rel=1e-9, abs=0)
 
 
 def test_by_hand():
@@ -322,7 +342,9 @@ def squashed_density(mean: float, log_std: float, action: float) -> float:
     return TanhNormal(1).log_prob(parameters, torch.tensor([math.atanh(action)], dtype=float64)).exp().item()
 
 
-@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (1.0, -1.0), (-0.3, 0.5), (0.2, -3.0)])
+@pytest.mark.parametrize(
+    ("mean", "log_std"), [(0.0, 0.0), (1.0, -1.0), (-0.3, 0.5), (0.2, -3.0), (3.0, 0.0), (-6.0, -0.5)]
+)
 def test_squashed_numbers_are_drawn_as_their_density_says(mean, log_std):
     parameters = torch.tensor([mean, log_std])
     draws = TanhNormal(1).sample(parameters.expand(DRAWS, -1), stream()).squeeze(-1).double().tanh()
@@ -404,6 +426,9 @@ def test_squashed_log_prob_is_right_near_the_bounds(mean, log_std, u, dtype, clo
         expected_slopes = [float((u - mean) / variance), float((u - mean) ** 2 / variance - 1), float(by_u)]
     assert value.item() == pytest.approx(expected, rel=close, abs=close)
     assert slopes == pytest.approx(expected_slopes, rel=close, abs=close)
+    log_prob, _, of_log_prob, _ = written(TanhNormal(1), parameters, action)
+    assert log_prob.item() == pytest.approx(expected, rel=close, abs=close)
+    assert of_log_prob.tolist() == pytest.approx(expected_slopes[:2], rel=close, abs=close)
 
 
 def test_slopes_of_the_precise_density_are_derivatives():
@@ -442,8 +467,9 @@ def test_squashed_entropy_equals_the_integral(mean, dtype):
         gaussian = log_std + (1 + math.log(2 * math.pi)) / 2
         expected = gaussian + expected_under(log_slope, mean, log_std)
         for sign in (1, -1):
-            entropy = TanhNormal(1).entropy(torch.tensor([sign * mean, log_std], dtype=dtype)).item()
-            assert entropy == pytest.approx(expected, abs=1e-5)
+            parameters = torch.tensor([sign * mean, log_std], dtype=dtype)
+            assert TanhNormal(1).entropy(parameters).item() == pytest.approx(expected, abs=1e-5)
+            assert written(TanhNormal(1), parameters, torch.zeros(1))[1].item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("mean", MEANS)
@@ -456,6 +482,8 @@ def test_gradient_of_the_squashed_entropy_equals_the_integral(mean):
         # A fit to 1e-6 of values that vary over a width of e^log_std fixes slopes only to their ratio.
         assert by_mean == pytest.approx(expected_by_mean, abs=1e-5 if log_std >= -5 else 0.03)
         assert by_log_std == pytest.approx(expected_by_log_std, abs=1e-5)
+        in_arrays = written(TanhNormal(1), parameters, torch.zeros(1))[3].tolist()
+        assert in_arrays == pytest.approx([by_mean, by_log_std], rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("log_std", [-9.9, -6.0, -2.0, 0.0, 1.9])
@@ -760,8 +788,13 @@ def test_forbidden_choices_have_probability_0_and_get_no_gradient(case, dtype, m
         assert slopes.isfinite().all()
         for at, _, _ in forbidden:
             assert slopes[at] == 0
+    _, _, *in_arrays = written(distribution, parameters.expand(50, -1), draws)
+    for slopes in in_arrays:
+        assert slopes.isfinite().all()
+        assert all((slopes[:, at] == 0).all() for at, _, _ in forbidden)
     if kind == "ordinary":
         assert all(gradient(distribution.entropy(parameters), logits)[at] != 0 for at in case.contested())
+        assert all((in_arrays[1][:, at] != 0).all() for at in case.contested())
 
 
 @masked_cases
@@ -770,7 +803,8 @@ def test_forbidden_choices_have_probability_0_and_get_no_gradient(case, dtype, m
 @pytest.mark.parametrize("kind", ["ordinary", "extreme"])
 def test_masked_entropy_is_that_of_the_allowed_ones(case, dtype, mask_dtype, kind):
     distribution, logits = case.distribution, case_parameters(case, dtype, kind)
-    entropy = distribution.entropy(distribution.masked(logits, torch.tensor(case.mask, dtype=mask_dtype)))
+    parameters = distribution.masked(logits, torch.tensor(case.mask, dtype=mask_dtype))
+    entropy = distribution.entropy(parameters)
     banned = {at for at, _, _ in case.forbidden()}
     expected = 0.0
     for entries in case.choices:
@@ -779,6 +813,8 @@ def test_masked_entropy_is_that_of_the_allowed_ones(case, dtype, mask_dtype, kin
     if distribution is MASKED_COMPOSITE:
         expected += Normal(1).entropy(logits[:2]).item() + Bernoulli(1).entropy(logits[5:6]).item()
     assert entropy.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    in_arrays = written(distribution, parameters, distribution.mode(parameters))[1]
+    assert in_arrays.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 @masked_cases

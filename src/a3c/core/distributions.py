@@ -249,7 +249,7 @@ class Bernoulli:
             (np.minimum(signed, 0) - softplus).sum(-1),
             (softplus + size * share).sum(-1),
             taken - one,
-            -parameters * one * (1 - one),
+            -parameters * share * (1 - share),
         )
 
     def sample(self, parameters: Tensor, generator: Generator) -> Tensor:

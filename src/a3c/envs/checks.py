@@ -1,18 +1,19 @@
 """What an environment must keep to: its spaces, and that its steps are what they declare.
 
 An environment that breaks its word makes an agent learn from something else than was meant, or fails far away from
-the mistake. So each single environment has a wrapper at its core and one at its edge that look at every step; native
-vector environments are taken at their word.
+the mistake. So each single environment has a wrapper at its core and one at its edge that look at every step, and a
+person's own vector environment has one. Those of Gymnasium, ALE and EnvPool are taken at their word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 
 from a3c.envs.action_mask import check_mask, has_mask
 from a3c.errors import UnsupportedEnvironment
@@ -60,11 +61,7 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Observation, reward, terminated, truncated and info."""
         result = self.env.step(action)
-        if not (isinstance(result, tuple) and len(result) == 5):
-            raise UnsupportedEnvironment(
-                f"step of {self.name!r} returned {_kind(result)}: (observation, reward, terminated, "
-                "truncated, info) is wanted; gym before 0.26 had four values, with one `done` for both ends"
-            )
+        _check_step(result, self.name)
         observation, reward, terminated, truncated, info = result
         if type(terminated) is bool and type(truncated) is bool and type(info) is dict:  # nearly always, and quick
             return result
@@ -138,6 +135,59 @@ class Checked(Interface):
         if np.ndim(reward) == 0 and isinstance(reward, SupportsFloat) and not isinstance(reward, np.complexfloating):
             return float(reward)
         raise UnsupportedEnvironment(f"the reward of {self.name!r} is {_kind(reward)}: a number is wanted")
+
+
+class CheckedVector(gym.vector.VectorWrapper):
+    """A vector environment whose observations are of its space, with a reward and two ends for each environment.
+
+    Or it says which are not.
+
+    Args:
+        env: a vector environment.
+        name: what errors call it.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any], name: str) -> None:
+        super().__init__(env)
+        self.name = name
+        space = batch_space(env.single_observation_space, env.num_envs)
+        self._check = observation_check(space, f"the batch of observations of {name!r}")
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """The first observations, checked."""
+        result = self.env.reset(seed=cast(Any, seed), options=options)  # annotated more narrowly than it takes
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise UnsupportedEnvironment(
+                f"reset of {self.name!r} returned {_kind(result)}: (observations, infos) is wanted"
+            )
+        self._check(result[0])
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """The next observations, rewards and ends, checked."""
+        result = self.env.step(actions)
+        _check_step(result, self.name)
+        observations, rewards, terminated, truncated, _ = result
+        self._check(observations)
+        self._check_each("rewards", rewards, "iuf")
+        self._check_each("terminated", terminated, "b")
+        self._check_each("truncated", truncated, "b")
+        return result
+
+    def _check_each(self, what: str, values: Any, kinds: str) -> None:
+        if not (isinstance(values, np.ndarray) and values.shape == (self.num_envs,) and values.dtype.kind in kinds):
+            wanted = f"an array ({self.num_envs},) of {'bool' if kinds == 'b' else 'numbers'}"
+            raise UnsupportedEnvironment(f"`{what}` of a step of {self.name!r} is {_kind(values)}: {wanted} is wanted")
+
+
+def _check_step(result: Any, name: str) -> None:
+    if not (isinstance(result, tuple) and len(result) == 5):
+        raise UnsupportedEnvironment(
+            f"step of {name!r} returned {_kind(result)}: (observation, reward, terminated, truncated, info) is wanted; "
+            "gym before 0.26 had four values, with one `done` for both ends"
+        )
 
 
 def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:

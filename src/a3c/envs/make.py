@@ -16,7 +16,7 @@ from a3c.envs import atari, envpool, mujoco_warnings
 from a3c.envs.action_mask import ActionMask, flat_mask, has_mask, mask_size
 from a3c.envs.atari import AtariOptions
 from a3c.envs.bare import BareLanes, BareVector
-from a3c.envs.checks import Checked, check_spaces, unchecked, with_interface
+from a3c.envs.checks import Checked, CheckedVector, check_spaces, unchecked, with_interface
 from a3c.envs.lanes import Lanes
 from a3c.envs.lookup import (
     find_class,
@@ -39,6 +39,8 @@ AnyVectorEnv = VectorEnv[Any, Any, Any]
 # Below this many environments a Python loop over single ones is at least as fast as CartPole's native vector
 # environment (benchmarks/vectorisation.py).
 _NATIVE_FROM_ENVS = 6
+
+_TAKEN_AT_THEIR_WORD = ("a3c", "ale_py", "envpool", "gymnasium")  # whose vector environments are not checked
 
 _EXTRAS = ("box2d", "mujoco")  # Gymnasium's by these names are ours, too
 
@@ -146,7 +148,11 @@ class EnvSource:
 
     def make_vector(self, count: int) -> AnyVectorEnv:
         """`count` environments in one, in NEXT_STEP mode: native if there is such and it is the faster."""
-        return self._native(count) or Lanes([self._decided()._make_lane] * count)
+        native = self._native(count)
+        if native is None:
+            return Lanes([self._decided()._make_lane] * count)
+        package = type(native.unwrapped).__module__.partition(".")[0]
+        return native if package in _TAKEN_AT_THEIR_WORD else CheckedVector(native, self.name)
 
     def make_bare(self, count: int) -> BareVector | BareLanes:
         """`count` environments with as little around them as there can be: what a measurement compares with."""

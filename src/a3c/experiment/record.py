@@ -2,7 +2,7 @@
 
 Gymnasium's RenderCollection collects the frames. They are encoded as they come, by imageio-ffmpeg or Pillow, so a long
 episode needs no more memory than a short one (a GIF: its palette pictures). Gymnasium's RecordVideo keeps them all,
-writes no GIF, and hands them to MoviePy by the second, which rounds half of all films to a frame less than there were.
+writes no GIF, and hands them to MoviePy by the second, whose rounding may cost the last one.
 """
 
 from __future__ import annotations
