@@ -78,7 +78,8 @@ PEERS = [
     "Rows by sb3 are Stable-Baselines3's A2C with rl-baselines3-zoo's settings, in benchmarks/peers_learning.py. The",
     "zoo did not tune them for each environment, as a3c's presets are: for MuJoCo it has SB3's defaults with",
     "normalisation, one environment; for MinAtar it has none, and those for Atari stand in. An SB3 run is one process",
-    "with one thread, an a3c run two workers: its minutes say how long one waits, not what a core does.",
+    "with one thread, an a3c run two workers: its minutes say how long one waits, not what a core does. Of SB3, two",
+    "runs went on at a time on two cores, and beside those of MinAtar other work, so its minutes are too many.",
 ]
 
 
