@@ -61,7 +61,8 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Observation, reward, terminated, truncated and info."""
         result = self.env.step(action)
-        _check_step(result, self.name)
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise _no_step(result, self.name)
         observation, reward, terminated, truncated, info = result
         if type(terminated) is bool and type(truncated) is bool and type(info) is dict:  # nearly always, and quick
             return result
@@ -168,7 +169,8 @@ class CheckedVector(gym.vector.VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """The next observations, rewards and ends, checked."""
         result = self.env.step(actions)
-        _check_step(result, self.name)
+        if not (isinstance(result, tuple) and len(result) == 5):
+            raise _no_step(result, self.name)
         observations, rewards, terminated, truncated, _ = result
         self._check(observations)
         self._check_each("rewards", rewards, "iuf")
@@ -182,12 +184,11 @@ class CheckedVector(gym.vector.VectorWrapper):
             raise UnsupportedEnvironment(f"`{what}` of a step of {self.name!r} is {_kind(values)}: {wanted} is wanted")
 
 
-def _check_step(result: Any, name: str) -> None:
-    if not (isinstance(result, tuple) and len(result) == 5):
-        raise UnsupportedEnvironment(
-            f"step of {name!r} returned {_kind(result)}: (observation, reward, terminated, truncated, info) is wanted; "
-            "gym before 0.26 had four values, with one `done` for both ends"
-        )
+def _no_step(result: Any, name: str) -> UnsupportedEnvironment:
+    return UnsupportedEnvironment(
+        f"step of {name!r} returned {_kind(result)}: (observation, reward, terminated, truncated, info) is wanted; "
+        "gym before 0.26 had four values, with one `done` for both ends"
+    )
 
 
 def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
