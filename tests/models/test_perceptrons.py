@@ -134,7 +134,7 @@ def test_the_chain_rule_is_taken_directly_and_gives_what_autograd_does(autograds
     assert len(autograds) == 1
     assert directly.shape == model.flat.shape
     assert directly.abs().min() < 1 < 1e6 * directly.abs().max()
-    assert torch.equal(directly, by_autograd)
+    torch.testing.assert_close(directly, by_autograd, rtol=1e-12, atol=1e-15)  # without the last row: other sums
     plain = copy.deepcopy(model)  # torch's passes
     torch.testing.assert_close(
         directly, flat_gradient(loss_of(plain(rollout), rollout, distribution), plain), rtol=1e-12, atol=1e-12

@@ -31,19 +31,27 @@ def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array
     logits [..., A] and actions [...] are arrays; so is what comes out.
     """
     assert actions.shape == logits.shape[:-1], f"actions {actions.shape} of logits {logits.shape}"
-    shifted = logits - logits.max(-1, keepdims=True)  # [..., A]
-    probs = np.exp(shifted)
-    total = probs.sum(-1, keepdims=True)  # [..., 1]
-    probs /= total
-    log_probs = shifted - np.log(total)
-    weighted = probs * log_probs
-    entropies = -weighted.sum(-1, keepdims=True)  # [..., 1]
     count = logits.shape[-1]
-    rows, chosen = np.arange(actions.size), actions.reshape(-1)
-    of_log_prob = -probs
-    of_log_prob.reshape(-1, count)[rows, chosen] += 1
-    log_prob = log_probs.reshape(-1, count)[rows, chosen].reshape(actions.shape)
-    return log_prob, entropies[..., 0], of_log_prob, -weighted - probs * entropies
+    # The actions first: NumPy goes along many rows at once, but calls a loop for each row of few numbers.
+    log_probs = np.array(logits.reshape(-1, count).T, order="C")  # [A, N]
+    log_probs -= log_probs.max(0)
+    probs = np.exp(log_probs)
+    total = probs.sum(0)  # [N]
+    probs /= total
+    log_probs -= np.log(total)
+    entropies = -(probs * log_probs).sum(0)  # [N]
+    chosen = actions.reshape(-1) == np.arange(count)[:, None]  # [A, N]
+    log_prob = np.where(chosen, log_probs, 0).sum(0)  # [N]
+    of_log_prob = chosen - probs
+    log_probs += entropies
+    of_entropy = probs * -log_probs
+    shape = logits.shape
+    return (
+        log_prob.reshape(shape[:-1]),
+        entropies.reshape(shape[:-1]),
+        of_log_prob.T.reshape(shape),
+        of_entropy.T.reshape(shape),
+    )
 
 
 def sample(logits: Tensor, generator: Generator) -> Tensor:

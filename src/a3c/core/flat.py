@@ -64,8 +64,9 @@ def flat_gradient(loss: Tensor, module: HasParameters) -> Tensor:
 def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
     """The gradient [P], where the loss is known with those at a network's outputs, and the network has its chain rule.
 
-    Such a loss's node has `of_outputs`, one array for each output. That of the network, from which all of these come
-    and nothing else, has `chain_rule`, which makes of them a fresh vector [P], in the order of its `parameters`.
+    Such a loss's node has `of_outputs`, one array for each output: the gradients of its first rows, where those of the
+    others are 0. That of the network, from which all of these come and nothing else, has `chain_rule`, which makes of
+    them a fresh vector [P], in the order of its `parameters`.
     Autograd would find the same with the same arithmetic, but for small networks its own work takes longer than that.
     """
     known: Any = loss.grad_fn

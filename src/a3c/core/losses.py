@@ -76,10 +76,9 @@ def actor_critic_loss(
         policy_loss = -float(np.vdot(weighted_errors, log_prob))
         value_loss = float(np.vdot(weighted_errors, errors))
         entropy = float(np.vdot(weights, entropies))
-        # ∂L/∂p and ∂L/∂V.
-        of_policy, of_values = np.zeros_like(policy), np.zeros_like(values)  # the last rows stay 0
-        of_policy[:-1] = -weighted_errors[..., None] * of_log_prob - entropy_coef * weights[..., None] * of_entropy
-        of_values[:-1] = -2 * value_coef * weighted_errors
+        # ∂L/∂p and ∂L/∂V, [T, B, D] and [T, B].
+        of_policy = -weighted_errors[..., None] * of_log_prob - entropy_coef * weights[..., None] * of_entropy
+        of_values = -2 * value_coef * weighted_errors
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
     return Loss(_with_gradients(total, outputs, of_policy, of_values), policy_loss, value_loss, entropy)
 
@@ -89,7 +88,7 @@ def _on_host(tensor: Tensor) -> Array:
 
 
 def _with_gradients(total: float, outputs: PolicyValue, of_policy: Array, of_values: Array) -> Tensor:
-    """The total, [], with these gradients with respect to the outputs."""
+    """The total, [], with these gradients with respect to the outputs' first T rows; it ignores the last one."""
     return cast(Tensor, _Known.apply(*outputs, total, (of_policy, of_values)))  # type: ignore[no-untyped-call]
 
 
@@ -105,4 +104,9 @@ class _Known(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         of_policy, of_values = (torch.from_numpy(gradient).to(ctx.device) for gradient in ctx.of_outputs)
-        return outer * of_policy, outer * of_values, None, None
+        return outer * _with_last_row(of_policy), outer * _with_last_row(of_values), None, None
+
+
+def _with_last_row(gradient: Tensor) -> Tensor:
+    """[T+1, ...] from [T, ...]: 0 for the row that is only bootstrapped from."""
+    return torch.cat([gradient, torch.zeros_like(gradient[:1])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,17 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambda_
     cut = chain_weights == 0
     with np.errstate(invalid="ignore", over="ignore"):  # infinity times 0, selected away
         returns = rewards + _cut(discounts - chain_weights, next_values)  # what each step bootstraps, [T, ...]
-        following = next_values[-1:]  # [1, ...]
+        shape, rows = returns.shape, (len(rewards), math.prod(rewards.shape[1:]))
+        returns, chain_weights, cut = (array.reshape(rows) for array in (returns, chain_weights, cut))
+        any_cut = cut.any(1).tolist()  # [T]; mostly there is none
+        following = next_values[-1:].reshape(-1)
         for t in range(len(rewards) - 1, -1, -1):
-            following = np.where(cut[t : t + 1], 0, chain_weights[t : t + 1] * following)
-            following += returns[t : t + 1]
-            returns[t : t + 1] = following
-    return returns
+            carried = chain_weights[t] * following
+            if any_cut[t]:
+                carried[cut[t]] = 0
+            following = returns[t]
+            following += carried
+    return returns.reshape(shape)
 
 
 def _cut(weight: Array, value: Array) -> Array:

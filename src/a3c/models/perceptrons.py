@@ -201,7 +201,11 @@ class Perceptrons:
 
     @np.errstate(invalid="ignore", over="ignore")
     def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
-        """The gradient with respect to the parameters, [P], for those with respect to the outputs."""
+        """The gradient with respect to the parameters, [P], for those with respect to the outputs.
+
+        Of N rows these may be the first ones only: no work is done for those behind, whose gradients are 0.
+        """
+        tapes = [[rows[: len(of_values)] for rows in tape] for tape in tapes]
         gradient = np.empty(self._parts[-1][1], self.dtype)
         parts = self.parts_of(gradient)
 
@@ -254,6 +258,6 @@ class _Pass(torch.autograd.Function):
 
 
 def _chain_rule(ctx: Any, of_policy: Array, of_values: Array) -> Tensor:
-    """The parameters' gradient [P] for those of the outputs, [..., D] and [...]."""
+    """The parameters' gradient [P] for those of the outputs' first rows, [T, B, D] and [T, B]; the others' are 0."""
     rows = of_policy.reshape(of_values.size, of_policy.shape[-1])
     return torch.from_numpy(ctx.network.backward(ctx.tapes, rows, of_values.reshape(-1)))
