@@ -55,7 +55,7 @@ class Rollout:
     @cached_property
     def env_steps(self) -> int:
         """How many real transitions the rollout holds."""
-        return int(self.real.sum())
+        return int(self.real.numpy().sum())
 
 
 class PolicyValue(NamedTuple):

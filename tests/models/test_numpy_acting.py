@@ -101,7 +101,7 @@ def test_it_follows_the_parameters_and_the_moments():
     model.flat.copy_(other.flat)  # as a pull does
     model.normaliser.load(other.normaliser.moments)
     again = NumpyPolicy(other, seed=3)
-    again.random.bit_generator.state = acting.random.bit_generator.state
+    again(rows, None, np.zeros(200, np.bool_))
     np.testing.assert_array_equal(*(policy(rows, None, np.zeros(200, np.bool_))[0] for policy in (acting, again)))
 
 
@@ -110,6 +110,18 @@ def test_a_seed_repeats_its_actions():
     one, same, other = (NumpyPolicy(model, seed)(rows, None, np.zeros(8, np.bool_))[0] for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
+
+
+def test_steps_are_drawn_apart_and_lanes_may_change():
+    spec = SUITED["choices"]
+    model, acting = built(spec), NumpyPolicy(built(spec), seed=1)
+    lanes = [40] * 50 + [7] * 50 + [40] * 50  # noise is drawn for some steps at a time
+    steps = [acting(np.repeat(observations(spec, 1), n, 0), None, np.zeros(n, np.bool_))[0] for n in lanes]
+    assert len({tuple(actions) for actions in steps if len(actions) == 40}) == 100
+    row = torch.from_numpy(observations(spec, 1))
+    probabilities = torch.softmax(model.policy(row, None, torch.zeros(1, dtype=torch.bool)).parameters[0].double(), 0)
+    seen = np.bincount(np.concatenate(steps), minlength=4)
+    assert stats.chisquare(seen, seen.sum() * probabilities.detach().numpy()).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("name", SUITED)

@@ -1,5 +1,6 @@
 """Finding the first number that is not one."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,11 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
     Rewards count only where they belong to a real transition.
     """
     observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
-    rewards = rollout.rewards.where(rollout.real, 0.0)
-    # A norm is finite only if every number is, and so is a sum of numbers: mostly that is all there is to see.
-    norms = [torch.linalg.vector_norm(part) for part in observations.values() if part.is_floating_point()]
-    norms += [torch.linalg.vector_norm(rewards), torch.linalg.vector_norm(gradient)]
-    if abs(loss.policy + loss.value + loss.entropy) + sum(map(float, norms)) < _GREATEST:
+    rewards = torch.from_numpy(np.where(rollout.real.numpy(), rollout.rewards.numpy(), 0))
+    # A sum of squares is finite only if every number is, and so is a sum of such: mostly that is all there is to see.
+    squares = [_sum_of_squares(part) for part in observations.values() if part.is_floating_point()]
+    squares += [_sum_of_squares(rewards), _sum_of_squares(gradient)]
+    if abs(loss.policy + loss.value + loss.entropy) + sum(squares) < _GREATEST:
         return None
     terms = (
         *((f"observation {path!r}" if path else "observation", part) for path, part in observations.items()),
@@ -27,7 +28,7 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
         ("policy loss", loss.policy),
         ("value loss", loss.value),
         ("entropy", loss.entropy),
-        ("gradient", norms[-1]),
+        ("gradient", torch.linalg.vector_norm(gradient)),
     )
     for name, tensor in terms:
         if isinstance(tensor, float):
@@ -36,3 +37,11 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
         elif tensor.is_floating_point() and not bool((tensor.abs() < _GREATEST).all()):
             return name
     return None
+
+
+def _sum_of_squares(tensor: Tensor) -> float:
+    if tensor.device.type != "cpu":
+        norm = float(torch.linalg.vector_norm(tensor))
+        return norm * norm
+    numbers = tensor.numpy().ravel(order="K")  # whatever the order, without a copy
+    return float(np.vdot(numbers, numbers))

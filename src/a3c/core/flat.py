@@ -65,8 +65,8 @@ def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
     """The gradient [P], where the loss is known with those at a network's outputs, and the network has its chain rule.
 
     Such a loss's node has `of_outputs`, one array for each output: the gradients of its first rows, where those of the
-    others are 0. That of the network, from which all of these come and nothing else, has `chain_rule`, which makes of
-    them a fresh vector [P], in the order of its `parameters`.
+    others are 0. That of the network, from which all of these come and nothing else, has its `module` and `chain_rule`,
+    which makes of them a fresh vector [P], in the order of the module's `parameters`.
     Autograd would find the same with the same arithmetic, but for small networks its own work takes longer than that.
     """
     known: Any = loss.grad_fn
@@ -77,8 +77,7 @@ def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
     network: Any = sources[0][0]
     if not hasattr(network, "chain_rule") or sources != tuple((network, i) for i in range(len(of_outputs))):
         return None
-    own, asked_for = network.parameters, list(module.parameters())
-    if len(own) != len(asked_for) or not all(a is b and a.requires_grad for a, b in zip(own, asked_for, strict=True)):
+    if network.module is not module or not all(parameter.requires_grad for parameter in network.parameters):
         return None
     gradient: Tensor = network.chain_rule(network, *of_outputs)
     return gradient

@@ -84,7 +84,7 @@ def actor_critic_loss(
 
 
 def _on_host(tensor: Tensor) -> Array:
-    return tensor.detach().cpu().numpy()
+    return tensor.numpy(force=True)
 
 
 def _with_gradients(total: float, outputs: PolicyValue, of_policy: Array, of_values: Array) -> Tensor:

@@ -45,7 +45,7 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambda_
         returns = rewards + _cut(discounts - chain_weights, next_values)  # what each step bootstraps, [T, ...]
         shape, rows = returns.shape, (len(rewards), math.prod(rewards.shape[1:]))
         returns, chain_weights, cut = (array.reshape(rows) for array in (returns, chain_weights, cut))
-        any_cut = cut.any(1).tolist()  # [T]; mostly there is none
+        any_cut: list[bool] = np.any(cut, 1).tolist()  # [T]; mostly there is none
         following = next_values[-1:].reshape(-1)
         for t in range(len(rewards) - 1, -1, -1):
             carried = chain_weights[t] * following

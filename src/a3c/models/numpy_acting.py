@@ -19,6 +19,7 @@ from a3c.types import State
 
 Array = NDArray[Any]
 
+_DRAWS_AHEAD = 16  # steps whose noise is drawn together: a few calls less for each
 _GREATEST_STD = math.exp(GREATEST_LOG_STD)
 
 
@@ -49,6 +50,8 @@ class NumpyPolicy:
         self.noise_steps = noise_steps
         self._age = 0  # steps since the start
         self._standard_normal: Array | None = None  # of gSDE, [B, F, K]
+        self._noise = np.empty((0, 0, 0))  # of choices, for some steps ahead, [steps, B, A]
+        self._drawn = 0  # steps of these
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
@@ -73,12 +76,18 @@ class NumpyPolicy:
 
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
-        noise = self.random.standard_exponential(logits.shape, logits.dtype)
-        np.maximum(noise, np.finfo(noise.dtype).tiny, out=noise)  # one in ten million is 0
-        np.log(noise, out=noise)
-        logits -= noise
-        choice: Array = np.argmax(logits, -1)
+        if self._drawn == len(self._noise) or self._noise.shape[1:] != logits.shape:
+            self._noise, self._drawn = self._gumbel((_DRAWS_AHEAD, *logits.shape), logits.dtype), 0
+        logits += self._noise[self._drawn]
+        self._drawn += 1
+        choice: Array = logits.argmax(-1)
         return choice
+
+    def _gumbel(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        noise = self.random.standard_exponential(shape, dtype)
+        np.maximum(noise, np.finfo(dtype).tiny, out=noise)  # one in ten million is 0
+        np.log(noise, out=noise)
+        return np.negative(noise, out=noise)
 
     def _numbers(self, outputs: Array) -> Array:
         """μ + σ ε, [B, K] float32."""

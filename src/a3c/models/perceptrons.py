@@ -99,6 +99,7 @@ class Perceptrons:
 
     def __init__(self, model: ActorCritic) -> None:
         assert self.suits(model)
+        self.model = model
         self.parameters = list(model.parameters())
         places = {parameter.data_ptr(): i for i, parameter in enumerate(self.parameters)}
         ends = [*itertools.accumulate(parameter.numel() for parameter in self.parameters)]
@@ -208,11 +209,12 @@ class Perceptrons:
         tapes = [[rows[: len(of_values)] for rows in tape] for tape in tapes]
         gradient = np.empty(self._parts[-1][1], self.dtype)
         parts = self.parts_of(gradient)
+        ones = np.ones(len(of_values), self.dtype)  # a product with them is a sum, and a third of its price
 
         def step_back(layer: Layer, inputs: Array, of_sums: Array) -> None:
             weight, bias = layer.places
             np.matmul(of_sums.T, inputs, out=parts[weight])
-            np.add.reduce(of_sums, 0, out=parts[bias])
+            np.matmul(ones, of_sums, out=parts[bias])
 
         if self.log_std is not None:
             size = self.log_std.shape[-1]
@@ -247,7 +249,8 @@ class _Pass(torch.autograd.Function):
         ctx: Any, network: Perceptrons, inputs: Array, lead: tuple[int, ...], *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         policy, values, ctx.tapes = network.forward(inputs)
-        ctx.network, ctx.parameters, ctx.chain_rule = network, network.parameters, _chain_rule
+        ctx.network, ctx.module, ctx.parameters = network, network.model, network.parameters
+        ctx.chain_rule = _chain_rule
         return torch.from_numpy(policy.reshape(*lead, policy.shape[1])), torch.from_numpy(values.reshape(lead))
 
     @staticmethod
