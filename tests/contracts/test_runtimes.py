@@ -442,6 +442,21 @@ def test_a_worker_has_one_torch_thread(start_method):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+@pytest.mark.usefixtures("no_fork_server")
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_worker_collects_garbage_but_not_among_what_was_imported(start_method):
+    def look(worker, handle, life):
+        import gc
+
+        yield Update({"on": float(gc.isenabled()), "frozen": float(gc.get_freeze_count())}, 0, 0, (), None)
+
+    with nothing_left():
+        runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05)
+        reports = collect(runtime, look, shared_store(runtime))
+    assert sum(report.sums.get("on", 0) for report in reports) == W
+    assert sum(report.sums.get("frozen", 0) for report in reports) > W * 1000
+
+
 def test_a_worker_keeps_what_it_frees():
     def check(worker, update):
         for _ in range(20):

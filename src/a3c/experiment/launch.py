@@ -19,6 +19,7 @@ from a3c.experiment.extras import is_installed
 from a3c.experiment.loggers.wandb import check_installed
 from a3c.experiment.run_directory import METRICS, holds_checkpoints
 from a3c.experiment.saved_settings import read_settings
+from a3c.importing import collector_paused
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.restarts import FailurePolicy
 from a3c.runtimes.serial import SerialRuntime
@@ -87,7 +88,8 @@ def train(
         runtime.prepare()
         facts = examine(source)
         config, description = shape.fit(config, description, facts.source, settings)
-        from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
+        with collector_paused():
+            from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
 
         return run_training(facts, config, settings, description + begun_anew, runtime, on_report, started_at)
 
@@ -150,7 +152,8 @@ def _take_up(
     with contextlib.closing(runtime):
         runtime.prepare()
         facts = examine(source)
-        from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
+        with collector_paused():
+            from a3c.experiment.train import run_training  # noqa: PLC0415  (imports torch)
 
         words = resuming.what_changes(changes)
         description = presets.describe(config, f"as before{words and ', but for ' + words}", ())

@@ -15,6 +15,7 @@ from multiprocessing import connection, parent_process, resource_tracker, util
 from typing import Any, cast
 
 from a3c.errors import UsageError
+from a3c.importing import pause_collector, resume_collector
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -178,7 +179,10 @@ def _on_parents_death(number: int) -> None:
 
 
 def begin_of_imports(parent: int, last: Callable[[], None] = lambda: None) -> None:
-    """Go when the parent of this number does, until `end_of_imports`; `last` is called before."""
+    """Go when the parent of this number does, until `end_of_imports`; `last` is called before.
+
+    Until then, no garbage is collected either.
+    """
     over = threading.Event()
 
     def watch() -> None:
@@ -190,6 +194,7 @@ def begin_of_imports(parent: int, last: Callable[[], None] = lambda: None) -> No
     thread = threading.Thread(target=watch, name="a3c-import-watch", daemon=True)
     thread.start()
     _import_watches.append((over, thread))
+    pause_collector()
 
 
 def end_of_imports() -> None:
@@ -198,6 +203,7 @@ def end_of_imports() -> None:
         over, thread = _import_watches.pop()
         over.set()
         thread.join()
+        resume_collector()
 
 
 def exit_with_parent(*, with_fork_server: bool = True) -> None:
