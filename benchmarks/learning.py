@@ -79,7 +79,8 @@ PEERS = [
     "zoo did not tune them for each environment, as a3c's presets are: for MuJoCo it has SB3's defaults with",
     "normalisation, one environment; for MinAtar it has none, and those for Atari stand in. An SB3 run is one process",
     "with one thread, an a3c run two workers: its minutes say how long one waits, not what a core does. Of SB3, two",
-    "runs went on at a time on two cores, and beside those of MinAtar other work, so its minutes are too many.",
+    "runs went on at a time on two cores, and beside them, as beside a3c's of Space Invaders, there was other work: so",
+    "these minutes are too many.",
 ]
 
 
