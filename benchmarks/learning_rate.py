@@ -13,7 +13,7 @@ import argparse
 
 from cartpole import measure, save
 
-GRID = [4e-3, 8e-3, 1.6e-2]
+GRID = [4e-3, 8e-3, 1.6e-2, 3.2e-2]
 
 
 def main() -> None:

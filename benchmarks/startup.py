@@ -25,9 +25,11 @@ from cartpole import commit, timed
 
 RESULTS = Path(__file__).parent / "results"
 A3C = [sys.executable, "-m", "a3c"]
+UNCOLLECTED = "import gc; gc.disable(); import torch"
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "python -c 'import torch'": [sys.executable, "-c", "import torch"],
+    f"python -c '{UNCOLLECTED}'": [sys.executable, "-c", UNCOLLECTED],
     "python -m a3c --help": [*A3C, "--help"],
     "python -m a3c train --help": [*A3C, "train", "--help"],
 }

@@ -22,6 +22,7 @@ from a3c.config import JSON_OBJECT, RuntimeName, StoreName, TrainConfig, flag, s
 from a3c.errors import A3CError, UsageError
 
 _FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
+_RARELY = 1000  # collections of garbage to one that goes through all of PyTorch's objects, for a tenth of a second
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def program() -> None:
     """The program `a3c`: `main`, and an end without taking PyTorch's modules apart, which takes a third of a second."""
     code = 0
-    gc.set_threshold(*gc.get_threshold()[:2], 1000)  # a look through all of PyTorch's objects takes a tenth of a second
+    gc.set_threshold(*gc.get_threshold()[:2], _RARELY)
     try:
         main()
     except SystemExit as end:

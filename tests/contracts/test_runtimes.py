@@ -441,7 +441,6 @@ def test_a_worker_has_one_torch_thread(start_method):
         collect(runtime, make(updates=1, at_update=check), shared_store(runtime))
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 @pytest.mark.usefixtures("no_fork_server")
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_worker_collects_garbage_but_not_among_what_was_imported(start_method):
@@ -457,6 +456,7 @@ def test_a_worker_collects_garbage_but_not_among_what_was_imported(start_method)
     assert sum(report.sums.get("frozen", 0) for report in reports) > W * 1000
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
 def test_a_worker_keeps_what_it_frees():
     def check(worker, update):
         for _ in range(20):

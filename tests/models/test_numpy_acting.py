@@ -105,9 +105,10 @@ def test_it_follows_the_parameters_and_the_moments():
     np.testing.assert_array_equal(*(policy(rows, None, np.zeros(200, np.bool_))[0] for policy in (acting, again)))
 
 
-def test_a_seed_repeats_its_actions():
-    model, rows = built(SUITED["numbers"]), observations(SUITED["numbers"], 8)
-    one, same, other = (NumpyPolicy(model, seed)(rows, None, np.zeros(8, np.bool_))[0] for seed in (1, 1, 2))
+@pytest.mark.parametrize("name", ["numbers", "choices"])
+def test_a_seed_repeats_its_actions(name):
+    model, rows = built(SUITED[name]), observations(SUITED[name], 30)
+    one, same, other = (NumpyPolicy(model, seed)(rows, None, np.zeros(30, np.bool_))[0] for seed in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
 

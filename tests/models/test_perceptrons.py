@@ -156,6 +156,11 @@ def test_what_else_hangs_on_the_parameters_is_left_to_autograd(autograds):
     assert not torch.equal(bent, known)
     assert not torch.equal(other, known)
     assert len(autograds) == 3
+    ours = loss(lambda outputs: outputs)
+    model.value_head.bias.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not require grad|not have been used"):
+        flat_gradient(ours, model)
+    model.value_head.bias.requires_grad_(True)
     with pytest.raises(RuntimeError, match="does not require grad"):
         flat_gradient(loss(lambda outputs: outputs), model.value_head.requires_grad_(False))
 

@@ -43,8 +43,7 @@ def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array
     chosen = actions.reshape(-1) == np.arange(count)[:, None]  # [A, N]
     log_prob = np.where(chosen, log_probs, 0).sum(0)  # [N]
     of_log_prob = chosen - probs
-    log_probs += entropies
-    of_entropy = probs * -log_probs
+    of_entropy = -probs * (log_probs + entropies)
     shape = logits.shape
     return (
         log_prob.reshape(shape[:-1]),

@@ -67,7 +67,7 @@ def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
     Such a loss's node has `of_outputs`, one array for each output: the gradients of its first rows, where those of the
     others are 0. That of the network, from which all of these come and nothing else, has its `module` and `chain_rule`,
     which makes of them a fresh vector [P], in the order of the module's `parameters`.
-    Autograd would find the same with the same arithmetic, but for small networks its own work takes longer than that.
+    Autograd would find the same up to rounding, but for small networks its own work takes longer than that.
     """
     known: Any = loss.grad_fn
     of_outputs = getattr(known, "of_outputs", None)

@@ -19,7 +19,7 @@ from a3c.experiment.extras import is_installed
 from a3c.experiment.loggers.wandb import check_installed
 from a3c.experiment.run_directory import METRICS, holds_checkpoints
 from a3c.experiment.saved_settings import read_settings
-from a3c.importing import collector_paused
+from a3c.runtimes.importing import collector_paused
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.restarts import FailurePolicy
 from a3c.runtimes.serial import SerialRuntime

@@ -28,7 +28,7 @@ _CARTPOLE: dict[str, Any] = _PLAIN | {
     "entropy_coef": 0.01,
     "value_coef": 0.25,
     "max_gradient_norm": 1.0,
-    "learning_rate": 8e-3,
+    "learning_rate": 1.6e-2,
     "optimizer_decay": 0.95,
     "optimizer_epsilon": 1e-2,  # smaller ones blow up the noise of gradients that have become small
     "separate_torsos": True,

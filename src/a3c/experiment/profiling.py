@@ -153,7 +153,8 @@ class Reference:
     "environment": bare environments (`EnvSource.make_bare`) with the actions that the policy has drawn from the same
         seeds on, over and over, so with the policy's course of episodes;
     "forward": the network's policy on B observations, without gradients and without drawing, as acting does it;
-    "backward": the network on T+1 rows of B, and the gradient of its outputs' sum.
+    "backward": the network on T+1 rows of B, and the gradient of its outputs' sum, of the T rows that are learned from
+        where the rest can be spared.
 
     What a GPU has worked out counts when it is there, in the CPU's memory, as it must be for a step or a push.
     """
@@ -205,9 +206,10 @@ class Reference:
         rollout = actor.unroll(self.recipe.settings.rollout_length)
         if (perceptrons := model.perceptrons) is not None:  # what remains where nothing is recorded
             inputs = perceptrons.inputs(rollout.observations.numpy(), model.normaliser)
+            lanes = actor.envs.num_envs  # the last row of these is only bootstrapped from
             while True:
                 policy, values, tapes = perceptrons.forward(inputs)
-                perceptrons.backward(tapes, np.ones_like(policy), np.ones_like(values))
+                perceptrons.backward(tapes, np.ones_like(policy[:-lanes]), np.ones_like(values[:-lanes]))
                 yield 1
         while True:
             outputs = model(rollout)

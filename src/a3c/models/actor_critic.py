@@ -164,7 +164,7 @@ class ActorCritic(nn.Module):
         """Policy parameters [..., D] and values [...] of flat observations [..., *O], for a network without memory."""
         assert self.policy_memory is None, "a network with memory needs a state: use step"
         if (perceptrons := self.perceptrons) is not None:
-            return perceptrons(observations, self.normaliser)
+            return perceptrons(self, observations)
         return self._heads(*self._features(observations), observations)
 
     def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:

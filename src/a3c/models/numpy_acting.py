@@ -19,7 +19,7 @@ from a3c.types import State
 
 Array = NDArray[Any]
 
-_DRAWS_AHEAD = 16  # steps whose noise is drawn together: a few calls less for each
+_DRAWS_AHEAD, _MOST_AHEAD = 16, 100_000  # steps whose noise is drawn together, a few calls less for each; numbers
 _GREATEST_STD = math.exp(GREATEST_LOG_STD)
 
 
@@ -77,7 +77,8 @@ class NumpyPolicy:
     def _choice(self, logits: Array) -> Array:
         """By the Gumbel-max trick, as `categorical.sample`, [B]."""
         if self._drawn == len(self._noise) or self._noise.shape[1:] != logits.shape:
-            self._noise, self._drawn = self._gumbel((_DRAWS_AHEAD, *logits.shape), logits.dtype), 0
+            steps = min(_DRAWS_AHEAD, 1 + _MOST_AHEAD // (1 + logits.size))
+            self._noise, self._drawn = self._gumbel((steps, *logits.shape), logits.dtype), 0
         logits += self._noise[self._drawn]
         self._drawn += 1
         choice: Array = logits.argmax(-1)

@@ -99,7 +99,6 @@ class Perceptrons:
 
     def __init__(self, model: ActorCritic) -> None:
         assert self.suits(model)
-        self.model = model
         self.parameters = list(model.parameters())
         places = {parameter.data_ptr(): i for i, parameter in enumerate(self.parameters)}
         ends = [*itertools.accumulate(parameter.numel() for parameter in self.parameters)]
@@ -141,11 +140,11 @@ class Perceptrons:
         return self._address == model.value_head.bias.data_ptr()
 
     @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
-    def __call__(self, observations: Tensor, normaliser: Normaliser) -> PolicyValue:
-        """Policy parameters [..., D] and values [...] of observations [..., *O], which are to be normalised."""
+    def __call__(self, model: ActorCritic, observations: Tensor) -> PolicyValue:
+        """Policy parameters [..., D] and values [...] of the model that these are of, for observations [..., *O]."""
         lead = observations.shape[: observations.ndim - self._own_dims]
-        inputs = self.inputs(observations.numpy(), normaliser)
-        return PolicyValue(*_Pass.apply(self, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
+        inputs = self.inputs(observations.numpy(), model.normaliser)
+        return PolicyValue(*_Pass.apply(self, model, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     @np.errstate(invalid="ignore", over="ignore")
     def policy_pass(self, observations: Array, normaliser: Normaliser) -> tuple[Array, Array]:
@@ -246,10 +245,10 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: Perceptrons, inputs: Array, lead: tuple[int, ...], *parameters: Tensor
+        ctx: Any, network: Perceptrons, model: ActorCritic, inputs: Array, lead: tuple[int, ...], *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         policy, values, ctx.tapes = network.forward(inputs)
-        ctx.network, ctx.module, ctx.parameters = network, network.model, network.parameters
+        ctx.network, ctx.module, ctx.parameters = network, model, network.parameters
         ctx.chain_rule = _chain_rule
         return torch.from_numpy(policy.reshape(*lead, policy.shape[1])), torch.from_numpy(values.reshape(lead))
 
@@ -257,10 +256,10 @@ class _Pass(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
         gradient = _chain_rule(ctx, of_policy.numpy(), of_values.numpy())
-        return None, None, None, *ctx.network.parts_of(gradient)
+        return None, None, None, None, *ctx.network.parts_of(gradient)
 
 
 def _chain_rule(ctx: Any, of_policy: Array, of_values: Array) -> Tensor:
-    """The parameters' gradient [P] for those of the outputs' first rows, [T, B, D] and [T, B]; the others' are 0."""
+    """The parameters' gradient [P] for those of outputs, [..., D] and [...], or of their first rows only."""
     rows = of_policy.reshape(of_values.size, of_policy.shape[-1])
     return torch.from_numpy(ctx.network.backward(ctx.tapes, rows, of_values.reshape(-1)))

@@ -15,7 +15,7 @@ from multiprocessing import connection, parent_process, resource_tracker, util
 from typing import Any, cast
 
 from a3c.errors import UsageError
-from a3c.importing import pause_collector, resume_collector
+from a3c.runtimes.importing import pause_collector, resume_collector
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from a3c.importing import collector_paused
+from a3c.runtimes.importing import collector_paused
 
 
 class Knot:
