@@ -5,7 +5,7 @@
 
 Each measurement is `a3c profile ENV --json`: W workers at once train for some seconds under a stopwatch, then step bare
 environments, then call the network alone. Environments that Python steps begin with a trained policy, which is trained
-first if runs/ceiling/ENV is not there: a step's time depends on how one plays. Results go to
+first, for a million steps, if runs/ceiling/ENV is not there: a step's time depends on how one plays. Results go to
 benchmarks/results/ceiling.md and .json; those of --only some are only printed.
 """
 
@@ -67,7 +67,7 @@ def measured(case: Case, seconds: float) -> dict[str, Any]:
     if case.trained:
         run_dir = RUNS / case.env
         if not (run_dir / "summary.json").exists():
-            train = ["train", case.env, "--run-dir", str(run_dir), "--quiet", "--overwrite"]
+            train = ["train", case.env, "--total-env-steps", "1e6", "--run-dir", str(run_dir), "--quiet", "--overwrite"]
             subprocess.run([*PYTHON, *train], check=True)
         flags += ["--run", str(run_dir)]
     command = [*PYTHON, "profile", case.env, "--seconds", str(seconds), "--json", *flags]
