@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import os
 import shutil
 import signal
@@ -15,7 +16,6 @@ from multiprocessing import connection, parent_process, resource_tracker, util
 from typing import Any, cast
 
 from a3c.errors import UsageError
-from a3c.runtimes.importing import pause_collector, resume_collector
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -181,7 +181,7 @@ def _on_parents_death(number: int) -> None:
 def begin_of_imports(parent: int, last: Callable[[], None] = lambda: None) -> None:
     """Go when the parent of this number does, until `end_of_imports`; `last` is called before.
 
-    Until then, no garbage is collected either.
+    Until then, no garbage is collected either: see `a3c.runtimes.importing`.
     """
     over = threading.Event()
 
@@ -194,7 +194,7 @@ def begin_of_imports(parent: int, last: Callable[[], None] = lambda: None) -> No
     thread = threading.Thread(target=watch, name="a3c-import-watch", daemon=True)
     thread.start()
     _import_watches.append((over, thread))
-    pause_collector()
+    gc.disable()
 
 
 def end_of_imports() -> None:
@@ -203,7 +203,8 @@ def end_of_imports() -> None:
         over, thread = _import_watches.pop()
         over.set()
         thread.join()
-        resume_collector()
+        gc.freeze()  # what is imported is no garbage; processes that are forked from this one go on sharing its memory
+        gc.enable()
 
 
 def exit_with_parent(*, with_fork_server: bool = True) -> None:

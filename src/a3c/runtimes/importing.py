@@ -26,14 +26,3 @@ def collector_paused() -> Iterator[None]:
             gc.freeze()
             gc.unfreeze()  # into the oldest generation
         gc.enable()
-
-
-def pause_collector() -> None:
-    """Collect no garbage until `resume_collector`, in a process of our own."""
-    gc.disable()
-
-
-def resume_collector() -> None:
-    """Collect garbage, but never look through what has been imported: forked processes go on sharing its memory."""
-    gc.freeze()
-    gc.enable()
