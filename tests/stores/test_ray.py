@@ -95,6 +95,7 @@ def test_a_worker_that_has_begun_anew_is_the_only_one_of_its_number():
     store = make_store("ray", torch.zeros(2), make_rule())
     old, new = store.connect(0), store.connect(0)
     push_each(old, [torch.ones(2)], ONE_STEP)
+    pull(old, torch.zeros(2))  # what was pushed has arrived, before the other comes
     push_each(new, [torch.ones(2)], ONE_STEP)
     _, snapshot = pull(new, torch.zeros(2))
     old.push(torch.ones(2), ONE_STEP, snapshot.version)
@@ -177,6 +178,7 @@ def test_a_server_keeps_itself_now_and_then():
     handle, began = store.connect(0), time.monotonic()
     while time.monotonic() - began < 3:
         push_each(handle, [torch.ones(2)], ONE_STEP)
+    pull(handle, torch.zeros(2))  # what was pushed last has arrived
     before = store.counters()
     kill_process_of(store.server)
     _, after = pull(store.connect(0), torch.zeros(2))
