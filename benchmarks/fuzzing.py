@@ -9,14 +9,13 @@ import contextlib
 import faulthandler
 import json
 import math
-import multiprocessing
 import os
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -66,7 +65,7 @@ DEEPER = st.recursive(
     max_leaves=8,
 )
 VALUES = st.sampled_from(ODD) | DEEPER
-DIRECTORY, PIPE, ENDLESS = NO_FILES = ("directory", "pipe", "/dev/zero")
+DIRECTORY, PIPE, ENDLESS, HUGE = NO_FILES = ("directory", "pipe", "/dev/zero", "a terabyte of nothing")
 PATIENCE_S, MOST_BYTES = 60, 8 * 2**30  # for what reads one of these
 Keys = tuple[Any, ...]
 
@@ -241,7 +240,7 @@ def fuzz(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
         path, reader = readers[given.reader]
         count["inputs"] += 1
         put(path, given.content)
-        if given.content in (PIPE, ENDLESS):  # not an alarm, which would be heard only after the wait
+        if given.content in (PIPE, ENDLESS, HUGE):  # not an alarm, which would be heard only after the wait
             faulthandler.dump_traceback_later(PATIENCE_S, exit=True)
         try:
             with contextlib.ExitStack() as as_written:
@@ -296,6 +295,9 @@ def put(path: Path, content: bytes | str) -> None:
         path.mkdir()
     elif content == PIPE:
         os.mkfifo(path)
+    elif content == HUGE:
+        path.touch()
+        os.truncate(path, 2**40)
     else:
         path.symlink_to(content)
 
@@ -305,10 +307,16 @@ def fuzz_together(folder: Path, inputs: int, processes: int, seed: int) -> dict[
     runs = [tiny_run(folder / str(number)) for number in range(processes)]
     shares = [inputs // processes + (number < inputs % processes) for number in range(processes)]
     seeds = [seed + number for number in range(processes)]
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(fuzz_alone, runs, shares, seeds))
+    with ThreadPoolExecutor(processes) as pool:
+        results = list(pool.map(fuzz_in_a_process, runs, shares, seeds))
     together: dict[str, Any] = {name: sum(r[name] for r in results) for name in ("inputs", "refused", "read")}
     return together | {name: max(r[name] for r in results) for name in ("grown_kib", "seconds")}
+
+
+def fuzz_in_a_process(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
+    """`fuzz_alone` in a process of its own, which shows what it finds."""
+    command = [sys.executable, "-W", "ignore", __file__, str(run_dir), str(inputs), str(seed)]
+    return dict(json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout))
 
 
 def fuzz_alone(run_dir: Path, inputs: int, seed: int) -> dict[str, Any]:
@@ -331,3 +339,7 @@ def tiny_run(run_dir: Path) -> Path:
     subprocess.run([*python, *command, *where, "--quiet", "--no-tensorboard"], check=True)
     write_json(run_dir / "config.json", json.loads((run_dir / "config.json").read_text()))
     return run_dir
+
+
+if __name__ == "__main__":
+    print(json.dumps(fuzz_alone(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -195,6 +195,26 @@ def evaluation_seeds(records: list[dict[str, Any]]) -> str:
     return f"Of a3c's {len(own)} policies {old} were evaluated by seed 0, the others by {FIRST_EVALUATION_SEED} + S."
 
 
+def by_a_peers_seeds(newest: list[dict[str, Any]], rows: Mapping[tuple[str, str, int], Any]) -> list[str]:
+    """Where a peer's row is of other seeds than a3c's: what a3c comes to by the peer's."""
+    lines = []
+    for name, by, thousand in rows:
+        if by == "a3c" or (name, "a3c", thousand) in rows:
+            continue
+        seeds = [r["seed"] for r in rows[name, by, thousand]]
+        own = [r for r in newest if (r["name"], r["by"]) == (name, "a3c") and r["seed"] in seeds]
+        if own:
+            commits = ", ".join(dict.fromkeys(r["commit"] for r in own))
+            mean = told(statistics.mean(r["return_mean"] for r in own))
+            numbers = ", ".join(str(r["seed"]) for r in own)
+            lines.append(f"- {name}: {mean} ({commits}, seeds {numbers})")
+    return (
+        ["By the seeds of a peer's row, where those of a3c's are others, a3c comes to:", "", *lines, ""]
+        if lines
+        else []
+    )
+
+
 def table(records: list[dict[str, Any]], results: str = RECORDS.name) -> str:
     """The newest run of each seed, ours and the peers'."""
     newest = {(r["name"], r["by"], r["seed"]): r for r in records}
@@ -241,6 +261,7 @@ def table(records: list[dict[str, Any]], results: str = RECORDS.name) -> str:
         "",
         *PEERS,
         "",
+        *by_a_peers_seeds(list(newest.values()), rows),
         "Where the targets come from:",
         "",
     ]

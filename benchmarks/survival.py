@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import mmap
 import os
 import random
 import shutil
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,7 @@ BEGIN_OR_GO_ON = "import json, sys, a3c; a3c.train('survival:SlowCartPole', resu
 SOLVED = 475.0  # CartPole-v1's own threshold, of the mean of 100 episodes
 SHM = Path("/dev/shm")
 STEPS = "SURVIVAL_STEPS"  # names the folder where environments count their steps
+SHORTEST = 7  # fewer steps no episode of CartPole's has
 STORES = {
     "hogwild": [],
     "locked": ["--store", "locked"],
@@ -56,51 +59,76 @@ STORES = {
 
 
 class SlowCartPole(gym.Wrapper):  # type: ignore[type-arg]
-    """CartPole-v1 that takes `pause_s` longer for a step, and counts its steps where a folder is named for that."""
+    """CartPole-v1 that takes `pause_s` longer for a step.
+
+    It counts its steps, and the episodes that have ended, where a folder is named for that.
+    """
 
     def __init__(self, pause_s: float = 0.001) -> None:
         super().__init__(gym.make("CartPole-v1"))
         self.pause_s = pause_s
-        self.steps = own_count()
+        self.counts = own_counts()
 
     def step(self, action: Any) -> Any:
         """Counted, and after a pause."""
-        if self.steps is not None:
-            self.steps[0] += 1
+        if self.counts is not None:
+            self.counts[0] += 1
         time.sleep(self.pause_s)
-        return self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if self.counts is not None:
+            self.counts[1] += terminated or truncated
+        return observation, reward, terminated, truncated, info
 
 
 _counts: dict[int, memoryview] = {}
 
 
-def own_count() -> memoryview | None:
-    """How many steps this process has begun: a number in a file, which holds whatever the process dies of."""
+def own_counts() -> memoryview | None:
+    """Steps that this process has begun and episodes that ended in it: in a file, which holds whatever it dies of."""
     folder, pid = os.environ.get(STEPS), os.getpid()
     if folder is not None and pid not in _counts:
         with open(Path(folder) / str(pid), "a+b") as file:
-            file.truncate(8)
-            _counts[pid] = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
+            file.truncate(16)
+            _counts[pid] = memoryview(mmap.mmap(file.fileno(), 16)).cast("q")
     return _counts.get(pid)
 
 
 def counted_by(run_dir: Path) -> Path:
-    """The folder where the environments of a run count their steps."""
+    """The folder where the environments of a run count their steps and episodes."""
     return run_dir.with_name(run_dir.name + "-steps")
 
 
-def counted_steps(run_dir: Path) -> int:
-    """How many steps the environments of a run say that they have begun, whether anybody has heard of them or not."""
-    return sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in counted_by(run_dir).iterdir())
+def counted(run_dir: Path) -> tuple[int, int]:
+    """How many steps a run's environments say that they have begun, and episodes ended, whoever has heard of them."""
+    each = [struct.unpack("qq", file.read_bytes()) for file in counted_by(run_dir).iterdir()]
+    return sum(steps for steps, _ in each), sum(episodes for _, episodes in each)
 
 
-def most_in_hand(lives: int) -> int:
-    """How many steps so many lives of workers may have begun and not pushed.
+def most_in_hand(lives: int) -> tuple[int, int]:
+    """How many steps so many lives of workers may have begun and not pushed, and how many episodes ended.
 
     A worker pushes each rollout before it begins the next, and a round that is open holds one of it, for which it
     waits: so there is one rollout for each life. A reset is no step.
     """
-    return lives * ENVS * int(presets.PRESETS["CartPole-v1"]["rollout_length"])
+    steps = int(presets.PRESETS["CartPole-v1"]["rollout_length"])
+    return lives * ENVS * steps, lives * ENVS * math.ceil(steps / SHORTEST)
+
+
+def still_there(run_dir: Path, patience_s: float = 5.0) -> list[str]:
+    """What of a run's processes has not gone a while after its end, whoever is their parent by now."""
+    mark, deadline = f"{STEPS}={counted_by(run_dir)}".encode(), time.monotonic() + patience_s
+    while left := [pid for pid in parents() if mark in environment_of(pid)]:
+        if time.monotonic() > deadline:
+            return [told_of(pid) for pid in left]
+        time.sleep(0.05)
+    return []
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """The variables that a process was started with; none if it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
 
 
 def settings(total_env_steps: int) -> dict[str, Any]:
@@ -200,6 +228,12 @@ def steps_of(run_dir: Path) -> int:
     return int(checkpoint.newest_whole_checkpoint(run_dir, lambda _: None).name.removeprefix("step-"))
 
 
+def episodes_of(run_dir: Path) -> int:
+    """How many episodes have been pushed, by the newest checkpoint that is whole."""
+    state = checkpoint.newest_whole_checkpoint(run_dir, lambda _: None) / "state.json"
+    return int(json.loads(state.read_text())["episodes"])
+
+
 def log_of(run_dir: Path) -> dict[str, Any]:
     """Whether each line of the logs is there once, by their own numbers."""
     numbers = [json.loads(line)["env_steps"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -230,18 +264,24 @@ def kill_workers(
                     os.kill(chance.choice(victims), signal.SIGKILL)
                     killed_at.append(last_logged(run_dir))
         code = process.wait()
-    left = below(os.getpid())
+    left = still_there(run_dir)
     summary = summary_of(run_dir)
+    steps, episodes = counted(run_dir)
+    steps_in_hand, episodes_in_hand = most_in_hand(WORKERS + summary["worker_restarts"])
     return {
         "store": store,
         "kills": len(killed_at),
         "exit_code": code,
         **solving(summary, killed_at),
         "left_processes": len(left),
+        "which_left": left,
         "seconds": round(time.monotonic() - began, 1),
         "checkpoint_env_steps": steps_of(run_dir),
-        "counted_env_steps": counted_steps(run_dir),
-        "most_env_steps_in_hand": most_in_hand(WORKERS + summary["worker_restarts"]),
+        "checkpoint_episodes": episodes_of(run_dir),
+        "counted_env_steps": steps,
+        "most_env_steps_in_hand": steps_in_hand,
+        "counted_episodes": episodes,
+        "most_episodes_in_hand": episodes_in_hand,
         **{
             name: summary[name]
             for name in (
@@ -301,7 +341,7 @@ def kill_parents(
         deadline = time.monotonic() + 5
         while (left := children & set(parents())) and time.monotonic() < deadline:
             time.sleep(0.05)
-        orphans += [told_of(each, number) for each in left]
+        orphans += [f"kill {number}: {told_of(each)}" for each in left]
         if newest_name(run_dir) == before:
             in_start_up += 1
             resumed_from.append(0 if before is None else steps_of(run_dir))
@@ -327,7 +367,8 @@ def kill_parents(
         "lost_seconds_median": statistics.median(ages_s) if ages_s else 0,
         "lost_seconds_max": max(ages_s, default=0),
         "seconds": round(time.monotonic() - began, 1),
-        "counted_env_steps": counted_steps(run_dir),
+        "checkpoint_episodes": episodes_of(run_dir),
+        "counted_env_steps": counted(run_dir)[0],
         **{name: summary[name] for name in ("env_steps", "episodes", "lost_episodes", "exit_reason")},
         **log_of(run_dir),
     }
@@ -445,13 +486,13 @@ def restarts_of(run_dir: Path) -> int:
     return int(json.loads(lines[-1])["worker_restarts"]) if lines else 0
 
 
-def told_of(pid: int, kill: int) -> str:
-    """Which process it is that a kill has left, and what it is doing."""
+def told_of(pid: int) -> str:
+    """Which process it is that has been left, and what it is doing."""
     with contextlib.suppress(OSError):
         command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:200]
         state = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("State")]
-        return f"kill {kill}, {pid}, {state}: {command}"
-    return f"kill {kill}, {pid}, gone a moment later"
+        return f"{pid}, {state}: {command}"
+    return f"{pid}, gone a moment later"
 
 
 class Memory(NamedTuple):

@@ -1,12 +1,19 @@
 """What a run must not leave behind: processes, shared memory, lock files, sockets."""
 
 import contextlib
+import ctypes
 import os
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+# Whose parent has gone is taken in by this process, instead of by the system's first: else nobody would find it.
+_PR_SET_CHILD_SUBREAPER = 36
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 # Ray's agents, whose raylet has died with the process that began it, try for a minute to tell somebody, and go then.
 _LATE = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")

@@ -41,6 +41,14 @@ def test_seeds_of_the_next_thousand_stand_in_place_of_those_the_preset_was_chose
     assert "Of a3c's 5 policies 3 were evaluated by seed 0, the others by 10000 + S." in text
 
 
+def test_where_a_peer_has_other_seeds_a3cs_of_those_are_told():
+    ours = [record(1000, 3.0, commit="old"), record(1000, 5.0), record(1001, 7.0), record(2000, 100.0)]
+    theirs = [record(seed, 1.0, by="sb3") for seed in (1000, 1001, 1002)]
+    text = learning.table([*ours, *theirs], "some.jsonl")
+    assert "- CartPole-v1: 6.00 (abc, seeds 1000, 1001)" in text
+    assert "By the seeds of a peer's row" not in learning.table([*ours, record(2000, 1.0, by="sb3")], "some.jsonl")
+
+
 def test_a_run_is_evaluated_by_a_seed_of_its_own(tmp_path, monkeypatch):
     evaluation = {"seed": 11_003, "return_mean": 1.0, "return_std": 0.0, "return_ci95": [1.0, 1.0]}
     asked = []

@@ -26,10 +26,13 @@ def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
     assert result["kills"] == 6
     assert result["solved"], result
     assert 1 <= result["worker_restarts"] <= 6  # the last one may fall into the end
-    assert result["lost_episodes"] >= 0
+    assert result["left_processes"] == 0, result["which_left"]
     assert result["episode_rows"] == result["episodes"]
     assert result["metrics_in_order"]
     assert result["whole_rows"]
+    # An episode without a row is counted as lost, and none is invented.
+    assert result["episodes"] + result["lost_episodes"] == result["checkpoint_episodes"]
+    assert 0 <= result["counted_episodes"] - result["checkpoint_episodes"] <= result["most_episodes_in_hand"]
     # T is what was pushed: what the environments have counted, but for what workers had in hand when they went.
     assert result["checkpoint_env_steps"] == result["env_steps"] >= result["steps_in_rows"]
     assert 0 <= result["counted_env_steps"] - result["env_steps"] <= result["most_env_steps_in_hand"]
@@ -45,10 +48,11 @@ def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
     assert result["kills_in_start_up"] >= 1
     assert result["env_steps"] <= result["counted_env_steps"]
     assert 0 <= result["lost_seconds_median"] <= result["lost_seconds_max"] < 5  # one is due every 0.2 s
-    assert result["orphans"] == 0
+    assert result["orphans"] == 0, result["which_orphans"]
     assert result["never_back"]
     assert result["solved"], result
     assert result["episode_rows"] == result["episodes"]
+    assert result["episodes"] + result["lost_episodes"] == result["checkpoint_episodes"]
     assert result["metrics_in_order"]
     assert result["whole_rows"]
 

@@ -39,6 +39,11 @@ def runtime(request):
     return ProcessRuntime(request.param, preload=["torch"], report_every_s=0.05)
 
 
+@pytest.fixture(params=["forkserver", "spawn"])
+def start_method(request):
+    return request.param
+
+
 def shared_store(runtime, kind="hogwild", budget=None):
     rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
     context = getattr(runtime, "context", None)
@@ -91,7 +96,8 @@ def test_a_budget_ends_all_workers(runtime):
     with nothing_left():
         store = shared_store(runtime, budget=Budget(env_steps=30))
         collect(runtime, make(updates=10**6, pause_s=0.001), store)
-        assert 30 <= store.counters().env_steps <= 30 + 3 * W
+        under_way = 1 + getattr(store, "in_flight", 0)  # updates of each worker that the stop may come behind
+        assert 30 <= store.counters().env_steps <= 30 + 3 * W * under_way
 
 
 @pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
@@ -150,7 +156,6 @@ def test_reports_come_though_nothing_happens(runtime):
         assert next(reports).updates == 0
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
 def test_a_killed_worker_ends_the_run_within_five_seconds(start_method, kind):
     def die(worker, update):
@@ -173,7 +178,6 @@ def test_a_killed_worker_ends_the_run_within_five_seconds(start_method, kind):
         assert time.monotonic() - died < 5
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_worker_that_exits_without_a_word_is_named(start_method):
     runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05)
     with nothing_left(), pytest.raises(WorkerDied, match="exited with code 7"):
@@ -205,10 +209,7 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("start_method", "kind"),
-    [("forkserver", "hogwild"), ("forkserver", "locked"), ("forkserver", "synchronous"), ("spawn", "hogwild")],
-)
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(start_method, kind, how):
     fail, message = FAILURES[how]
@@ -233,8 +234,10 @@ def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(start_method, k
 
 @pytest.mark.usefixtures("no_fork_server")
 @pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
-def test_restarts_are_limited(kind):
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1))
+def test_restarts_are_limited(start_method, kind):
+    runtime = ProcessRuntime(
+        start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1)
+    )
     recipe = make(updates=10**6, pause_s=0.001, at_update=fail_at(explode, 2, 1002))
     seen = []
     with nothing_left(), pytest.raises(WorkerFailed, match="the pole fell over"):  # noqa: PT012
@@ -244,10 +247,7 @@ def test_restarts_are_limited(kind):
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize(
-    ("start_method", "kind"),
-    [("forkserver", "hogwild"), ("forkserver", "locked"), ("forkserver", "synchronous"), ("spawn", "synchronous")],
-)
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
 def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew(start_method, kind):
     runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
     recipe = make(updates=10**6, pause_s=0.001, at_update=fail_at(stop_oneself, 5))
@@ -261,15 +261,15 @@ def slow_to_start(worker, handle, life):
     return learner(worker, handle, life)
 
 
-def test_a_start_may_take_longer_than_a_step():
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+def test_a_start_may_take_longer_than_a_step(start_method):
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
     with nothing_left():
         store = shared_store(runtime)
         collect(runtime, slow_to_start, store)
         assert store.counters().version == 10 * W
 
 
-def test_who_waits_for_a_slow_one_does_not_hang():
+def test_who_waits_for_a_slow_one_does_not_hang(start_method):
     def recipe(worker, handle, life):
         def at_update(worker, update):
             for _ in range(0 if worker == 0 else 30):
@@ -278,14 +278,15 @@ def test_who_waits_for_a_slow_one_does_not_hang():
 
         return learner(worker, handle, life, updates=2, at_update=at_update)
 
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
     with nothing_left():
         store = shared_store(runtime, "synchronous")
         collect(runtime, recipe, store)
         assert store.counters().version == 2
 
 
-def test_a_worker_killed_in_a_locked_push_keeps_nobody_out():
+@pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
+def test_a_worker_killed_in_a_push_keeps_nobody_out(start_method, kind):
     def recipe(worker, handle, life):
         if worker == 1 and life.incarnation == 0:
             rule, plain = handle.store.rule, UpdateRule.apply
@@ -298,9 +299,11 @@ def test_a_worker_killed_in_a_locked_push_keeps_nobody_out():
             object.__setattr__(rule, "apply", apply)
         return learner(worker, handle, life, updates=40, pause_s=0.01)
 
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1))
+    runtime = ProcessRuntime(
+        start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=1)
+    )
     with nothing_left():
-        store = shared_store(runtime, "locked")
+        store = shared_store(runtime, kind)
         reports = collect(runtime, recipe, store)
     assert sum(len(report.failures) for report in reports) == 1
     assert bool(torch.isfinite(store.snapshot().parameters).all())
@@ -308,7 +311,7 @@ def test_a_worker_killed_in_a_locked_push_keeps_nobody_out():
 
 
 @pytest.mark.parametrize("kind", ["hogwild", "locked", "synchronous"])
-def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(kind):
+def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(start_method, kind):
     def recipe(worker, handle, life):
         if worker == 1 and life.incarnation == 0:
             rule, plain = handle.store.rule, UpdateRule.apply
@@ -322,7 +325,7 @@ def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(kind):
         return learner(worker, handle, life, updates=40, pause_s=0.01)
 
     policy = FailurePolicy(restarts_per_hour=3, timeout_s=2)
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=policy)
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=policy)
     busy, failures = False, []
     with nothing_left():
         store = shared_store(runtime, kind)
@@ -339,7 +342,7 @@ def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(kind):
     assert store.counters().env_steps >= 3 * 2 * 40
 
 
-def test_who_has_waited_is_not_taken_for_hanging():
+def test_who_has_waited_is_not_taken_for_hanging(start_method):
     def recipe(worker, handle, life):
         def at_update(worker, update):
             if worker == 1 and update == 0:
@@ -351,15 +354,15 @@ def test_who_has_waited_is_not_taken_for_hanging():
 
         return learner(worker, handle, life, updates=2, at_update=at_update)
 
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
     with nothing_left():
         store = shared_store(runtime, "synchronous")
         collect(runtime, recipe, store)
         assert store.counters().version == 2
 
 
-def test_a_parent_that_was_away_judges_nobody():
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=1))
+def test_a_parent_that_was_away_judges_nobody(start_method):
+    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=1))
     with (
         nothing_left(),
         contextlib.closing(runtime.run(make(updates=60, pause_s=0.05), shared_store(runtime), W)) as reports,
@@ -369,13 +372,15 @@ def test_a_parent_that_was_away_judges_nobody():
                 time.sleep(2.5)  # the workers' pipes fill meanwhile, or their beats are old
 
 
-def test_others_go_on_while_a_worker_of_a_round_is_started_anew():
+def test_others_go_on_while_a_worker_of_a_round_is_started_anew(start_method):
     def recipe(worker, handle, life):
         if life.incarnation:
             time.sleep(3.0)  # an environment that takes its time
         yield from learner(worker, handle, life, updates=60, pause_s=0.05, at_update=fail_at(explode, 3))
 
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=3))
+    runtime = ProcessRuntime(
+        start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=3)
+    )
     with nothing_left():
         store, done = shared_store(runtime, "synchronous"), []
         with contextlib.closing(runtime.run(recipe, store, W)) as reports:
@@ -389,11 +394,13 @@ def test_others_go_on_while_a_worker_of_a_round_is_started_anew():
 
 
 @pytest.mark.parametrize("kind", ["NonFiniteError", "UsageError"])
-def test_what_would_only_fail_again_is_not_started_anew(kind):
+def test_what_would_only_fail_again_is_not_started_anew(start_method, kind):
     def fail():
         raise getattr(errors, kind)("for good")
 
-    runtime = ProcessRuntime(preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=9))
+    runtime = ProcessRuntime(
+        start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=9)
+    )
     with nothing_left(), pytest.raises(WorkerFailed, match="for good"):
         collect(runtime, make(updates=10**6, pause_s=0.01, at_update=fail_at(fail, 2)), shared_store(runtime))
     assert runtime.incarnation == 0
@@ -431,7 +438,6 @@ def test_system_exit_in_an_environment_is_a_failure(runtime):
 
 
 @pytest.mark.usefixtures("no_fork_server")
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_worker_has_one_torch_thread(start_method):
     def check(worker, update):
         assert torch.get_num_threads() == 1, torch.get_num_threads()
@@ -442,7 +448,6 @@ def test_a_worker_has_one_torch_thread(start_method):
 
 
 @pytest.mark.usefixtures("no_fork_server")
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_worker_collects_garbage_but_not_among_what_was_imported(start_method):
     def look(worker, handle, life):
         import gc
@@ -479,7 +484,6 @@ PAUSES = {
 
 
 @pytest.mark.parametrize("pause", PAUSES)
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_workers_go_when_the_parent_is_gone(start_method, pause, tmp_path):
     if sys.platform != "linux" and pause in ("stuck in compiled code", "stopped"):
         pytest.skip("nobody but the system can end such a process")
@@ -515,7 +519,6 @@ def test_workers_go_when_the_parent_is_gone(start_method, pause, tmp_path):
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_process_that_is_still_importing_notices_that_the_parent_is_gone(start_method, tmp_path):
     (tmp_path / "slow_import.py").write_text(
         textwrap.dedent(

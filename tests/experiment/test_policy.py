@@ -440,6 +440,18 @@ NORMALISATION_DAMAGE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [("F64", [2**63, 0]), ("F4", [0, 2**62, 4]), ("F32", [0] * 2000), ("F32", [2**40, 2**40, 0])]
+)
+def test_a_tensor_of_a_mad_shape_is_damage(dtype, shape, policy, tmp_path):
+    policy.save(tmp_path / "p")
+    header = json.dumps({"normaliser.moments": {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "p" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(RunDirectoryError, match=r"model\.safetensors") as caught:
+        a3c.Policy.load(tmp_path / "p")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_description_is_refused(name):
     with pytest.raises(RunDirectoryError):

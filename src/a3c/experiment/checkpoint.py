@@ -22,7 +22,7 @@ from torch import Tensor
 
 from a3c.errors import RunDirectoryError
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import BEST_EVALUATION, CHECKPOINTS, REPLACED, read_json, regular, write_json
+from a3c.experiment.run_directory import BEST_EVALUATION, CHECKPOINTS, CONFIG, REPLACED, read_json, regular, write_json
 from a3c.models.actor_critic import ActorCritic
 from a3c.spaces.described import MOST_ENTRIES
 
@@ -73,8 +73,9 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, which has as many bytes as they do. Raises RunDirectoryError if it is damaged."""
     try:
         return load_file(regular(path))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read ({error}): it is damaged") from None
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:  # the last two of mad shapes
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunDirectoryError(f"{path} cannot be read ({why}): it is damaged") from None
 
 
 def _refuse_what_is_not_there(spec: PolicySpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
@@ -130,6 +131,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     progress: Mapping[str, Any] | None = None,
     name: str | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a store's state as RUN_DIR/checkpoints/step-T, complete or not at all.
 
@@ -140,6 +142,7 @@ def save_checkpoint(
         state: a store's `state_dict`: tensors and numbers by name.
         progress: what else the run needs to go on from there, as JSON.
         name: of the directory, in place of step-T.
+        record: the run's settings and versions, of which there is to be a copy.
 
     Returns:
         The checkpoint's directory.
@@ -148,7 +151,7 @@ def save_checkpoint(
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        _write(aside, spec, model, state, progress or {})
+        _write(aside, spec, model, state, progress or {}, record)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)  # on a full disk the half of it would be in everybody's way
         raise
@@ -165,7 +168,12 @@ def save_checkpoint(
 
 
 def _write(
-    aside: Path, spec: PolicySpec, model: ActorCritic, state: Mapping[str, Any], progress: Mapping[str, Any]
+    aside: Path,
+    spec: PolicySpec,
+    model: ActorCritic,
+    state: Mapping[str, Any],
+    progress: Mapping[str, Any],
+    record: Mapping[str, Any] | None,
 ) -> None:
     aside.mkdir(parents=True)
     model.flat.copy_(state["parameters"])
@@ -175,6 +183,8 @@ def _write(
     _save_tensors({name: vector for name, vector in vectors.items() if name not in _IN_POLICY}, aside / _STATISTICS)
     write_json(aside / _STATE, {name: value for name, value in state.items() if name not in vectors})
     write_json(aside / _PROGRESS, progress)
+    if record is not None:
+        write_json(aside / CONFIG, record)
     write_json(aside / _CHECKSUMS, {file.name: _checksum(file) for file in sorted(aside.iterdir())})
     for file in aside.iterdir():
         _sync(file)
@@ -286,7 +296,7 @@ def put_back(run_dir: Path) -> None:
 
     To be called by who holds the run's lock. Raises OSError.
     """
-    for old in (run_dir / CHECKPOINTS).glob(f".step-*{REPLACED}"):
+    for old in (run_dir / CHECKPOINTS).glob(f".*{REPLACED}"):
         final = old.with_name(old.name.removeprefix(".").removesuffix(REPLACED))
         if not final.exists():
             os.replace(old, final)
@@ -306,7 +316,7 @@ def damage_of(directory: Path) -> str | None:
     """What is wrong with a checkpoint's files; None if they are as they were written."""
     try:
         checksums = read_json(directory / _CHECKSUMS)
-        for name in (_MODEL, _SPEC, _STATISTICS, _STATE, _PROGRESS):
+        for name in (_MODEL, _SPEC, _STATISTICS, _STATE, _PROGRESS, *([CONFIG] if CONFIG in checksums else [])):
             if checksums.get(name) != _checksum(directory / name):
                 return f"{name} is not what was written"
     except (OSError, RunDirectoryError) as error:

@@ -14,7 +14,7 @@ import torch
 from a3c.errors import NonFiniteError
 from a3c.experiment import checkpoint
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import remove_at_one_stroke
+from a3c.experiment.run_directory import reason_and_fix, remove_at_one_stroke
 from a3c.models.actor_critic import ActorCritic
 
 _PUT_OFF_S = 5.0
@@ -23,8 +23,8 @@ _PUT_OFF_S = 5.0
 class CheckpointSaver:
     """Writes checkpoints, those of a run that goes on in a thread, and keeps the newest ones and the best.
 
-    One that cannot be written is reported, and the run goes on: the next one is tried when its time comes. Weights that
-    are not finite are never written: the last good checkpoint stays the newest.
+    One that cannot be written is reported, and the run goes on: the next one is tried when its time comes. A state that
+    is not finite is never written: the last good checkpoint stays the newest.
 
     Args:
         run_dir: the run's directory.
@@ -33,6 +33,7 @@ class CheckpointSaver:
         every_s: seconds from one checkpoint to the next; None for none but the first and the last.
         keep: how many of the newest to keep; the one with the best `return_mean_100` stays besides.
         report: is called with a line for each checkpoint that could not be written, in the thread that wrote it.
+        record: what config.json holds, of which each checkpoint has a copy.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class CheckpointSaver:
         every_s: float | None,
         keep: int,
         report: Callable[[str], None],
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._spec = spec
@@ -50,6 +52,7 @@ class CheckpointSaver:
         self._every_s = math.inf if every_s is None else every_s
         self._keep = keep
         self._report = report
+        self._record = record
         self._next = time.monotonic() + self._every_s
         self._thread: threading.Thread | None = None
 
@@ -78,13 +81,14 @@ class CheckpointSaver:
         try:
             self._save(state, progress)
         except (OSError, NonFiniteError) as error:
-            reason = getattr(error, "strerror", None) or error
-            self._report(f"no checkpoint at {state['env_steps']:,} steps ({reason}); the run goes on")
+            self._report(f"no checkpoint at {state['env_steps']:,} steps ({reason_and_fix(error)}); the run goes on")
 
     def _save(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
-        if not bool(torch.isfinite(state["parameters"]).all()):
-            raise NonFiniteError("the weights hold NaN or infinity: the checkpoint before is the last good one")
-        checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress)
+        for name, values in state.items():
+            if isinstance(values, torch.Tensor) and not bool(torch.isfinite(values).all()):
+                what = "weights hold" if name == "parameters" else f"{name.replace('_', ' ')} holds"
+                raise NonFiniteError(f"the {what} NaN or infinity: the checkpoint before is the last good one")
+        checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress, record=self._record)
         found = checkpoint.checkpoints(self._run_dir)
         if not found:
             return  # the directory has vanished meanwhile

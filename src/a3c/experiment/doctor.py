@@ -263,7 +263,8 @@ def _disk(run_dir: Path) -> Finding:
     except OSError as error:
         return Finding("run directory", False, f"{place}: {error.strerror or error}", "name another --run-dir")
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system refuses that, too
+            probe.unlink(missing_ok=True)
     took, free = time.monotonic() - began, shutil.disk_usage(place).free
     said = f"{place}: {_WRITTEN / took / 2**20:,.0f} MB/s, {_size(free)} free"
     return Finding("run directory", took < _SLOW_WRITE_S and free > _LEAST_MEMORY, said, "name a --run-dir elsewhere")

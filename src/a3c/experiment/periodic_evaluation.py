@@ -29,7 +29,7 @@ from a3c.experiment.checkpoint import best_evaluation, save_checkpoint
 from a3c.experiment.evaluate import MOST_ENVS, Evaluation, play_episodes
 from a3c.experiment.policy import Policy
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import BEST_EVALUATION, EVALUATIONS, finite
+from a3c.experiment.run_directory import BEST_EVALUATION, EVALUATIONS, finite, reason_and_fix
 from a3c.models.actor_critic import ActorCritic
 from a3c.runtimes.reporting import worker_failed
 from a3c.runtimes.side_process import SideProcess
@@ -246,7 +246,6 @@ class PeriodicEvaluation:
 
     def close(self) -> None:
         """Drop an evaluation that is under way, and end the evaluator."""
-        self._keep_policy()
         if self._place is not None:
             self._place.close()
             self._place = None
@@ -283,7 +282,7 @@ class PeriodicEvaluation:
             self._unlogged = mean
             if self.best is None or mean > self.best["return_mean"]:
                 self.best, self._unkept = {"env_steps": env_steps, "return_mean": mean}, weights
-        self._keep_policy()
+        self.keep_policy()
         self._kept_at = env_steps
         numbers = (mean, evaluation.return_std, *evaluation.return_ci95, evaluation.length_mean)
         try:
@@ -291,7 +290,7 @@ class PeriodicEvaluation:
         except OSError as error:
             self._give_up(f"{EVALUATIONS} cannot be written ({error.strerror or error})")
 
-    def _keep_policy(self) -> None:
+    def keep_policy(self) -> None:
         """Write the best one as RUN_DIR/checkpoints/best-evaluation. If that cannot be, say so, and try again later."""
         if self._unkept is None or self.best is None:
             return
@@ -306,7 +305,7 @@ class PeriodicEvaluation:
             save_checkpoint(self.run_dir, self.recipe.spec, self._model, state, self.best, BEST_EVALUATION)
             self._unkept = None
         except OSError as error:
-            reason = error.strerror or error
+            reason = reason_and_fix(error)
             steps = f"{self.best['env_steps']:,}"
             self.message(f"the best evaluation's policy, of {steps} steps, cannot be written ({reason})")
 

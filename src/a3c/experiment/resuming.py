@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from a3c.config import TrainConfig, flag, is_json, refuse_unknown
 from a3c.errors import RunDirectoryError, StoreError, UsageError
 from a3c.experiment.presets import plain
-from a3c.experiment.run_directory import CONFIG, SUMMARY, read_json
-from a3c.experiment.saved_settings import SavedRun
+from a3c.experiment.run_directory import CONFIG, SUMMARY
+from a3c.experiment.saved_settings import SavedRun, read_config
 from a3c.experiment.trust import is_nameless, refuse_unasked
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ def take_up(
         counters = store.counters()
         progress.restore(found.progress, counters.env_steps)
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
+        if min(sizes.values(), default=0) < 0:
+            raise ValueError("a log had less than no byte")
         evaluation = found.progress["evaluation"]
         evaluation = None if evaluation is None else {**evaluation, "kept_at": int(evaluation["kept_at"])}
     except (StoreError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -213,7 +215,7 @@ def take_up(
 
 def _read_record(run_dir: Path) -> dict[str, Any]:
     """What config.json holds. Raises RunDirectoryError where what is read of it here is of a wrong kind."""
-    record = read_json(run_dir / CONFIG)
+    record = read_config(run_dir)
     kinds = {"settings": dict, "versions": dict, "resumed": list, "id": str}
     for name, kind in kinds.items():
         if name in record and not isinstance(record[name], kind):

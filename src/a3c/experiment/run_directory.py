@@ -23,6 +23,8 @@ CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 ERROR = "error.txt"  # what a worker failed with
 _LOCK, _PROBE, _WANDB = ".lock", ".writable", ("wandb", ".wandb")
 _MOST_LEVELS = 200  # of JSON in JSON
+_MOST_BYTES = 2**26  # of a file of JSON
+_LONGEST_LINE = 2**20  # bytes of a log
 _FULL, _IN_THE_WAY = "free some space there", "something that is no directory lies in its way: move that away"
 _FIXES = {
     errno.ENOSPC: _FULL,
@@ -34,6 +36,10 @@ _FIXES = {
     errno.EACCES: "make it writable for you",
     errno.EPERM: "make it writable for you",
     errno.EROFS: "it lies on a read-only file system",
+}
+_FIXES_ANYWHERE = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
+    errno.ENFILE: "raise the system's limit of open files",
 }
 BEST_EVALUATION = "best-evaluation"  # beside the checkpoints, of a policy alone: the one that was evaluated best
 REPLACED = ".old.tmp"  # ends the name of a checkpoint that another of the same T takes the place of
@@ -92,9 +98,7 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
             on_failure.pop_all()
             return lock
     except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
-        ) from None
+        raise RunDirectoryError(f"cannot write to the run directory {_why(path, error)}") from None
 
 
 def holds_checkpoints(path: Path) -> bool:
@@ -142,8 +146,7 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
             file, size = path / name, sizes.get(name, 0)
             if not file.exists():
                 continue
-            content = regular(file).read_bytes()[:size]
-            whole = content.rfind(b"\n") + 1  # a full disk may have left half a line
+            whole = _whole_lines(file, size)  # a full disk may have left half a line
             if whole < size:
                 messages.append(f"{name} is shorter than it was at the checkpoint: some lines are missing")
             os.truncate(file, whole)
@@ -153,6 +156,18 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
     except OSError as error:
         raise RunDirectoryError(f"cannot write to the run directory {path} ({error.strerror or error})") from None
     return messages
+
+
+def _whole_lines(path: Path, size: int) -> int:
+    """How many of a log's first bytes are whole lines. Raises RunDirectoryError if there is no line where one ends."""
+    with open(regular(path), "rb") as file:
+        end = min(size, os.fstat(file.fileno()).st_size)
+        begin = max(0, end - _LONGEST_LINE)
+        file.seek(begin)
+        whole = file.read(end - begin).rfind(b"\n") + 1
+    if whole == 0 and begin > 0:
+        raise RunDirectoryError(f"{path} holds a line of more than {_LONGEST_LINE:,} bytes: the run is damaged")
+    return begin + whole if whole else 0
 
 
 class RunLock:
@@ -174,9 +189,7 @@ class RunLock:
         try:
             self._file = self._taken()
         except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write to the run directory {path} ({error.strerror or error}): name another --run-dir"
-            ) from None
+            raise RunDirectoryError(f"cannot write to the run directory {_why(path, error)}") from None
         try:  # only now does nobody else change what lies there
             _refuse_links(itertools.chain(path.glob(f"{CHECKPOINTS}/**/*"), path.glob(f"{TENSORBOARD}/*")))
         except RunDirectoryError:
@@ -229,8 +242,22 @@ def _refuse_links(own: Iterable[Path]) -> None:
 
 def why_not_saved(path: Path, error: OSError) -> str:
     """Says that a run directory cannot be written, why, and what helps against that."""
-    fix = _FIXES.get(error.errno or 0)
-    return f"cannot save to {path} ({error.strerror or error}): {fix + ', or ' if fix else ''}name another --run-dir"
+    return f"cannot save to {_why(path, error)}"
+
+
+def _why(path: Path, error: OSError) -> str:
+    fix = _FIXES_ANYWHERE.get(error.errno or 0)
+    if fix is None:
+        there = _FIXES.get(error.errno or 0)
+        fix = f"{there + ', or ' if there else ''}name another --run-dir"
+    return f"{path} ({error.strerror or error}): {fix}"
+
+
+def reason_and_fix(error: BaseException) -> str:
+    """Why something in a run's directory cannot be written, and what helps, if that is known: the run goes on there."""
+    number = getattr(error, "errno", None) or 0
+    fix = _FIXES_ANYWHERE.get(number) or _FIXES.get(number)
+    return f"{getattr(error, 'strerror', None) or error}{': ' + fix if fix else ''}"
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -249,7 +276,9 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises RunDirectoryError naming the file if it is missing, unreadable or no object."""
     try:
-        data = json.loads(regular(path).read_text(encoding="utf-8"))
+        if regular(path).stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path.parent.is_dir():
             raise RunDirectoryError(f"{path.parent} is not a run: it has no {path.name}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,30 @@ class SavedRun(NamedTuple):
     config: TrainConfig
 
 
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """What a run's config.json holds; where that cannot be read, with a warning, its newest checkpoint's copy of it.
+
+    Raises RunDirectoryError if there is no run, or it is damaged.
+    """
+    try:
+        return read_json(run_dir / CONFIG)
+    except RunDirectoryError as damage:
+        from a3c.experiment.checkpoint import newest_whole_checkpoint  # noqa: PLC0415  (imports torch)
+
+        with contextlib.suppress(RunDirectoryError):
+            newest = newest_whole_checkpoint(run_dir, lambda _: None)
+            copy = read_json(newest / CONFIG)
+            warnings.warn(f"{damage}; going by the copy in {newest.name}", stacklevel=2)
+            return copy
+        raise
+
+
 def read_settings(run_dir: Path, names: Collection[str] | None = None) -> SavedRun:
     """The settings of a run, all or some of them; the others have their defaults.
 
     Raises RunDirectoryError if there is no run, or it is damaged.
     """
-    record = read_json(run_dir / CONFIG)
+    record = read_config(run_dir)
     settings = record.get("settings")
     if not isinstance(settings, Mapping) or not isinstance(settings.get("env"), str):
         raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: it does not say which environment the run was on")

@@ -27,7 +27,7 @@ from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvFacts, EnvSource
-from a3c.errors import ClusterError, SavingFailed, StoreBusy, UsageError, WorkerError
+from a3c.errors import ClusterError, RunDirectoryError, SavingFailed, StoreBusy, UsageError, WorkerError
 from a3c.experiment import checkpoint, resuming, run_directory
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.idle_settings import refuse_idle
@@ -148,7 +148,9 @@ def run_training(
             with saving(run_dir):
                 resumed_at = None if resumed is None else resumed.env_steps
                 loggers = RunLoggers(run_dir, config, record, view.message, resumed_at)
-            session.saver = CheckpointSaver(run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message)
+            session.saver = CheckpointSaver(
+                run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message, record
+            )
             # However it ends, all of this is done, from the last to the first, whatever fails of it.
             ending.callback(session.say_what_next, view)
             ending.callback(loggers.close)
@@ -296,6 +298,7 @@ class _Session:
         try:
             with contextlib.closing(runtime.run(recipe, self.store, self.config.workers)) as reports:
                 for report in reports:
+                    self._keep_directory(view)
                     if self.evaluation is not None:
                         self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
@@ -395,10 +398,13 @@ class _Session:
         """
         assert self.evaluation is not None
         with contextlib.closing(self.evaluation) as evaluation, contextlib.suppress(ClusterError):
+            self._keep_directory(view)
+            evaluation.keep_policy()
             if self.exit_reason in _CUT_SHORT:
                 return
             began, is_saved = time.monotonic(), False
             while signals.received is None and not evaluation.finish(self.store, _LINE_EVERY_S):
+                self._keep_directory(view)
                 waited_s = time.monotonic() - began
                 policy = f"the policy at {evaluation.under_way_at:,} steps"
                 if waited_s > _EVALUATION_PATIENCE_S:
@@ -418,7 +424,7 @@ class _Session:
             self.saver.begin(self.store.state_dict(), self._progress_state(loggers))
         except (StoreBusy, OSError) as error:
             self.saver.put_off()
-            view.message(f"no checkpoint now ({error}); the run goes on")
+            view.message(f"no checkpoint now ({run_directory.reason_and_fix(error)}); the run goes on")
 
     def save_weights(self, view: LiveView, loggers: RunLoggers) -> None:
         """Write a checkpoint of the shared state, the last one: training has ended. Raises SavingFailed."""
@@ -457,10 +463,12 @@ class _Session:
     def _keep_error(self, text: str, view: LiveView) -> bool:
         """Add it to error.txt; whether that could be."""
         try:
+            self._lock.renew()
             with open(self.run_dir / run_directory.ERROR, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%F %T')} {text}\n")
-        except OSError as error:  # the failure itself matters more
-            view.message(f"{run_directory.ERROR} cannot be written ({error.strerror or error}): {text}")
+        except (OSError, RunDirectoryError) as error:  # the failure itself matters more
+            reason = getattr(error, "strerror", None) or error
+            view.message(f"{run_directory.ERROR} cannot be written ({reason}): {text}")
             return False
         return True
 

@@ -7,6 +7,7 @@ environments, a network, a Ray cluster. So that is used only for a caller who sa
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ _OWN_ENVIRONMENTS = {f"a3c.envs.teaching:{name}" for name in ("Recall", "MaskedR
 _OF_PATHS_AND_MODULES = ("/", "\\", "..", "~", ":")
 """What a file's path, another host's address or code's name has somewhere, and an environment's option seldom."""
 
-_LARGEST = 2**16  # number among a wrapper's arguments
+_LARGEST = 2**16  # number among a wrapper's arguments, and product of those of all
+_COUNTING = {"TimeLimit"}  # wrappers whose numbers are no sizes
 
 
 def refuse_unasked(
@@ -53,7 +55,13 @@ def refuse_unasked(
         would.append(("import and run code", f"from {', '.join(modules)}"))
     if paths := [text for text in _strings(env_kwargs) if any(sign in text for sign in _OF_PATHS_AND_MODULES)]:
         would.append(("give the environment what may be a path", f"in --env-kwargs: {', '.join(map(repr, paths))}"))
-    if odd := [value for _, arguments in split for value in _leaves(arguments) if _is_odd(value)]:
+    leaves = [value for _, arguments in split for value in _leaves(arguments)]
+    odd = [value for value in leaves if _is_odd(value)]
+    sizes = [value for name, arguments in split if name not in _COUNTING for value in _leaves(arguments)]
+    sizes = [value for value in sizes if isinstance(value, int | float) and abs(value) > 1]
+    if not odd and math.prod(map(abs, sizes)) > _LARGEST:
+        odd = sizes  # each may be small: a stack of stacks of large pictures
+    if odd:
         would.append(("give a wrapper what may be a path or too large", f"in --wrappers: {', '.join(map(repr, odd))}"))
     if ray_address is not None:
         would.append(("connect to a Ray cluster", f"--ray-address {ray_address}"))

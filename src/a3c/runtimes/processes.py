@@ -139,8 +139,10 @@ class ProcessRuntime:
                 crew.start(number)
             yield from self._reports(crew, store)
         finally:
-            crew.end()
-            self.close()
+            try:
+                crew.end()
+            finally:
+                self.close()
 
     def close(self) -> None:
         """End the fork server and the resource tracker, if this runtime started them."""
@@ -311,13 +313,16 @@ class _Crew:
         for worker in self.active.values():
             worker.process.kill()  # stuck, or in the middle of a rollout that nobody wants any more
         deadline = time.monotonic() + _EXIT_PATIENCE_S
-        for worker in (*self._done, *self.active.values()):
-            worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.is_alive():
+        try:
+            for worker in self._done:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+        finally:  # whoever cannot wait, and interrupts this, must not leave one behind
+            for worker in self._done:
                 worker.process.kill()
+            for worker in (*self._done, *self.active.values()):
                 worker.process.join()
-            _free(worker)
-        self.active, self._done = {}, []
+                _free(worker)
+            self.active, self._done = {}, []
 
 
 def _free(worker: _Worker) -> None:

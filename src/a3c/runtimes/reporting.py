@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Iterator
+from dataclasses import replace
 
 from a3c.errors import A3CError, WorkerFailed
 from a3c.types import Report, Update
+
+EPISODES_IN_A_PART = 50
+"""With so many, and all else that a report has, it is less than the 4,096 bytes that a pipe takes at one stroke."""
 
 
 class ReportBatch:
@@ -43,3 +48,10 @@ def worker_failed(worker: int, error: BaseException) -> WorkerFailed:
     short = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # the latter is PyTorch's
     fix = " (out of memory: take fewer --workers or --envs-per-worker)" if short else ""
     return WorkerFailed(worker, type(error).__name__, f"{error}{fix}", text)
+
+
+def parts(report: Report) -> Iterator[Report]:
+    """Reports that merge to this one, none of which has many episodes; the first has all the rest."""
+    yield replace(report, episodes=report.episodes[:EPISODES_IN_A_PART])
+    for begin in range(EPISODES_IN_A_PART, len(report.episodes), EPISODES_IN_A_PART):
+        yield Report(episodes=report.episodes[begin : begin + EPISODES_IN_A_PART])

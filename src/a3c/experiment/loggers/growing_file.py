@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from a3c.experiment.run_directory import lies_at
+from a3c.experiment.run_directory import lies_at, reason_and_fix
 
 
 class GrowingFile:
@@ -86,7 +86,7 @@ class GrowingFile:
 
     def _lose(self, lines: Sequence[str], error: OSError) -> None:
         if not self._fails:
-            reason = error.strerror or error
+            reason = reason_and_fix(error)
             self._report(f"{self._path.name} cannot be written ({reason}): lines are lost; the run goes on")
         self._fails = True
         self._lost += len(lines)
