@@ -1,5 +1,6 @@
 """Environments that are learned in a moment, and ones that misbehave."""
 
+import contextlib
 import os
 import signal
 import time
@@ -37,6 +38,21 @@ class Exploding(Corridor):
         self.episodes += 1
         if self.episodes == 5:
             raise RuntimeError("the corridor collapsed")
+        return super().reset(seed=seed, options=options)
+
+
+class ExplodesOnce(Corridor):
+    """The first of all of those that are told of the same file that comes to its fifth episode raises there."""
+
+    def __init__(self, file):
+        self.file, self.episodes = file, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        if self.episodes == 5:
+            with contextlib.suppress(FileExistsError):
+                open(self.file, "x").close()
+                raise RuntimeError("the corridor collapsed")
         return super().reset(seed=seed, options=options)
 
 

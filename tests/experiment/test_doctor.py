@@ -31,6 +31,11 @@ def test_a_sound_machine(tmp_path, capsys):
         "gradients, forkserver",
         "gradients, spawn",
         "GPU",
+        "numpy",
+        "gymnasium",
+        "memory",
+        "open files",
+        "run directory",
     } <= looked_at
     assert list(tmp_path.iterdir()) == []
 
@@ -96,3 +101,20 @@ def test_a_directory_that_cannot_be_written(monkeypatch, tmp_path):
     assert finding.said == f"{tmp_path}: No space left on device"
     assert finding.fix == "name another --run-dir"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_takes_nothing_is_named(tmp_path):
+    script = (
+        f"mount -t tmpfs -o ro tmpfs {tmp_path} || exit 77\n"
+        f"exec {sys.executable} -c 'from a3c.experiment import doctor; from pathlib import Path; "
+        f"""print(doctor._disk(Path("{tmp_path}")))'"""
+    )
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if "unshare" in ended.stderr or ended.returncode == 77:
+        pytest.skip("needs a user namespace")
+    assert "Read-only file system" in ended.stdout, ended.stderr
+    assert "fix='name another --run-dir'" in ended.stdout

@@ -337,6 +337,18 @@ def test_words_for_a_wrapper_that_a_run_names_need_trust(tmp_path):
     assert find_player(run_of(tmp_path / "plain", {"env": "CartPole-v1", "wrappers": wrappers[:1]}))
 
 
+def test_small_sizes_of_wrappers_that_make_a_huge_one_together_need_trust(tmp_path):
+    wrappers = ['FrameStackObservation:{"stack_size": 200}', "FlattenObservation"]
+    for number, more in enumerate(([], ['TimeLimit:{"max_episode_steps": 50000}'], [wrappers[0]] * 2)):
+        (tmp_path / str(number)).mkdir()
+        run = run_of(tmp_path / str(number), {"env": "CartPole-v1", "wrappers": [*wrappers, *more]})
+        if number < 2:
+            assert find_player(run)
+        else:
+            with pytest.raises(UsageError, match=r"too large .* in --wrappers: 200, 200, 200: "):
+                find_player(run)
+
+
 def test_keyword_arguments_besides_the_runs_own(tmp_path):
     run = run_of(tmp_path, {"env": "FrozenLake-v1", "env_kwargs": {"map_name": "8x8", "desc": "/a"}})
     with pytest.raises(UsageError, match="may be a path"):

@@ -102,6 +102,58 @@ def test_a_checkpoint_that_was_just_being_replaced_is_put_back(tmp_path, resume)
     assert resumption["env_steps"] == run.summary["env_steps"]
 
 
+def test_the_best_evaluations_policy_is_put_back_too(tmp_path):
+    run = trained(tmp_path / "run", evaluate_every=16, evaluate_episodes=1)
+    kept, best = run.path / "checkpoints" / "best-evaluation", run.summary["best_evaluation"]
+    os.replace(kept, kept.with_name(".best-evaluation.old.tmp"))
+    shutil.copytree(kept.with_name(".best-evaluation.old.tmp"), kept.with_name(".best-evaluation.tmp"))
+    again = a3c.resume(run.path, total_env_steps=128, quiet=True)
+    assert again.summary["best_evaluation"]["return_mean"] >= best["return_mean"]
+    assert checkpoint.best_evaluation(run.path) == again.summary["best_evaluation"]
+
+
+def test_where_config_json_cannot_be_read_the_newest_checkpoints_copy_is_gone_by(tmp_path):
+    run = trained(tmp_path / "run")
+    written = (run.path / "config.json").read_text()
+    for step, damage in enumerate((written[:100], None)):
+        if damage is None:
+            (run.path / "config.json").unlink()
+        else:
+            (run.path / "config.json").write_text(damage)
+        with pytest.warns(UserWarning, match=r"config\.json.*; going by the copy in step-0"):
+            again = a3c.resume(run.path, total_env_steps=128 * (step + 1), quiet=True)
+        assert again.summary["env_steps"] >= 128 * (step + 1)
+        record = json.loads((run.path / "config.json").read_text())
+        assert record["settings"]["env"] == "CartPole-v1"
+        assert len(record["resumed"]) == step + 1
+    (step_of(run.path) / "config.json").write_text(written)
+    assert checkpoint.damage_of(step_of(run.path)) == "config.json is not what was written"
+
+
+def test_a_log_of_a_terabyte_and_a_description_of_one_are_refused(tmp_path):
+    run = trained(tmp_path / "run")
+    for name in ("metrics.jsonl", "config.json"):
+        path, whole = run.path / name, (run.path / name).read_bytes()
+        os.truncate(path, 2**40)
+        sizes = {name: 2**40}
+        if name == "config.json":
+            with pytest.raises(RunDirectoryError, match="config.json cannot be read .it has more than"):
+                run_directory.read_json(path)
+        else:
+            with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl holds a line of more than"):
+                run_directory.take_up(run.path, sizes)
+        path.unlink()
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_a_log_is_cut_at_its_last_whole_line(tmp_path, more):
+    (tmp_path / "episodes.csv").write_bytes(b"x" * 70 + b"\n" + b"y" * 30 + b"\n" + b"z" * 9)
+    said = run_directory.take_up(tmp_path, {"episodes.csv": 102 + more})
+    assert (tmp_path / "episodes.csv").stat().st_size == 102
+    assert len(said) == (more > 0)
+
+
 def test_one_that_was_going_for_good_does_not_come_back(tmp_path):
     run = trained(tmp_path / "run")
     oldest = checkpoint.checkpoints(run.path)[0]
@@ -146,6 +198,7 @@ FILES = ("state.json", "checksums.json", "policy.json", "progress.json", "model.
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:.*no ordinary file.*going by the copy")
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize("name", [*FILES, "config.json", "metrics.jsonl", "episodes.csv", ".lock"])
 def test_a_named_pipe_in_place_of_a_file_keeps_nobody_waiting(tmp_path, name):

@@ -198,7 +198,8 @@ class TestGrowingFile:
         with no_file_larger_than(13):
             file.add(["two, which fits half", "three"])
             file.add(["four, which fits half"])
-        assert said == ["lines cannot be written (File too large): lines are lost; the run goes on"]
+        fix = "raise the limit of a file's size (ulimit -f)"
+        assert said == [f"lines cannot be written (File too large: {fix}): lines are lost; the run goes on"]
         file.add(["five"])
         assert said[1:] == ["lines is written again; 3 lines of it are lost"]
         file.add(["six"])
@@ -228,7 +229,8 @@ class TestGrowingFile:
         shutil.rmtree(path.parent)
         path.parent.write_text("in its way")
         file.add(["four"])
-        assert said[1:] == ["lines cannot be written (File exists): lines are lost; the run goes on"]
+        fix = "something that is no directory lies in its way: move that away"
+        assert said[1:] == [f"lines cannot be written (File exists: {fix}): lines are lost; the run goes on"]
         path.parent.unlink()
         file.add(["five"])
         file.close()

@@ -1,5 +1,6 @@
 """Runs that go on: what is taken up is what was left, and no line of a log is missing or there twice."""
 
+import copy
 import csv
 import json
 import os
@@ -27,6 +28,7 @@ from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import RunLock, write_json
 from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.train import make_rule, make_spec, make_store
+from a3c.runtimes.processes import ProcessRuntime
 from a3c.runtimes.serial import SerialRuntime
 from leftovers import nothing_left
 
@@ -75,21 +77,47 @@ def newest(path):
     return checkpoint.newest_whole_checkpoint(path, lambda _: None)
 
 
-@pytest.mark.parametrize("settings", [{}, {"algorithm": "a2c"}, {"optimizer": "adam"}, {"store": "delayed"}], ids=str)
-def test_the_shared_state_goes_on_to_the_bit(tmp_path, settings):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"algorithm": "a2c"},
+        {"optimizer": "adam"},
+        {"store": "delayed"},
+        {"runtime": "processes", "store": "hogwild"},
+        {"runtime": "processes", "store": "locked"},
+        {"normalise_observations": False, "scale_rewards": False},
+    ],
+    ids=str,
+)
+def test_the_shared_state_goes_on_to_the_bit(tmp_path, settings, monkeypatch):
+    left = {}  # the store's state as it was at the end, before anybody wrote it
+
+    class Watched(CheckpointSaver):
+        def save_last(self, state, progress):
+            left.update({name: copy.deepcopy(value) for name, value in state.items()})
+            super().save_last(state, progress)
+
+    monkeypatch.setattr(train, "CheckpointSaver", Watched)
     begun(tmp_path / "run", **settings)
     config = TrainConfig(**QUICK | settings)
     spec = make_spec(config, examine(EnvSource(CORRIDOR)))
     model = spec.build(seed=model_seed(1))
-    store = make_store(config, model.flat, SerialRuntime(), model.normaliser.tracked)
+    runtime = ProcessRuntime() if config.runtime == "processes" else SerialRuntime()
+    store = make_store(config, model.flat, runtime, model.normaliser.tracked)
     progress, rule = Progress(time.time(), None), make_rule(config)
-    before = checkpoint.read_checkpoint(newest(tmp_path / "run")).state
+    before = left
     newest_there = resuming.find_newest(tmp_path / "run", spec)
     resumed = resuming.take_up(tmp_path / "run", config, *newest_there, store, progress, rule, rule)
     after = store.state_dict()
     assert after.keys() == before.keys()
     for name, value in before.items():
         assert torch.equal(after[name], value) if isinstance(value, torch.Tensor) else after[name] == value
+    if config.normalise_observations:
+        assert bool((before["moments"][0] > 0).all())  # how many numbers there were
+    assert before["parameters"].any()
+    rate = rule.schedule(rule.budget.used(resumed.env_steps, 0))
+    assert rate == pytest.approx(5e-3 * (1 - before["env_steps"] / 4_000))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert resumed.env_steps == before["env_steps"] == summary["env_steps"]
     assert progress.episodes == summary["episodes"]
@@ -347,6 +375,8 @@ def test_hosts_and_paths_that_the_files_name_want_trust(tmp_path, settings, mess
 def test_levels_without_end_are_damage(tmp_path):
     begun(tmp_path / "run", "CartPole-v1", at_step=0)
     changed_settings(tmp_path / "run", env_kwargs={"a": json.loads("[" * 900 + "]" * 900)})
+    for found in checkpoint.checkpoints(tmp_path / "run"):
+        shutil.rmtree(found)  # with its copy
     for read in (a3c.resume, a3c.evaluate):
         with pytest.raises(RunDirectoryError, match="config.json holds more than 200 levels: the run is damaged"):
             read(tmp_path / "run")
@@ -512,15 +542,16 @@ def test_the_best_is_the_best(tmp_path):
 def test_a_checkpoint_that_cannot_be_written_costs_no_training(tmp_path, monkeypatch, capsys):
     plain = checkpoint.save_checkpoint
 
-    def full(run_dir, spec, model, state, progress):
+    def full(run_dir, spec, model, state, progress, **more):
         if state["env_steps"] < 4_000:
             raise OSError(28, "No space left on device")
-        return plain(run_dir, spec, model, state, progress)
+        return plain(run_dir, spec, model, state, progress, **more)
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", full)
     run = begun(tmp_path / "run", at_step=10**9, checkpoint_every_s=0.01)
     assert run.summary["exit_reason"] == "total_env_steps"
-    assert "no checkpoint at 0 steps (No space left on device); the run goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no checkpoint at 0 steps (No space left on device: free some space there); the run goes on" in said
     assert len(checkpoint.checkpoints(run.path)) == 1
 
 
@@ -533,7 +564,8 @@ def test_a_real_full_disk_costs_no_training(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1
-    assert "no checkpoint at 0 steps (File too large); the run goes on" in ended.stderr
+    fix = "raise the limit of a file's size (ulimit -f)"
+    assert f"no checkpoint at 0 steps (File too large: {fix}); the run goes on" in ended.stderr
     assert "SavingFailed: cannot save to" in ended.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "total_env_steps"
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
@@ -553,7 +585,8 @@ def test_a_disk_that_is_full_for_a_while_costs_only_lines(tmp_path):
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, env=environment)
     assert ended.returncode == 0, ended.stderr
     for name in ("metrics.jsonl", "episodes.csv"):
-        assert f"{name} cannot be written (File too large): lines are lost; the run goes on" in ended.stderr
+        fix = "raise the limit of a file's size (ulimit -f)"
+        assert f"{name} cannot be written (File too large: {fix}): lines are lost; the run goes on" in ended.stderr
     lost = [int(number) for number in re.findall(r"is written again; (\d+) lines of it are lost", ended.stderr)]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     steps = [line["env_steps"] for line in lines_of(tmp_path / "run")]
@@ -591,7 +624,10 @@ def test_a_run_directory_that_vanishes_is_made_anew(tmp_path, capsys):
     )
 
 
-def test_a_directory_that_another_run_has_taken_is_left_to_it(tmp_path):
+@pytest.mark.parametrize(
+    "settings", [{}, {"tensorboard": True}, {"evaluate_every": 200, "evaluate_episodes": 1}], ids=str
+)
+def test_a_directory_that_another_run_has_taken_is_left_to_it(tmp_path, settings):
     theirs = []
 
     def look(line):
@@ -601,7 +637,7 @@ def test_a_directory_that_another_run_has_taken_is_left_to_it(tmp_path):
             theirs.append(RunLock(tmp_path / "run"))
 
     with pytest.raises(RunDirectoryError, match="is being trained in by another process"):
-        a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", **QUICK)
+        a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", **QUICK | settings)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     theirs[0].close()
 
@@ -717,6 +753,9 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
         saver.save_last(state, found.progress)
     assert len(said) == 1
     assert said[0].startswith("no checkpoint at 1,000,000 steps (the weights hold NaN or infinity: ")
+    state["parameters"][3], state["square_average"][3] = 0.0, float("inf")
+    with pytest.raises(NonFiniteError, match="the square average holds NaN or infinity"):
+        saver.save_last(state, found.progress)
     assert said[0].endswith("; the run goes on")
     assert newest(run.path) == found.path
 

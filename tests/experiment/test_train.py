@@ -33,7 +33,9 @@ from a3c.errors import (
     UsageError,
     WorkerDied,
     WorkerFailed,
+    WorkerHung,
 )
+from a3c.experiment.loggers.tensorboard import TensorBoardLogger
 from a3c.experiment.train import saving
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.local import LocalStore
@@ -55,6 +57,18 @@ CORRIDOR = "tiny_envs:Corridor"
 
 def quick(env=CORRIDOR, **settings):
     return a3c.train(env, **(QUICK | settings))
+
+
+def where_file_systems_may_be_mounted(script):
+    """A script's end, by bash, which has file systems of its own."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    except FileNotFoundError:
+        pytest.skip("needs unshare")
+    if "unshare" in ended.stderr or ended.returncode == 77:
+        pytest.skip("needs a user namespace")
+    return ended
 
 
 def parameters(run):
@@ -307,6 +321,23 @@ def test_an_environment_that_raises_ends_the_run_and_loses_nothing(tmp_path, run
     assert "the corridor collapsed" in (tmp_path / "run" / "error.txt").read_text()
 
 
+def test_a_worker_that_is_started_anew_is_told_of_once_with_where_its_traceback_is(tmp_path, capfd):
+    kwargs = {"file": str(tmp_path / "raised")}
+    run = quick("tiny_envs:ExplodesOnce", run_dir=str(tmp_path / "run"), env_kwargs=kwargs, on_worker_failure="restart")
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert run.summary["worker_restarts"] == 1
+    said = capfd.readouterr().err
+    assert said.count("failed: RuntimeError: the corridor collapsed") == 1
+    assert f"it is started anew; its traceback is in {run.path / 'error.txt'}" in said
+    assert (run.path / "error.txt").read_text().count("Traceback (most recent call last)") == 1
+
+
+def test_a_worker_that_hangs_for_longer_than_it_may_ends_the_run(tmp_path):
+    with nothing_left(), pytest.raises(WorkerHung, match="hung: .* --worker-timeout-s 1"):
+        quick("tiny_envs:Stuck", run_dir=str(tmp_path / "run"), worker_timeout_s=1.0)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"] == "worker_failed"
+
+
 @pytest.mark.parametrize("settings", [{}, {"store": "locked"}, {"algorithm": "a2c"}], ids=str)
 def test_a_worker_killed_with_minus_nine_ends_the_run(tmp_path, settings):
     with nothing_left(), pytest.raises(WorkerDied, match="killed by signal 9"):
@@ -342,19 +373,30 @@ TMPDIR={folder}/temporary exec {python} -m a3c train CartPole-v1 --workers 2 --t
 """
 
 
+FULL_DISK = """
+mount -t tmpfs -o size=200k tmpfs {folder}/disk || exit 77
+exec {python} -m a3c train CartPole-v1 --runtime serial --workers 1 --envs-per-worker 4 --total-env-steps 2000 \
+    --hidden-sizes 128 128 --quiet --run-dir {folder}/disk/run
+"""
+
+
+def test_a_full_disk_costs_what_has_no_room_and_says_what_helps(tmp_path):
+    (tmp_path / "disk").mkdir()
+    ended = where_file_systems_may_be_mounted(FULL_DISK.format(folder=tmp_path, python=sys.executable))
+    assert ended.returncode == 1, ended.stderr
+    assert "no checkpoint at 0 steps (No space left on device: free some space there); the run goes on" in ended.stderr
+    assert "a3c: cannot save to" in ended.stderr
+    assert "(No space left on device): free some space there, or name another --run-dir" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize(("temporary", "code"), [("64m", 0), ("256k", 1)])
 def test_a_small_dev_shm_and_a_full_temporary_directory(temporary, code):
     folder = Path(tempfile.mkdtemp())  # whose path, unlike tmp_path's, leaves room for a socket's
     (folder / "temporary").mkdir()
     script = SMALL_MACHINE.format(temporary=temporary, folder=folder, python=sys.executable)
-    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
     with nothing_left():
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        except FileNotFoundError:
-            pytest.skip("needs unshare")
-    if "unshare" in ended.stderr or ended.returncode == 77:
-        pytest.skip("needs a user namespace")
+        ended = where_file_systems_may_be_mounted(script)
     assert ended.returncode == code, ended.stderr
     if code:
         assert "a3c: no room for" in ended.stderr
@@ -496,7 +538,7 @@ def test_a_failing_on_report_loses_nothing(tmp_path):
 def test_a_full_disk_at_the_end_is_named_and_the_rest_is_saved(tmp_path, monkeypatch):
     from a3c.experiment import checkpoint
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_checkpoint", full)
@@ -513,6 +555,7 @@ def test_a_full_disk_at_the_end_is_named_and_the_rest_is_saved(tmp_path, monkeyp
         (errno.EEXIST, "(File exists): something that is no directory lies in its way: move that away, or name"),
         (errno.EROFS, "(Read-only file system): it lies on a read-only file system, or name another --run-dir"),
         (errno.EIO, "(Input/output error): name another --run-dir"),
+        (errno.EMFILE, "(Too many open files): raise the limit of open files (ulimit -n 4096)"),
     ],
 )
 def test_the_advice_fits_the_reason(code, fix):
@@ -562,6 +605,30 @@ def test_a_callable_environment(tmp_path):
     with pytest.raises(UsageError, match="no importable name"):
         a3c.evaluate(run.path)
     assert a3c.evaluate(run.path, tiny_envs.Corridor, episodes=3).episodes == 3
+
+
+def test_a_tensorboard_that_cannot_write_is_dropped_and_the_run_goes_on(tmp_path, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TensorBoardLogger, "write", full)
+    run = quick(run_dir=str(tmp_path / "run"), tensorboard=True, runtime="serial")
+    assert run.summary["exit_reason"] == "total_env_steps"
+    said = [line for line in capfd.readouterr().err.splitlines() if "TensorBoard" in line]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+
+
+def test_wandb_without_a_login_is_dropped_and_the_run_goes_on(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    with nothing_left():
+        run = quick(run_dir=str(tmp_path / "run"), wandb=True, wandb_mode="online")
+    assert run.summary["exit_reason"] == "total_env_steps"
+    said = [line for line in capfd.readouterr().err.splitlines() if "Weights & Biases" in line]
+    assert len(said) == 1
+    assert "wandb login" in said[0]
 
 
 def test_wandb_offline_gets_the_origins_names(tmp_path, monkeypatch):
