@@ -5,6 +5,7 @@
     python benchmarks/survival.py soak --seconds 3600          # memory, files and shared memory while workers die
     python benchmarks/survival.py fuzz --inputs 1000000        # damaged checkpoints and settings
     python benchmarks/survival.py pushes                       # by 8 processes at once: which are lost, or torn
+    python benchmarks/survival.py all                          # all of these, one after the other
     python benchmarks/survival.py table                        # write survival.md anew from what is recorded
 
 CartPole is slowed down so that the damage has time. What came of it is added to benchmarks/results/survival.jsonl. The
@@ -41,6 +42,7 @@ from scaling import Pushing, store_alone
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "survival.jsonl"
 WORKERS, ENVS = 4, 16
+KINDS = ("kills", "parents", "soak", "fuzz", "pushes")
 PUSHES, PUSHERS = 10_000, 8
 PUSHED_STORES: tuple[Literal["hogwild", "locked"], ...] = ("hogwild", "locked")
 PYTHON = [sys.executable, "-W", "ignore"]
@@ -573,7 +575,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "parents", "soak", "fuzz", "pushes", "table"])
+    parser.add_argument("what", choices=[*KINDS, "all", "table"])
     parser.add_argument("--kills", type=int)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--inputs", type=int, default=1_000_000)
@@ -581,6 +583,10 @@ def main() -> None:
     parser.add_argument("--stores", nargs="+", choices=list(STORES), default=list(STORES))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.what == "all":
+        for kind in KINDS:
+            subprocess.run([*PYTHON, __file__, kind, "--seed", str(arguments.seed)], check=True)
+        return
     records: list[dict[str, Any]] = []
     in_memory = SHM if arguments.what == "fuzz" and SHM.is_dir() else None  # files by the million
     with tempfile.TemporaryDirectory(dir=in_memory) as directory:

@@ -162,6 +162,25 @@ def test_a_rollout_with_nan_is_dropped_counted_and_named(field, term):
     assert good.dropped is None
 
 
+def test_a_dropped_rollout_moves_no_moments_and_ends_the_running_returns():
+    normalised = {"observation_sizes": {"": 2}, "scale_rewards": True, "discount": 0.9}
+    good, bad, later = random_rollout(1, end_probability=0.0), with_nan("rewards"), random_rollout(2, end_probability=0)
+
+    def pushed_moments(rollouts):
+        model, store = model_for_random_rollouts(), TapedStore([])
+        model.normaliser = Normaliser(**normalised)
+        plain = store.pull
+        store.pull = lambda out: plain(out)._replace(moments=torch.ones(3, 3, dtype=torch.float64))
+        list(islice(actor_learner(SETTINGS, TapedActor(rollouts, []), model, store), len(rollouts)))
+        return [counts.moments for _, counts, _ in store.pushed]
+
+    first, dropped, anew = pushed_moments([good, bad, later])
+    assert dropped is None
+    assert torch.equal(first, pushed_moments([good])[0])
+    assert torch.equal(anew, pushed_moments([later])[0])  # as if nothing had been before it
+    assert not torch.equal(anew, pushed_moments([good, later])[1])
+
+
 class RootModel:
     """A model that is finite at θ = 0 and whose gradient is not: V = sqrt(θ)."""
 

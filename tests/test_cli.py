@@ -234,6 +234,19 @@ def test_record(capsys, tmp_path):
     assert "'tiny_envs:Corridor' cannot be rendered" in err
 
 
+def test_an_environments_arguments_wrappers_and_imports(capsys, tmp_path):
+    words = ["--env-kwargs", '{"is_slippery": false, "map_name": "8x8"}', "--import", "json", "tiny_envs"]
+    words += ["--wrappers", "FlattenObservation", 'FrameStackObservation:{"stack_size": 2}']
+    flags = [flag if flag != "serial" else "processes" for flag in QUICK]
+    code, _, err = run(capsys, "train", "FrozenLake-v1", "--run-dir", tmp_path / "run", *words, *flags)
+    assert (code, err) == (0, "")
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["env_kwargs"] == {"is_slippery": False, "map_name": "8x8"}
+    assert settings["import_"] == ["json", "tiny_envs"]
+    assert settings["wrappers"] == ["FlattenObservation", 'FrameStackObservation:{"stack_size": 2}']
+    assert a3c.load(tmp_path / "run").spec.observation_space.shape == (2, 64)
+
+
 def test_a_failing_environment_exits_with_code_1_and_the_workers_traceback(capsys, tmp_path):
     code, _, err = run(capsys, "train", "tiny_envs:Exploding", "--run-dir", tmp_path / "run", *QUICK)
     assert code == 1

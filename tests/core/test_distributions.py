@@ -273,6 +273,8 @@ def fit_of_counts(draws: Tensor, probabilities: Tensor) -> float:
     if counts[probabilities == 0].sum() > 0:
         return 0.0
     possible = probabilities > 0
+    if possible.sum() == 1:
+        return 1.0  # each draw was the only choice that there is
     expected = probabilities[possible] / probabilities.sum() * len(draws)
     return stats.chisquare(counts[possible].numpy(), expected.numpy(), sum_check=False).pvalue
 
@@ -321,6 +323,35 @@ def test_choices_are_drawn_as_their_probabilities_say(distribution, parameters, 
     skewed = probabilities.clone()
     skewed[probabilities.argmax()] *= 1.15
     assert fit_of_counts(draws, skewed) < 1e-3
+
+
+def test_a_composite_is_drawn_as_each_of_its_parts_says_and_each_for_itself():
+    # Categorical(3), Normal(1), MultiCategorical((2, 2)), TanhNormal(1), Bernoulli(2)
+    given = [0.3, -0.5, 1.0, 0.7, -0.4, 0.2, -0.6, 1.0, 0.0, -0.2, -0.7, 0.4, -1.5]
+    parameters = torch.tensor(given)
+    draws = NESTED.sample(parameters.expand(DRAWS, -1), stream())  # [N, 7]
+    parts = {
+        "choice": (draws[:, 0], torch.softmax(parameters[:3], -1)),
+        "first of two": (draws[:, 2], torch.softmax(parameters[5:7], -1)),
+        "second of two": (draws[:, 3], torch.softmax(parameters[7:9], -1)),
+        "first bit": (draws[:, 5], torch.tensor([1 - torch.sigmoid(parameters[11]), torch.sigmoid(parameters[11])])),
+        "second bit": (draws[:, 6], torch.tensor([1 - torch.sigmoid(parameters[12]), torch.sigmoid(parameters[12])])),
+    }
+    for column, probabilities in parts.values():
+        assert fit_of_counts(column.long(), probabilities.double()) > 1e-3
+        skewed = probabilities.double()
+        skewed[0] *= 1.15
+        assert fit_of_counts(column.long(), skewed) < 1e-3
+    number = stats.norm(0.7, math.exp(-0.4))
+    inner = draws[:, 4].double()  # u, of which the environment is given tanh(u)
+    squashed = stats.norm(-0.2, math.exp(-0.7))
+    for column, law in ((draws[:, 1].double(), number), (inner, squashed)):
+        assert fit_of_numbers(column, law.cdf) > 1e-3
+        assert fit_of_numbers(column, stats.norm(law.mean() + 0.06 * law.std(), law.std()).cdf) < 1e-3
+    # What is drawn for one part says nothing of another's.
+    columns = torch.stack([draws[:, 0], draws[:, 1], draws[:, 2], draws[:, 3], inner, draws[:, 5], draws[:, 6]])
+    correlations = torch.corrcoef(columns.double()) - torch.eye(7, dtype=float64)
+    assert correlations.abs().max() < 5 / math.sqrt(DRAWS)
 
 
 @both_dtypes
@@ -758,8 +789,14 @@ def test_forbidden_choices_are_never_drawn_nor_played(case, dtype, mask_dtype, k
     if kind == "ordinary":
         banned = {(column, value) for _, column, value in case.forbidden()}
         for entries, column in zip(case.choices, case.columns, strict=True):
-            allowed = {value for value in range(len(entries)) if (column, value) not in banned}
-            assert set(draws[:, column].long().tolist()) == allowed
+            allowed = [value for value in range(len(entries)) if (column, value) not in banned]
+            drawn = draws[:, column].long()
+            assert set(drawn.tolist()) == set(allowed)
+            # Among the allowed ones by their own logits.
+            logits = parameters[[case.parameters_at[entries[value]] for value in allowed]].double()
+            probabilities = torch.zeros(len(entries), dtype=float64)
+            probabilities[allowed] = torch.softmax(logits, -1)
+            assert fit_of_counts(drawn, probabilities) > 1e-4
 
 
 @masked_cases

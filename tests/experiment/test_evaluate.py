@@ -176,6 +176,17 @@ def test_rewards_are_raw_and_moments_stay():
     assert torch.equal(policy.model.normaliser.moments, moments)
 
 
+def test_greedy_and_sampled_play_are_not_the_same(policy):
+    policy.model.policy_head.linear.weight.data *= 1e-3  # near uniform
+    policy.model.policy_head.linear.bias.data[:] = torch.tensor([0.0, 0.01])  # and a little for the right
+    greedy = a3c.evaluate(policy, tiny_envs.Corridor, episodes=40)
+    sampled = a3c.evaluate(policy, tiny_envs.Corridor, episodes=40, greedy=False)
+    assert (greedy.return_mean, greedy.return_std, greedy.greedy) == (8.0, 0.0, True)
+    assert abs(sampled.return_mean) < 3
+    assert sampled.return_std > 1
+    assert not sampled.greedy
+
+
 def test_the_policys_own_random_stream_is_left_alone(policy):
     before = policy.generator.get_state()
     first = a3c.evaluate(policy, tiny_envs.Corridor, episodes=9, greedy=False, seed=5)

@@ -329,6 +329,20 @@ def test_damaged_files_are_named(name, policy, tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_a_choice_may_be_of_whatever_integers(dtype):
+    spec = PolicySpec(spaces.Discrete(5, dtype=dtype, start=2), spaces.Discrete(3), network=SMALL)
+    policy = a3c.Policy(spec, spec.build(seed=1))
+    values = [float(policy.value(given)) for given in (4, np.int64(4), np.uint8(4), np.array(4, np.uint64))]
+    assert values == [values[0]] * 4
+    assert policy.predict(np.array([2, 6, 4]))[0].shape == (3,)
+    for wrong in (7, 1, -1, 260):  # the last is 4 in eight bits
+        with pytest.raises(UsageError, match="has a value that Discrete.* does not have"):
+            policy.value(wrong)
+    with pytest.raises(UsageError, match="the observation is float64; this policy takes"):
+        policy.value(4.0)
+
+
 def test_ten_thousand_levels_in_a_file_are_damage(policy, tmp_path):
     policy.save(tmp_path)
     (tmp_path / "policy.json").write_text('{"kind":"Tuple","spaces":[' * 10_000 + "]}" * 10_000)

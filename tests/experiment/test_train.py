@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -330,6 +331,36 @@ def test_a_worker_that_is_started_anew_is_told_of_once_with_where_its_traceback_
     assert said.count("failed: RuntimeError: the corridor collapsed") == 1
     assert f"it is started anew; its traceback is in {run.path / 'error.txt'}" in said
     assert (run.path / "error.txt").read_text().count("Traceback (most recent call last)") == 1
+
+
+class Doubled(gym.RewardWrapper):
+    """Twice the reward; it lies in no module that a worker knows of."""
+
+    def reward(self, reward):
+        return 2 * reward
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_wrapper_that_is_a_callable_comes_to_the_workers(tmp_path, start_method):
+    def double(env):
+        return Doubled(env)
+
+    run = quick(run_dir=str(tmp_path / "run"), wrappers=(double,), start_method=start_method, total_env_steps=800)
+    with open(run.path / "episodes.csv", newline="") as file:
+        returns = {float(row["return"]) for row in csv.DictReader(file)}
+    assert returns <= {float(each) for each in range(-16, 17, 4)}  # of 8 steps, each 2 or -2
+    assert max(map(abs, returns)) > 0
+
+
+@pytest.mark.parametrize("preset", ["paper", "atari"])
+def test_the_named_presets_play_a_real_game(tmp_path, preset):
+    settings = {"preset": preset, "workers": 2, "total_env_steps": 200, "tensorboard": False, "quiet": True}
+    run = a3c.train("ALE/Pong-v5", run_dir=str(tmp_path / "run"), **settings)
+    assert run.summary["exit_reason"] == "total_env_steps"
+    assert run.summary["updates"] > 0
+    shapes = [tuple(value.shape) for value in run.policy().model.parameters() if value.ndim > 1]  # a shared one once
+    assert shapes[:3] == [(16, 4, 8, 8), (32, 16, 4, 4), (256, 2592)]
+    assert sorted(shapes[3:]) == [(1, 256), (6, 256)]
 
 
 def test_a_worker_that_hangs_for_longer_than_it_may_ends_the_run(tmp_path):

@@ -151,7 +151,9 @@ class Policy:
                     f"the observation's shape{described(path)} is {array.shape}; this policy takes {space.shape}, or "
                     "several of these"
                 )
-            if not np.can_cast(array.dtype, space.dtype, "same_kind"):
+            if isinstance(space, Discrete) and array.dtype.kind in "biu":
+                _check_values(array, space, path)  # as an environment gives a choice: of whatever integers
+            elif not np.can_cast(array.dtype, space.dtype, "same_kind"):
                 raise UsageError(
                     f"the observation{described(path)} is {array.dtype}; this policy takes {space.dtype}: convert it"
                 )
