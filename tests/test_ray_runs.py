@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import gymnasium as gym
 import pytest
 import ray
+import torch
 
 import a3c
 from a3c.errors import ClusterError, UsageError, WorkerFailed
@@ -39,6 +41,42 @@ def test_cartpole_is_solved_with_two_workers(tmp_path, algorithm):
     assert lines[-1]["env_steps"] == run.summary["env_steps"]
     stale = [line["staleness_max"] for line in lines if line["staleness_max"] is not None]
     assert max(stale) >= 1 if algorithm == "a3c" else max(stale) == 0
+
+
+@pytest.mark.usefixtures("one_machine")
+@pytest.mark.parametrize("hidden", [(8,), (256, 256)], ids=["small", "fetched apart"])
+@pytest.mark.parametrize(
+    ("on_ray", "here"),
+    [
+        ({"updates_in_flight": 0}, {"store": "local"}),
+        ({"updates_in_flight": 1}, {"store": "delayed", "delay": 1}),
+        ({"algorithm": "a2c", "workers": 2}, {"algorithm": "a2c", "workers": 2}),
+    ],
+    ids=["no update in flight", "one", "a2c"],
+)
+def test_workers_on_ray_learn_what_those_in_this_process_do_to_the_bit(tmp_path, on_ray, here, hidden):
+    common = {
+        "workers": 1, "envs_per_worker": 4, "rollout_length": 8, "total_env_steps": 3_000, "hidden_sizes": hidden,
+        "quiet": True, "tensorboard": False,
+    }  # fmt: skip
+    runs = []
+    for runtime, settings in (("ray", on_ray), ("serial", here)):
+        path = str(tmp_path / runtime)
+        runs.append(a3c.train("CartPole-v1", runtime=runtime, run_dir=path, **common | settings))
+    assert runs[0].summary["env_steps"] == runs[1].summary["env_steps"]
+    one, other = (run.policy().model.flat for run in runs)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("one_machine")
+def test_actors_have_names_that_can_be_read(tmp_path):
+    names = set()
+    a3c.train(
+        "CartPole-v1", runtime="ray", workers=2, run_dir=str(tmp_path / "run"), total_env_steps=5_000, quiet=True,
+        tensorboard=False, on_report=lambda line: names.update(ray.util.list_named_actors()) and None,
+    )  # fmt: skip
+    kinds = {re.sub(r"-[0-9a-f]{6}$", "", name) for name in names}
+    assert {"a3c-worker-0", "a3c-worker-1", "a3c-parameter-server", "a3c-keeper"} <= kinds
 
 
 @pytest.mark.usefixtures("one_machine")
@@ -147,6 +185,51 @@ def test_a_token_that_the_cluster_does_not_want_is_not_shown(tmp_path):
         )  # fmt: skip
         cluster.communicate("\n", timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+OWN_CODE = """\
+import gymnasium as gym, torch
+
+class Pole(gym.Wrapper):
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+
+class Net(torch.nn.Module):
+    def __init__(self, observation_space):
+        super().__init__()
+        self.layer, self.features = torch.nn.Linear(4, 8), 8
+
+    def forward(self, observation):
+        return torch.tanh(self.layer(observation))
+"""
+ITS_CALL = """\
+import json, ray, sys
+sys.path.insert(0, sys.argv[1])
+import a3c
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=10**8, log_to_driver=False,
+         runtime_env=json.loads(sys.argv[3]))
+a3c.train("my_pole:Pole", model="my_pole:Net", runtime="ray", workers=1, run_dir=sys.argv[2], total_env_steps=2_000,
+          quiet=True, tensorboard=False)
+"""
+
+
+@pytest.mark.parametrize("brought", [True, False], ids=["brought by Ray", "only where the run begins"])
+def test_ones_own_environment_and_network_reach_the_workers(tmp_path, brought):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "my_pole.py").write_text(OWN_CODE)
+    brings = json.dumps({"working_dir": str(tmp_path / "code")} if brought else {})
+    with for_the_workers(), nothing_left_of_children() as environment:
+        done = subprocess.run(
+            [sys.executable, "-c", ITS_CALL, str(tmp_path / "code"), str(tmp_path / "run"), brings],
+            capture_output=True, text=True, timeout=200, env=environment, cwd=tmp_path,
+        )  # fmt: skip
+    if brought:
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["env_steps"] >= 2_000
+    else:
+        assert done.returncode == 1
+        assert "cannot import 'my_pole' (ModuleNotFoundError" in done.stderr
+        assert """or let Ray bring it: --ray-runtime-env '{"working_dir": "."}'""" in done.stderr
 
 
 def test_without_ray_the_extra_is_named(tmp_path):

@@ -184,6 +184,23 @@ def test_more_than_the_cluster_has_is_refused_at_once(wish, message):
     assert wish.wait_s <= time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("gpus", "amount", "fit"),
+    [(2, 0.4, 4), (2, 0.6, 2), (1, 0.25, 4), (4, 1, 4), (5, 2, 2), (0, 0.5, 0), (1, 1 / 3, 3)],
+)
+def test_parts_of_a_gpu_are_of_one_gpu(monkeypatch, gpus, amount, fit):
+    monkeypatch.setattr(ray_runtime, "_alive_nodes", lambda: [{"Resources": {"CPU": 64.0, "GPU": float(gpus)}}])
+    assert RayRuntime(ClusterWish(worker_gpus=amount))._places() == fit
+
+
+def test_another_cluster_than_the_one_in_use_is_refused():
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    for same in (None, "auto", f"{host}:{port}", *([f"localhost:{port}"] if host == "127.0.0.1" else [])):
+        RayRuntime(ClusterWish(address=same)).prepare()
+    with pytest.raises(UsageError, match=rf"already, with the cluster at .*:{port}, and not at {host}:9: leave"):
+        RayRuntime(ClusterWish(address=f"{host}:9")).prepare()
+
+
 def test_a_cluster_that_nobody_answers_at_is_named():
     with pytest.raises(UsageError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
         ray_runtime._check_reachable("127.0.0.1:9")

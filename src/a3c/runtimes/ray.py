@@ -80,6 +80,17 @@ print("refused")
 _NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
 
 
+def _same_place(one: str, other: str) -> bool:
+    """Whether two addresses, HOST:PORT, are of the same cluster."""
+    hosts = list[str]()
+    for address in (one, other):
+        host, _, port = address.rpartition(":")
+        with contextlib.suppress(OSError):
+            host = socket.gethostbyname(host)
+        hosts.append(f"{host}:{port}")
+    return hosts[0] == hosts[1]
+
+
 class ClusterWish(NamedTuple):
     """What a run wants of Ray."""
 
@@ -138,6 +149,12 @@ class RayRuntime:
                 raise UsageError(
                     "Ray is in use in this process already: hand the runtime environment to your own ray.init, and "
                     "leave --ray-runtime-env out"
+                )
+            here = str(ray.get_runtime_context().gcs_address)
+            if self.wish.address not in (None, "auto") and not _same_place(str(self.wish.address), here):
+                raise UsageError(
+                    f"Ray is in use in this process already, with the cluster at {here}, and not at "
+                    f"{self.wish.address}: leave --ray-address out, or call ray.shutdown() first"
                 )
             return
         if unknown := [name for name in self.wish.runtime_env if name not in RuntimeEnv.known_fields]:
@@ -264,13 +281,20 @@ class RayRuntime:
         if not wants:
             return math.inf
         return sum(
-            min(int(node["Resources"].get(name, 0.0) / amount + 1e-9) for name, amount in wants.items())
+            min(_fit(name, node["Resources"].get(name, 0.0), amount) for name, amount in wants.items())
             for node in _alive_nodes()
         )
 
     def _needs(self) -> str:
         gpus = f" and {self.wish.worker_gpus:g} GPUs" if self.wish.worker_gpus else ""
         return f"{self.wish.worker_cpus:g} CPUs{gpus}"
+
+
+def _fit(name: str, there: float, amount: float) -> int:
+    """How many workers find so much of a resource on a node. A part of a GPU is of one GPU."""
+    if name == "GPU" and amount < 1:
+        return int(there) * int(1 / amount + 1e-9)
+    return int(there / amount + 1e-9)
 
 
 class _Worker:

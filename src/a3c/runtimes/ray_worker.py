@@ -17,6 +17,7 @@ from a3c.runtimes.worker import Done, Failure
 from a3c.types import Life, Report
 
 _MUST_AGREE = ("a3c", "torch", "gymnasium", "numpy")
+_BRING_IT = ', or let Ray bring it: --ray-runtime-env \'{"working_dir": "."}\''
 
 
 class RayWorker:
@@ -73,6 +74,8 @@ class RayWorker:
             yield batch.take()
             where = f"node {platform.node()}"
             summary = failed.summary if where in failed.summary else f"{failed.summary} (on {where})"
+            if isinstance(error, UsageError) and isinstance(error.__cause__, ImportError) and _BRING_IT not in summary:
+                summary = f"{summary}{_BRING_IT}"
             yield Failure(failed.kind, summary, failed.worker_traceback)
 
     @ray.method(concurrency_group="pulse")
@@ -103,9 +106,7 @@ def _loaded_here(recipe: bytes) -> Any:
     try:
         return loaded(recipe)
     except UsageError as error:
-        raise UsageError(
-            f'on node {platform.node()}: {error}, or let Ray bring it: --ray-runtime-env \'{{"working_dir": "."}}\''
-        ) from error
+        raise UsageError(f"on node {platform.node()}: {error}{_BRING_IT}") from error
 
 
 def _version(package: str) -> str:
