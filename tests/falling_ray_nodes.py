@@ -4,9 +4,11 @@ It is one of its own because a process that has been connected to one cluster ca
 """
 
 import json
+import mmap
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from unittest import mock
@@ -22,24 +24,35 @@ from ray_cluster import for_the_workers, kill_process_of, process_of
 class SlowCartPole(gym.Wrapper):
     """CartPole-v1 that takes a while for a step; its episodes end early, so that it cannot be solved, while a file is.
 
-    So a run on a fast machine is not over before its cluster has fallen apart.
+    So a run on a fast machine is not over before its cluster has fallen apart. It counts its steps in a file of its
+    own, which outlives its process.
     """
 
     def __init__(self, falling):
         super().__init__(gym.make("CartPole-v1"))
         self.falling = falling
         self.steps = 0
+        with tempfile.NamedTemporaryFile(prefix=f"{os.getpid()}-", dir=falling.parent, delete=False) as file:
+            file.truncate(8)
+            self.count = memoryview(mmap.mmap(file.fileno(), 8)).cast("q")
 
     def reset(self, **keywords):
         self.steps = 0
         return super().reset(**keywords)
 
     def step(self, action):
+        self.count[0] += 1
         time.sleep(0.0001)
         self.steps += 1
         observation, reward, terminated, truncated, info = super().step(action)
         early = self.steps >= 200 and self.falling.exists()
         return observation, reward, terminated, truncated or early, info
+
+
+def counted(folder):
+    """How many steps the environments of other processes than this one have begun."""
+    others = [file for file in folder.glob("*-*") if not file.name.startswith(f"{os.getpid()}-")]
+    return sum(int.from_bytes(file.read_bytes(), sys.byteorder) for file in others)
 
 
 class Falling:
@@ -90,7 +103,8 @@ class Falling:
 
 def main(run_dir, algorithm, most):
     """Train there, with so many of the losses, and print a line of JSON."""
-    file = Path(run_dir).with_name("falling")
+    file = Path(run_dir).with_name("falling") / "falling"
+    file.parent.mkdir()
     cluster = Cluster(
         initialize_head=True,
         head_node_args={
@@ -111,7 +125,9 @@ def main(run_dir, algorithm, most):
     finally:
         ray.shutdown()
         cluster.shutdown()
+    settings = json.loads((run.path / "config.json").read_text())["settings"]
     told = {"done": falling.done, "server_here": falling.server_here, "solved": run.solved, "summary": run.summary}
+    told |= {"counted": counted(file.parent), "rollout_length": settings["rollout_length"]}
     print(json.dumps(told))
 
 
