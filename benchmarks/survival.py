@@ -585,7 +585,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "all":
         for kind in KINDS:
-            subprocess.run([*PYTHON, __file__, kind, "--seed", str(arguments.seed)], check=True)
+            subprocess.run([*PYTHON, __file__, kind, *sys.argv[2:]], check=True)
         return
     records: list[dict[str, Any]] = []
     in_memory = SHM if arguments.what == "fuzz" and SHM.is_dir() else None  # files by the million

@@ -31,7 +31,8 @@ def descendants(pid: int | None = None) -> set[int]:
     while frontier:
         frontier = {child for child, parent in parents.items() if parent in frontier} - found
         found |= frontier
-    return {pid for pid in found if not _is_rays_own(_command(pid))}
+    # One that is just ending has no command any more, and the next look will not find it.
+    return {pid for pid in found if (command := _command(pid)) not in ("", str(pid)) and not _is_rays_own(command)}
 
 
 def _is_rays_own(command: str) -> bool:

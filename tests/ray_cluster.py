@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -34,7 +35,10 @@ def ray_cluster(cpus: int = 2) -> Iterator[None]:
             StoreOnUsedServer.started.clear()
             StoreOnUsedServer.idle = []  # stores that are still to be finalised have the old one
             ray.shutdown()
-    assert descendants() <= before
+    deadline = time.monotonic() + 10
+    while left := descendants() - before:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -54,7 +54,8 @@ def test_cartpole_is_solved_with_two_workers(tmp_path, algorithm):
     ],
     ids=["no update in flight", "one", "a2c"],
 )
-def test_workers_on_ray_learn_what_those_in_this_process_do_to_the_bit(tmp_path, on_ray, here, hidden):
+def test_workers_on_ray_learn_what_those_in_this_process_do_to_the_bit(tmp_path, monkeypatch, on_ray, here, hidden):
+    monkeypatch.setattr("a3c.runtimes.ray._SAY_S", 600.0)  # a round waits for both, however slow one is to start
     common = {
         "workers": 1, "envs_per_worker": 4, "rollout_length": 8, "total_env_steps": 3_000, "hidden_sizes": hidden,
         "quiet": True, "tensorboard": False,
@@ -229,7 +230,9 @@ def test_ones_own_environment_and_network_reach_the_workers(tmp_path, brought):
     else:
         assert done.returncode == 1
         assert "cannot import 'my_pole' (ModuleNotFoundError" in done.stderr
-        assert """or let Ray bring it: --ray-runtime-env '{"working_dir": "."}'""" in done.stderr
+        assert (
+            """or let Ray bring it: --ray-runtime-env '{"working_dir": "."}', or '{"pip": ["NAME"]}'""" in done.stderr
+        )
 
 
 def test_without_ray_the_extra_is_named(tmp_path):

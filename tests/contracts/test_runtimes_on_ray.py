@@ -195,7 +195,7 @@ def test_parts_of_a_gpu_are_of_one_gpu(monkeypatch, gpus, amount, fit):
 
 def test_another_cluster_than_the_one_in_use_is_refused():
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    for same in (None, "auto", f"{host}:{port}", *([f"localhost:{port}"] if host == "127.0.0.1" else [])):
+    for same in (None, "auto", "", f"{host}:{port}", f"localhost:{port}", f"127.0.0.1:{port}"):
         RayRuntime(ClusterWish(address=same)).prepare()
     with pytest.raises(UsageError, match=rf"already, with the cluster at .*:{port}, and not at {host}:9: leave"):
         RayRuntime(ClusterWish(address=f"{host}:9")).prepare()

@@ -107,6 +107,10 @@ def test_the_best_evaluations_policy_is_put_back_too(tmp_path):
     kept, best = run.path / "checkpoints" / "best-evaluation", run.summary["best_evaluation"]
     os.replace(kept, kept.with_name(".best-evaluation.old.tmp"))
     shutil.copytree(kept.with_name(".best-evaluation.old.tmp"), kept.with_name(".best-evaluation.tmp"))
+    checkpoint.put_back(run.path)
+    assert checkpoint.best_evaluation(run.path) == best
+    os.replace(kept, kept.with_name(".best-evaluation.old.tmp"))
+    (kept.parent / "..old.tmp").mkdir()  # a stranger's
     again = a3c.resume(run.path, total_env_steps=128, quiet=True)
     assert again.summary["best_evaluation"]["return_mean"] >= best["return_mean"]
     assert checkpoint.best_evaluation(run.path) == again.summary["best_evaluation"]
@@ -120,8 +124,9 @@ def test_where_config_json_cannot_be_read_the_newest_checkpoints_copy_is_gone_by
             (run.path / "config.json").unlink()
         else:
             (run.path / "config.json").write_text(damage)
-        with pytest.warns(UserWarning, match=r"config\.json.*; going by the copy in step-0"):
+        with pytest.warns(UserWarning, match=r"config\.json.*; going by the copy in step-0") as told:
             again = a3c.resume(run.path, total_env_steps=128 * (step + 1), quiet=True)
+        assert len(told) == 1
         assert again.summary["env_steps"] >= 128 * (step + 1)
         record = json.loads((run.path / "config.json").read_text())
         assert record["settings"]["env"] == "CartPole-v1"

@@ -654,7 +654,7 @@ def test_wandb_without_a_login_is_dropped_and_the_run_goes_on(tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    with nothing_left():
+    with nothing_left(patience_s=20):
         run = quick(run_dir=str(tmp_path / "run"), wandb=True, wandb_mode="online")
     assert run.summary["exit_reason"] == "total_env_steps"
     said = [line for line in capfd.readouterr().err.splitlines() if "Weights & Biases" in line]

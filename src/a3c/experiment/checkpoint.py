@@ -296,7 +296,8 @@ def put_back(run_dir: Path) -> None:
 
     To be called by who holds the run's lock. Raises OSError.
     """
-    for old in (run_dir / CHECKPOINTS).glob(f".*{REPLACED}"):
+    folder = run_dir / CHECKPOINTS
+    for old in (*folder.glob(f".step-*{REPLACED}"), *folder.glob(f".{BEST_EVALUATION}{REPLACED}")):
         final = old.with_name(old.name.removeprefix(".").removesuffix(REPLACED))
         if not final.exists():
             os.replace(old, final)

@@ -23,8 +23,8 @@ _PUT_OFF_S = 5.0
 class CheckpointSaver:
     """Writes checkpoints, those of a run that goes on in a thread, and keeps the newest ones and the best.
 
-    One that cannot be written is reported, and the run goes on: the next one is tried when its time comes. A state that
-    is not finite is never written: the last good checkpoint stays the newest.
+    One that cannot be written is reported, and the run goes on: the next one is tried when its time comes. Weights and
+    moments that are not finite are never written: the last good checkpoint stays the newest.
 
     Args:
         run_dir: the run's directory.
@@ -34,6 +34,7 @@ class CheckpointSaver:
         keep: how many of the newest to keep; the one with the best `return_mean_100` stays besides.
         report: is called with a line for each checkpoint that could not be written, in the thread that wrote it.
         record: what config.json holds, of which each checkpoint has a copy.
+        ours: says whether the directory is still this run's; nothing is written beside the caller where it is not.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class CheckpointSaver:
         keep: int,
         report: Callable[[str], None],
         record: Mapping[str, Any] | None = None,
+        ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._run_dir = run_dir
         self._spec = spec
@@ -52,7 +54,7 @@ class CheckpointSaver:
         self._every_s = math.inf if every_s is None else every_s
         self._keep = keep
         self._report = report
-        self._record = record
+        self._record, self._ours = record, ours
         self._next = time.monotonic() + self._every_s
         self._thread: threading.Thread | None = None
 
@@ -79,15 +81,16 @@ class CheckpointSaver:
 
     def _try(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         try:
-            self._save(state, progress)
+            if self._ours():
+                self._save(state, progress)
         except (OSError, NonFiniteError) as error:
             self._report(f"no checkpoint at {state['env_steps']:,} steps ({reason_and_fix(error)}); the run goes on")
 
     def _save(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
-        for name, values in state.items():
-            if isinstance(values, torch.Tensor) and not bool(torch.isfinite(values).all()):
-                what = "weights hold" if name == "parameters" else f"{name.replace('_', ' ')} holds"
-                raise NonFiniteError(f"the {what} NaN or infinity: the checkpoint before is the last good one")
+        for name in ("parameters", "moments"):
+            if not bool(torch.isfinite(state[name]).all()):
+                what = "weights" if name == "parameters" else name
+                raise NonFiniteError(f"the {what} hold NaN or infinity: the checkpoint before is the last good one")
         checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress, record=self._record)
         found = checkpoint.checkpoints(self._run_dir)
         if not found:

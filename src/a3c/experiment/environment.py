@@ -13,7 +13,7 @@ from a3c.envs.make import EnvFactory, EnvSource
 from a3c.errors import UsageError
 from a3c.experiment.env_source import env_source
 from a3c.experiment.policy import Policy
-from a3c.experiment.run_directory import CONFIG
+from a3c.experiment.run_directory import CONFIG, holds_checkpoints
 from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.trust import is_nameless, refuse_unasked
 
@@ -65,7 +65,7 @@ def find_player(
             raise UsageError("a policy alone does not say where to play: name the environment")
         return Player(policy, EnvSource(env, env_kwargs=dict(env_kwargs or {})))
     path = Path(policy)
-    if env is not None and not (path / CONFIG).exists():  # a saved policy
+    if env is not None and not (path / CONFIG).exists() and not holds_checkpoints(path):  # a saved policy
         return Player(Policy.load(path, model, checkpoint), EnvSource(env, env_kwargs=dict(env_kwargs or {})))
     saved = read_settings(path, _RECORDED)
     config = saved.config

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from a3c.errors import RunDirectoryError
 from a3c.experiment.loggers.episodes_csv import COLUMNS
 from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY, read_json, regular
+from a3c.experiment.saved_settings import read_config
 
 Axis = Literal["episodes", "env_steps", "seconds"]
 
@@ -87,7 +88,7 @@ def read_run(path: Path) -> FinishedRun:
     Raises RunDirectoryError, naming the directory, if the run is missing, unfinished or damaged.
     """
     try:
-        config, summary = read_json(path / CONFIG), read_json(path / SUMMARY)
+        config, summary = read_config(path)[0], read_json(path / SUMMARY)
     except RunDirectoryError as error:
         raise RunDirectoryError(f"{error}; leave it out or train it anew") from None
     try:

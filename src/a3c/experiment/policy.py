@@ -159,7 +159,8 @@ class Policy:
                 )
             with np.errstate(over="ignore"):
                 arrays[path] = np.ascontiguousarray(array, space.dtype).reshape(*(lead or (1,)), *space.shape)
-            _check_values(arrays[path], space, path)
+            if not isinstance(space, Discrete):
+                _check_values(arrays[path], space, path)
             leads.add(lead)
         if len(leads) > 1:
             raise UsageError(f"the observation's parts differ in how many they are: {sorted(leads)}")

@@ -7,6 +7,7 @@ Workers begin fresh episodes, with random streams of their own.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -189,7 +190,7 @@ def take_up(
         RunDirectoryError: the checkpoint, or config.json, is damaged.
         RunIsDone: nothing is left to do.
     """
-    before = _read_record(run_dir)
+    before, is_copy = _read_record(run_dir)
     try:
         store.load_state_dict(found.state)
         counters = store.counters()
@@ -210,17 +211,22 @@ def take_up(
     messages.append(f"taken up at {counters.env_steps:,} steps, from {found.path.name}; workers begin fresh episodes")
     # Not from the checkpoint: a run may have been taken up, or workers been started anew, since it was written.
     incarnation = _LIVES * (len(before.get("resumed", [])) + 1)
+    if is_copy:  # which may not know of all times that it was
+        incarnation += _LIVES * (1 + secrets.randbelow(_LIVES))
     return Resumed(counters.env_steps, incarnation, sizes, evaluation, messages, before)
 
 
-def _read_record(run_dir: Path) -> dict[str, Any]:
-    """What config.json holds. Raises RunDirectoryError where what is read of it here is of a wrong kind."""
-    record = read_config(run_dir)
+def _read_record(run_dir: Path) -> tuple[dict[str, Any], bool]:
+    """What config.json holds, and whether it is a copy's word.
+
+    Raises RunDirectoryError where what is read of it here is of a wrong kind.
+    """
+    record, damage = read_config(run_dir)
     kinds = {"settings": dict, "versions": dict, "resumed": list, "id": str}
     for name, kind in kinds.items():
         if name in record and not isinstance(record[name], kind):
             raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: its {name!r} is no {_JSON_NAMES[kind]}")
-    return record
+    return record, damage is not None
 
 
 def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterStore, progress: Progress) -> None:

@@ -24,7 +24,7 @@ ERROR = "error.txt"  # what a worker failed with
 _LOCK, _PROBE, _WANDB = ".lock", ".writable", ("wandb", ".wandb")
 _MOST_LEVELS = 200  # of JSON in JSON
 _MOST_BYTES = 2**26  # of a file of JSON
-_LONGEST_LINE = 2**20  # bytes of a log
+_LONGEST_LINE, _BLOCK = 2**26, 2**20  # bytes of a log
 _FULL, _IN_THE_WAY = "free some space there", "something that is no directory lies in its way: move that away"
 _FIXES = {
     errno.ENOSPC: _FULL,
@@ -159,15 +159,22 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
 
 
 def _whole_lines(path: Path, size: int) -> int:
-    """How many of a log's first bytes are whole lines. Raises RunDirectoryError if there is no line where one ends."""
+    """How many of a log's first bytes are whole lines. Raises RunDirectoryError if no line ends for very long."""
     with open(regular(path), "rb") as file:
         end = min(size, os.fstat(file.fileno()).st_size)
-        begin = max(0, end - _LONGEST_LINE)
-        file.seek(begin)
-        whole = file.read(end - begin).rfind(b"\n") + 1
-    if whole == 0 and begin > 0:
-        raise RunDirectoryError(f"{path} holds a line of more than {_LONGEST_LINE:,} bytes: the run is damaged")
-    return begin + whole if whole else 0
+        first = max(0, end - _LONGEST_LINE)
+        while end > first:
+            begin = max(first, end - _BLOCK)
+            file.seek(begin)
+            if whole := file.read(end - begin).rfind(b"\n") + 1:
+                return begin + whole
+            end = begin
+    if first > 0:
+        raise RunDirectoryError(
+            f"{path} holds a line of more than {_LONGEST_LINE:,} bytes: it is damaged; move it away, and the run "
+            "goes on without it"
+        )
+    return 0
 
 
 class RunLock:
@@ -211,12 +218,16 @@ class RunLock:
             pass
         return file
 
+    def holds(self) -> bool:
+        """Whether the directory is still the one that it was taken for."""
+        return lies_at(self._file.fileno(), self._path / _LOCK)
+
     def renew(self) -> bool:
         """Take it again, in a directory made anew, if it has vanished; whether that was so.
 
         Raises RunDirectoryError if another process trains there by now, OSError if the directory cannot be made.
         """
-        if lies_at(self._file.fileno(), self._path / _LOCK):
+        if self.holds():
             return False
         self._path.mkdir(parents=True, exist_ok=True)
         gone, self._file = self._file, self._taken()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from a3c.config import TrainConfig, setting_names
 from a3c.errors import RunDirectoryError, UsageError
-from a3c.experiment.run_directory import CONFIG, read_json
+from a3c.experiment.run_directory import CONFIG, holds_checkpoints, read_json
 
 
 class SavedRun(NamedTuple):
@@ -21,21 +21,21 @@ class SavedRun(NamedTuple):
     config: TrainConfig
 
 
-def read_config(run_dir: Path) -> dict[str, Any]:
-    """What a run's config.json holds; where that cannot be read, with a warning, its newest checkpoint's copy of it.
+def read_config(run_dir: Path) -> tuple[dict[str, Any], str | None]:
+    """What a run's config.json holds, and None; where it cannot be read, the newest checkpoint's copy, and what is so.
 
     Raises RunDirectoryError if there is no run, or it is damaged.
     """
     try:
-        return read_json(run_dir / CONFIG)
+        return read_json(run_dir / CONFIG), None
     except RunDirectoryError as damage:
+        if not holds_checkpoints(run_dir):
+            raise
         from a3c.experiment.checkpoint import newest_whole_checkpoint  # noqa: PLC0415  (imports torch)
 
         with contextlib.suppress(RunDirectoryError):
             newest = newest_whole_checkpoint(run_dir, lambda _: None)
-            copy = read_json(newest / CONFIG)
-            warnings.warn(f"{damage}; going by the copy in {newest.name}", stacklevel=2)
-            return copy
+            return read_json(newest / CONFIG), f"{damage}; going by the copy in {newest.name}"
         raise
 
 
@@ -44,7 +44,9 @@ def read_settings(run_dir: Path, names: Collection[str] | None = None) -> SavedR
 
     Raises RunDirectoryError if there is no run, or it is damaged.
     """
-    record = read_config(run_dir)
+    record, damage = read_config(run_dir)
+    if damage is not None:
+        warnings.warn(damage, stacklevel=2)
     settings = record.get("settings")
     if not isinstance(settings, Mapping) or not isinstance(settings.get("env"), str):
         raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: it does not say which environment the run was on")

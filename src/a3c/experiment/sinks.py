@@ -28,6 +28,7 @@ class RunLoggers:
         record: what config.json holds, for W&B.
         message: shows a line to the user.
         resumed_at: for a run that is taken up: T.
+        ours: says whether the directory is still this run's.
     """
 
     def __init__(
@@ -37,13 +38,14 @@ class RunLoggers:
         record: Mapping[str, Any],
         message: Callable[[str], None],
         resumed_at: int | None = None,
+        ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._run_dir = run_dir
-        heavy: list[Logger] = []
+        heavy: list[BackgroundLogger] = []
         if config.tensorboard:
             heavy.append(
                 BackgroundLogger(
-                    "TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD, resumed_at)
+                    "TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD, resumed_at, ours)
                 )
             )
         if config.wandb:
@@ -64,6 +66,7 @@ class RunLoggers:
         self._episodes_csv = EpisodesCsvLogger(run_dir / run_directory.EPISODES, message)
         self._episodes_file = LoggerList([self._episodes_csv], message)
         self._metrics_file = LoggerList([JsonlLogger(run_dir / run_directory.METRICS, message)], message)
+        self._in_threads = heavy
         self._heavy: Logger = LoggerList(heavy, message) if heavy else NullLogger()
 
     def episode(self, row: Mapping[str, Any]) -> None:
@@ -81,6 +84,11 @@ class RunLoggers:
         """How many bytes the run's files have when all that was logged so far is in them."""
         self._episodes_csv.flush()
         return run_directory.sizes(self._run_dir)
+
+    def abandon(self) -> None:
+        """Write nothing more into a directory that is another run's by now."""
+        for logger in self._in_threads:
+            logger.abandon()
 
     def close(self) -> None:
         """Finish all sinks."""

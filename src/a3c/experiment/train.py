@@ -147,13 +147,13 @@ def run_training(
         with StopSignals(patience_s) as signals, view, contextlib.ExitStack() as ending:
             with saving(run_dir):
                 resumed_at = None if resumed is None else resumed.env_steps
-                loggers = RunLoggers(run_dir, config, record, view.message, resumed_at)
+                loggers = RunLoggers(run_dir, config, record, view.message, resumed_at, place.lock.holds)
             session.saver = CheckpointSaver(
-                run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message, record
+                run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message, record, place.lock.holds
             )
             # However it ends, all of this is done, from the last to the first, whatever fails of it.
             ending.callback(session.say_what_next, view)
-            ending.callback(loggers.close)
+            ending.callback(session.close_loggers, view, loggers)
             ending.callback(session.save_weights, view, loggers)
             ending.callback(session.save_summary, view)
             ending.callback(session.log_last_line, runtime, view, loggers)
@@ -279,7 +279,7 @@ class _Session:
         self._lock, self._record = place.lock, place.record
         self._last_counters: Snapshot | None = None
         self._last_state: dict[str, Any] | None = None
-        self._next_line = 0.0
+        self._next_line = self._next_look = 0.0
         self._next_drop_message = 0.0
         self._last_drop: str | None = None
         self._stop_reason: str | None = None
@@ -298,7 +298,9 @@ class _Session:
         try:
             with contextlib.closing(runtime.run(recipe, self.store, self.config.workers)) as reports:
                 for report in reports:
-                    self._keep_directory(view)
+                    if time.monotonic() >= self._next_look:
+                        self._next_look = time.monotonic() + _LINE_EVERY_S
+                        self._keep_directory(view)
                     if self.evaluation is not None:
                         self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
@@ -383,6 +385,14 @@ class _Session:
                 run_directory.write_json(config, self._record)
                 view.message(f"{config} has vanished: it is written anew")
 
+    def close_loggers(self, view: LiveView, loggers: RunLoggers) -> None:
+        """Finish all sinks, or abandon them where their place is another run's by now, as has been said then."""
+        try:
+            self._keep_directory(view)
+        except RunDirectoryError:
+            loggers.abandon()
+        loggers.close()
+
     def save_summary(self, view: LiveView) -> None:
         """Write summary.json. Raises SavingFailed."""
         self._keep_directory(view)
@@ -397,24 +407,29 @@ class _Session:
         What takes longer is waited for when all else is saved.
         """
         assert self.evaluation is not None
-        with contextlib.closing(self.evaluation) as evaluation, contextlib.suppress(ClusterError):
+        with contextlib.closing(self.evaluation) as evaluation:
+            if self.exit_reason not in _CUT_SHORT:
+                with contextlib.suppress(ClusterError):
+                    self._wait_for_evaluation(evaluation, view, loggers, signals)
             self._keep_directory(view)
             evaluation.keep_policy()
-            if self.exit_reason in _CUT_SHORT:
+
+    def _wait_for_evaluation(
+        self, evaluation: PeriodicEvaluation, view: LiveView, loggers: RunLoggers, signals: StopSignals
+    ) -> None:
+        began, is_saved = time.monotonic(), False
+        while signals.received is None and not evaluation.finish(self.store, _LINE_EVERY_S):
+            self._keep_directory(view)
+            waited_s = time.monotonic() - began
+            policy = f"the policy at {evaluation.under_way_at:,} steps"
+            if waited_s > _EVALUATION_PATIENCE_S:
+                view.message(f"evaluating {policy} has taken {waited_s:.0f} s: the run ends without it")
                 return
-            began, is_saved = time.monotonic(), False
-            while signals.received is None and not evaluation.finish(self.store, _LINE_EVERY_S):
-                self._keep_directory(view)
-                waited_s = time.monotonic() - began
-                policy = f"the policy at {evaluation.under_way_at:,} steps"
-                if waited_s > _EVALUATION_PATIENCE_S:
-                    view.message(f"evaluating {policy} has taken {waited_s:.0f} s: the run ends without it")
-                    return
-                if waited_s > _EVALUATION_UNTOLD_S and not is_saved:
-                    self.save_summary(view)
-                    self.save_weights(view, loggers)
-                    view.message(f"evaluating {policy}; Ctrl-C ends the run without it")
-                    is_saved = True
+            if waited_s > _EVALUATION_UNTOLD_S and not is_saved:
+                self.save_summary(view)
+                self.save_weights(view, loggers)
+                view.message(f"evaluating {policy}; Ctrl-C ends the run without it")
+                is_saved = True
 
     def begin_checkpoint(self, view: LiveView, loggers: RunLoggers) -> None:
         """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so."""

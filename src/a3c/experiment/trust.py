@@ -26,7 +26,8 @@ _OWN_ENVIRONMENTS = {f"a3c.envs.teaching:{name}" for name in ("Recall", "MaskedR
 _OF_PATHS_AND_MODULES = ("/", "\\", "..", "~", ":")
 """What a file's path, another host's address or code's name has somewhere, and an environment's option seldom."""
 
-_LARGEST = 2**16  # number among a wrapper's arguments, and product of those of all
+_LARGEST = 2**16  # number among a wrapper's arguments
+_LARGEST_TOGETHER = 2**24  # product of those of all wrappers
 _COUNTING = {"TimeLimit"}  # wrappers whose numbers are no sizes
 
 
@@ -59,7 +60,7 @@ def refuse_unasked(
     odd = [value for value in leaves if _is_odd(value)]
     sizes = [value for name, arguments in split if name not in _COUNTING for value in _leaves(arguments)]
     sizes = [value for value in sizes if isinstance(value, int | float) and abs(value) > 1]
-    if not odd and math.prod(map(abs, sizes)) > _LARGEST:
+    if not odd and math.prod(abs(float(value)) for value in sizes) > _LARGEST_TOGETHER:
         odd = sizes  # each may be small: a stack of stacks of large pictures
     if odd:
         would.append(("give a wrapper what may be a path or too large", f"in --wrappers: {', '.join(map(repr, odd))}"))

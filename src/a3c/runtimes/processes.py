@@ -310,16 +310,17 @@ class _Crew:
 
     def end(self) -> None:
         """Give workers that have finished a moment to leave by themselves, end all others at once, and free both."""
-        for worker in self.active.values():
-            worker.process.kill()  # stuck, or in the middle of a rollout that nobody wants any more
         deadline = time.monotonic() + _EXIT_PATIENCE_S
+        everybody = (*self.active.values(), *self._done)
         try:
+            for worker in self.active.values():
+                worker.process.kill()  # stuck, or in the middle of a rollout that nobody wants any more
             for worker in self._done:
                 worker.process.join(max(0.0, deadline - time.monotonic()))
         finally:  # whoever cannot wait, and interrupts this, must not leave one behind
-            for worker in self._done:
+            for worker in everybody:
                 worker.process.kill()
-            for worker in (*self._done, *self.active.values()):
+            for worker in everybody:
                 worker.process.join()
                 _free(worker)
             self.active, self._done = {}, []

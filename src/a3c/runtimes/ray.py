@@ -80,17 +80,6 @@ print("refused")
 _NO_OVERRIDE = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # what Ray will do by default, and warns of until somebody chooses
 
 
-def _same_place(one: str, other: str) -> bool:
-    """Whether two addresses, HOST:PORT, are of the same cluster."""
-    hosts = list[str]()
-    for address in (one, other):
-        host, _, port = address.rpartition(":")
-        with contextlib.suppress(OSError):
-            host = socket.gethostbyname(host)
-        hosts.append(f"{host}:{port}")
-    return hosts[0] == hosts[1]
-
-
 class ClusterWish(NamedTuple):
     """What a run wants of Ray."""
 
@@ -151,7 +140,7 @@ class RayRuntime:
                     "leave --ray-runtime-env out"
                 )
             here = str(ray.get_runtime_context().gcs_address)
-            if self.wish.address not in (None, "auto") and not _same_place(str(self.wish.address), here):
+            if not _may_be(self.wish.address, here):
                 raise UsageError(
                     f"Ray is in use in this process already, with the cluster at {here}, and not at "
                     f"{self.wish.address}: leave --ray-address out, or call ray.shutdown() first"
@@ -503,6 +492,23 @@ def _sigterm_is_as_before() -> None:
 
 def _terminate(*_: Any) -> None:
     raise SystemExit(128 + signal.SIGTERM)
+
+
+def _may_be(address: str | None, here: str) -> bool:
+    """Whether an address that was named may be that of the cluster at `here`, HOST:PORT."""
+    if address in (None, "", "auto", "local"):
+        return True
+    named, there = str(address).rpartition(":"), here.rpartition(":")
+    hosts = _addresses(named[0])
+    loops = any(host.startswith("127.") or host == "::1" for host in hosts)  # this machine, whatever Ray calls it
+    return named[2] == there[2] and (loops or bool(hosts & _addresses(there[0])))
+
+
+def _addresses(host: str) -> set[str]:
+    host = host.strip("[]")
+    with contextlib.suppress(OSError):
+        return {host} | {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    return {host}
 
 
 def _found(address: str | None) -> str | None:

@@ -17,7 +17,7 @@ from a3c.runtimes.worker import Done, Failure
 from a3c.types import Life, Report
 
 _MUST_AGREE = ("a3c", "torch", "gymnasium", "numpy")
-_BRING_IT = ', or let Ray bring it: --ray-runtime-env \'{"working_dir": "."}\''
+_BRING_IT = """, or let Ray bring it: --ray-runtime-env '{"working_dir": "."}', or '{"pip": ["NAME"]}'"""
 
 
 class RayWorker:
@@ -58,7 +58,7 @@ class RayWorker:
         try:
             use_one_thread()
             keep_freed_memory()
-            make_actor_learner = _loaded_here(recipe)
+            make_actor_learner = loaded(recipe)
             with contextlib.closing(make_actor_learner(worker, handle, Life(incarnation, self._beat))) as learner:
                 for update in learner:
                     report = batch.add(worker, update)
@@ -74,8 +74,8 @@ class RayWorker:
             yield batch.take()
             where = f"node {platform.node()}"
             summary = failed.summary if where in failed.summary else f"{failed.summary} (on {where})"
-            if isinstance(error, UsageError) and isinstance(error.__cause__, ImportError) and _BRING_IT not in summary:
-                summary = f"{summary}{_BRING_IT}"
+            if isinstance(error, UsageError) and isinstance(error.__cause__, ImportError | AttributeError):
+                summary += _BRING_IT
             yield Failure(failed.kind, summary, failed.worker_traceback)
 
     @ray.method(concurrency_group="pulse")
@@ -100,13 +100,6 @@ def check_versions(expected: Mapping[str, str]) -> None:
                 f"node {platform.node()} has {name} {here}, the node that the run was started on has {there}: install "
                 "the same on all nodes, or name it in --ray-runtime-env (docs/cluster.md)"
             )
-
-
-def _loaded_here(recipe: bytes) -> Any:
-    try:
-        return loaded(recipe)
-    except UsageError as error:
-        raise UsageError(f"on node {platform.node()}: {error}{_BRING_IT}") from error
 
 
 def _version(package: str) -> str:

@@ -6,12 +6,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from a3c.errors import A3CError, WorkerFailed
 from a3c.types import Report, Update
 
-EPISODES_IN_A_PART = 50
-"""With so many, and all else that a report has, it is less than the 4,096 bytes that a pipe takes at one stroke."""
+_Item = TypeVar("_Item")
+_EPISODES, _DROPPED, _STALENESS = 50, 5, 100
+"""Of each so many that, with all else that a report has, it is less than the 4,096 bytes that Linux writes whole."""
 
 
 class ReportBatch:
@@ -50,8 +52,15 @@ def worker_failed(worker: int, error: BaseException) -> WorkerFailed:
     return WorkerFailed(worker, type(error).__name__, f"{error}{fix}", text)
 
 
-def parts(report: Report) -> Iterator[Report]:
-    """Reports that merge to this one, none of which has many episodes; the first has all the rest."""
-    yield replace(report, episodes=report.episodes[:EPISODES_IN_A_PART])
-    for begin in range(EPISODES_IN_A_PART, len(report.episodes), EPISODES_IN_A_PART):
-        yield Report(episodes=report.episodes[begin : begin + EPISODES_IN_A_PART])
+def report_parts(report: Report) -> Iterator[Report]:
+    """Reports that merge to this one, each of which is small; the first has all that cannot be many."""
+    episodes, dropped = _chunks(report.episodes, _EPISODES), _chunks(report.dropped, _DROPPED)
+    staleness = map(dict, _chunks(list(report.staleness.items()), _STALENESS))
+    yield replace(report, episodes=next(episodes, []), dropped=next(dropped, []), staleness=next(staleness, {}))
+    yield from (Report(episodes=some) for some in episodes)
+    yield from (Report(dropped=some) for some in dropped)
+    yield from (Report(staleness=some) for some in staleness)
+
+
+def _chunks(items: list[_Item], size: int) -> Iterator[list[_Item]]:
+    return (items[begin : begin + size] for begin in range(0, len(items), size))

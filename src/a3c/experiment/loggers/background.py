@@ -30,6 +30,7 @@ class BackgroundLogger:
         self._lines: SimpleQueue[_Line | None] = SimpleQueue()  # None: close
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._abandoned = False
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Hand the line over; raises what went wrong with an earlier one."""
@@ -38,6 +39,10 @@ class BackgroundLogger:
             self._thread = threading.Thread(target=self._drain, name="a3c-logger", daemon=True)
             self._thread.start()
         self._lines.put((step, dict(metrics)))
+
+    def abandon(self) -> None:
+        """Write nothing more, and make no sink that is not there yet: what it would write to is somebody else's."""
+        self._abandoned = True
 
     def close(self) -> None:
         """Wait until the sink has taken every line and closed; raises what went wrong in it.
@@ -54,9 +59,11 @@ class BackgroundLogger:
 
     def _drain(self) -> None:
         try:
+            if self._abandoned:
+                return
             sink = self._make()
             try:
-                while (line := self._lines.get()) is not None:
+                while (line := self._lines.get()) is not None and not self._abandoned:
                     sink.write(*line)
             finally:
                 sink.close()

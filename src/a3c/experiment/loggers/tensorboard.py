@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from a3c.experiment.loggers import finite_number, is_episode
@@ -22,14 +22,15 @@ class TensorBoardLogger:
     Args:
         directory: where the event file goes; made if it does not exist.
         resumed_at: for a run that is taken up: T; TensorBoard then passes over what older files have beyond it.
+        ours: says, of a directory in whose place another is, whether that is this run's, too; else lines are lost.
     """
 
-    def __init__(self, directory: Path, resumed_at: int | None = None) -> None:
+    def __init__(self, directory: Path, resumed_at: int | None = None, ours: Callable[[], bool] = lambda: True) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415  (heavy; only where used)
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        self._directory, self._make_writer = directory, RecordWriter
+        self._directory, self._make_writer, self._ours = directory, RecordWriter, ours
         self._begin()
         if resumed_at is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -62,6 +63,8 @@ class TensorBoardLogger:
 
     def _append(self, event: object) -> None:
         if time.monotonic() >= self._next_flush and not self._path.exists():  # the run's directory has vanished
+            if not self._ours():
+                return
             self._writer.close()
             self._begin()
         self._writer.write(event.SerializeToString())  # type: ignore[attr-defined]
