@@ -10,10 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-# Whose parent has gone is taken in by this process, instead of by the system's first: else nobody would find it.
 _PR_SET_CHILD_SUBREAPER = 36
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 # Ray's agents, whose raylet has died with the process that began it, try for a minute to tell somebody, and go then.
 _LATE = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -54,11 +51,41 @@ def shared_files() -> set[str]:
 def nothing_left(patience_s: float = 5.0) -> Iterator[None]:
     """Assert that what the block starts has gone when it ends."""
     processes, files = descendants(), shared_files()
-    yield
-    deadline = time.monotonic() + patience_s
-    while (left := descendants() - processes) | (left_files := shared_files() - files):  # files come and go elsewhere
-        assert time.monotonic() < deadline, f"left behind: {[_command(pid) for pid in left]} {left_files}"
-        time.sleep(0.02)
+    with _taking_in_orphans():
+        yield
+        deadline = time.monotonic() + patience_s
+        while (left := descendants() - processes) | (left_files := shared_files() - files):
+            if not left and not (left_files := left_files - _mapped_by_others()):  # files come and go elsewhere
+                return
+            assert time.monotonic() < deadline, f"left behind: {[_command(pid) for pid in left]} {left_files}"
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def _taking_in_orphans() -> Iterator[None]:
+    """Whose parent goes meanwhile becomes a child of this process, and not of the system's first: it can be found.
+
+    Only meanwhile: Ray's processes end when the system's first is their parent.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+def _mapped_by_others() -> set[str]:
+    """Files that a process has in its memory which is neither this one nor below it."""
+    own, found = {os.getpid(), *descendants()}, set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if int(maps.parent.name) not in own:
+            with contextlib.suppress(OSError):
+                found |= {line.split()[-1] for line in maps.read_text().splitlines() if "/dev/shm/" in line}
+    return found
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from a3c.config import JSON_OBJECT, RuntimeName, StoreName, TrainConfig, flag, s
 from a3c.errors import A3CError, UsageError
 
 _FAILED, _WRONG_USAGE, _INTERRUPTED = 1, 2, 130
+_HERE = Path(__file__).parent
 _RARELY = 1000  # collections of garbage to one that goes through all of PyTorch's objects, for a tenth of a second
 
 
@@ -245,9 +247,21 @@ def _whole_number(text: str) -> int:
     raise ValueError(f"{text!r} is no whole number, such as 1_000_000 or 1e6")
 
 
+_shown_otherwise = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
+    """This library's own in one line, as its errors are; others as ever."""
+    if category is UserWarning and Path(filename).is_relative_to(_HERE):
+        print(f"a3c: {message}", file=sys.stderr)
+    else:
+        _shown_otherwise(message, category, filename, lineno, *more)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 a worker failed, 2 wrong usage, 130 interrupted, 143 terminated."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    warnings.showwarning = _show_warning
     if arguments == ["--version"]:
         print(f"a3c {__version__}")
         return

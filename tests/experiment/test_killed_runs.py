@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -114,6 +117,15 @@ def test_the_best_evaluations_policy_is_put_back_too(tmp_path):
     again = a3c.resume(run.path, total_env_steps=128, quiet=True)
     assert again.summary["best_evaluation"]["return_mean"] >= best["return_mean"]
     assert checkpoint.best_evaluation(run.path) == again.summary["best_evaluation"]
+
+
+def test_the_command_line_tells_of_a_damaged_config_json_in_one_line(tmp_path):
+    run = trained(tmp_path / "run")
+    (run.path / "config.json").write_text("{")
+    command = [sys.executable, "-m", "a3c", "evaluate", str(run.path), "--episodes", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0
+    assert re.fullmatch(r"a3c: .*config\.json cannot be read .*; going by the copy in step-\d+\n", ended.stderr)
 
 
 def test_where_config_json_cannot_be_read_the_newest_checkpoints_copy_is_gone_by(tmp_path):

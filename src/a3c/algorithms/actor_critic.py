@@ -68,4 +68,7 @@ def actor_learner(settings: ActorCriticSettings, actor: Actor, model: Model, sto
             yield Update({}, counts.env_steps, snapshot.env_steps, episodes, receipt, dropped=reason)
             dropped_in_a_row += 1
             if dropped_in_a_row == MAX_DROPPED_IN_A_ROW:
-                raise NonFiniteError(f"{dropped_in_a_row} rollouts in a row were dropped, the last for a {reason}")
+                raise NonFiniteError(
+                    f"{dropped_in_a_row} rollouts in a row were dropped, the last for a {reason}: mend the "
+                    "environment, or, if its numbers are finite, take a lower learning rate"
+                )

@@ -76,7 +76,8 @@ class Progress:
         self.episodes, self.dropped_rollouts = int(state["episodes"]), int(state["dropped_rollouts"])
         self.worker_restarts = int(state["worker_restarts"])
         if state["solved_at"] is not None and state["solved_return"] == self.solved_return:  # of the same goal
-            self.solved_at = {name: float(state["solved_at"][name]) for name in ("env_steps", "seconds")}
+            at = state["solved_at"]
+            self.solved_at = {"env_steps": int(at["env_steps"]), "seconds": float(at["seconds"])}
         best = state["best_return_mean_100"]
         self.best_return_mean_100 = None if best is None else float(best)
         self._last_returns.extend(float(value) for value in state["last_returns"])

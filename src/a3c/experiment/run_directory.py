@@ -72,12 +72,12 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
     files, folders = (METRICS, EPISODES, EVALUATIONS, SUMMARY, ERROR, CONFIG), (CHECKPOINTS, TENSORBOARD)
     taken = [name for name in files if (path / name).exists()]
     taken += [name for name in folders if (path / name).exists() and not _is_empty_folder(path / name)]
+    if taken and (CONFIG not in taken or "settings" not in read_json(path / CONFIG)):
+        raise RunDirectoryError(f"{path} holds a {taken[0]} that is not of a run: name another --run-dir")
     if taken and not overwrite:
         raise RunDirectoryError(
             f"{path} already holds a run ({taken[0]}): name another --run-dir, or replace it with --overwrite"
         )
-    if taken and (CONFIG not in taken or "settings" not in read_json(path / CONFIG)):
-        raise RunDirectoryError(f"{path} holds a {taken[0]} that is not of a run: name another --run-dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as on_failure:
@@ -97,6 +97,10 @@ def create(path: Path, *, overwrite: bool) -> RunLock:
             probe.unlink()
             on_failure.pop_all()
             return lock
+    except FileNotFoundError as error:  # it has not vanished: it cannot be
+        raise RunDirectoryError(
+            f"cannot write to the run directory {path} ({error.strerror}): name another --run-dir"
+        ) from None
     except OSError as error:
         raise RunDirectoryError(f"cannot write to the run directory {_why(path, error)}") from None
 

@@ -58,5 +58,7 @@ def read_settings(run_dir: Path, names: Collection[str] | None = None) -> SavedR
         config = TrainConfig(**values)
         config.validate()
     except UsageError as error:
-        raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: {error}") from None
+        raise RunDirectoryError(
+            f"{run_dir / CONFIG} is damaged: {error}; put a checkpoint's copy of it in its place"
+        ) from None
     return SavedRun(settings["env"], record.get("env_by_name") is True, config)
