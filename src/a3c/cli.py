@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import tyro
 
@@ -250,12 +250,19 @@ def _whole_number(text: str) -> int:
 _shown_otherwise = warnings.showwarning
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """This library's own in one line, as its errors are; others as ever."""
     if category is UserWarning and Path(filename).is_relative_to(_HERE):
         print(f"a3c: {message}", file=sys.stderr)
     else:
-        _shown_otherwise(message, category, filename, lineno, *more)
+        _shown_otherwise(message, category, filename, lineno, file, line)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
