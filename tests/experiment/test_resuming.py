@@ -727,7 +727,11 @@ def test_weights_and_normalisation_of_another_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"hidden_sizes": (32,)}, UsageError, "--init-from .*first is of another network than these settings make"),
+        (
+            {"hidden_sizes": (32,)},
+            UsageError,
+            r"--init-from .*first is of another network than .*: its hidden_sizes is \(64, 64\), not \(32,\): name",
+        ),
         ({"normalise_observations": False}, UsageError, "of another network .* normalisation included"),
         ({"init_from": "fnord"}, RunDirectoryError, "there is no run fnord"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from typing import Any
 
 from a3c.errors import UsageError
@@ -27,10 +28,23 @@ def starting_state(run: str | os.PathLike[str], spec: PolicySpec, flag: str) -> 
     theirs = policy.model
     if _outline(theirs) != _outline(ours) or theirs.normaliser.tracked != ours.normaliser.tracked:
         raise UsageError(
-            f"{flag} {os.fspath(run)} is of another network than these settings make: name its settings, those of "
-            "normalisation included"
+            f"{flag} {os.fspath(run)} is of another network than these settings make: "
+            + (_difference(policy.spec, spec) or "name its settings, those of normalisation included")
         )
     return {"parameters": theirs.flat, "moments": theirs.normaliser.moments}
+
+
+def _difference(theirs: PolicySpec, ours: PolicySpec) -> str:
+    """What two policies differ in, in words; nothing where it cannot be told."""
+    for what in ("observation_space", "action_space"):
+        if getattr(theirs, what) != getattr(ours, what):
+            name = what.replace("_", " ")
+            return f"its {name} is {getattr(theirs, what)}, not {getattr(ours, what)}: it cannot begin with that"
+    names = [(part, field.name) for part in ("network", "normalisation") for field in fields(getattr(ours, part))]
+    found = [(name, getattr(getattr(theirs, part), name), getattr(getattr(ours, part), name)) for part, name in names]
+    settings = {"observations": "normalise_observations"}
+    said = [f"its {settings.get(name, name)} is {its}, not {own}" for name, its, own in found if its != own]
+    return f"{', '.join(said)}: name its settings, those of normalisation included" if said else ""
 
 
 def _outline(model: Any) -> dict[str, Any]:
