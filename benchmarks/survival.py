@@ -362,6 +362,7 @@ def kill_parents(
         "kills_during_a_checkpoints_write": in_a_write,
         "orphans": len(orphans),
         "which_orphans": orphans,
+        "taken_up_at_the_newest": follow_each_other(taken_up_at(run_dir), [0, *resumed_from]),
         "never_back": resumed_from == sorted(resumed_from) and summary["env_steps"] >= max(resumed_from, default=0),
         **solving(summary, resumed_from),
         "lost_steps_median": statistics.median(lost) if lost else 0,
@@ -403,6 +404,17 @@ def wait_at_most(process: subprocess.Popen[bytes], seconds: float) -> None:
     """For its end."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
+
+
+def taken_up_at(run_dir: Path) -> list[int]:
+    """T at each time that a run was taken up, as far as it has come to say so."""
+    return [each["env_steps"] for each in json.loads((run_dir / "config.json").read_text()).get("resumed", [])]
+
+
+def follow_each_other(some: list[int], among: list[int]) -> bool:
+    """Whether some numbers are among others, in the same order."""
+    rest = iter(among)
+    return all(number in rest for number in some)
 
 
 def is_being_written(run_dir: Path) -> bool:
@@ -550,9 +562,9 @@ def taken_kib(place: Path) -> int:
     return (room.f_blocks - room.f_bfree) * room.f_frsize // 1024
 
 
-def pushed(size: int, locking: Literal["hogwild", "locked"]) -> dict[str, Any]:
-    """10,000 pushes by 8 processes, each of which adds 1 to every parameter."""
-    record = store_alone(Pushing(size, PUSHERS, pushes=PUSHES // PUSHERS), locking)
+def pushed(size: int, locking: Literal["hogwild", "locked"], pushes: int = PUSHES) -> dict[str, Any]:
+    """So many pushes by 8 processes, each of which adds 1 to every parameter."""
+    record = store_alone(Pushing(size, PUSHERS, pushes=pushes // PUSHERS), locking)
     return {"parameters": record.pop("size"), **record}
 
 

@@ -12,7 +12,9 @@ import a3c
 from a3c.algorithms import actor_critic
 from a3c.errors import NonFiniteError, WorkerFailed
 from a3c.experiment import train as training
+from leftovers import nothing_left
 
+pytestmark = pytest.mark.timeout(240)
 ONE_IN = 20_000  # steps; rollouts of 64 environments and 8 steps: one in 40 is dropped
 
 
@@ -46,9 +48,17 @@ def dropped_for(output):
     return set(re.findall(r"non-finite (\w+) at env step", output))
 
 
-@pytest.mark.parametrize("what", ["reward", "observation"])
-def test_nan_from_the_environment(tmp_path, capsys, what):
-    run = trained(lambda: Poisoned(what), tmp_path)
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    with nothing_left():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("what", "runtime"), [("reward", "serial"), ("observation", "serial"), ("observation", "processes")]
+)
+def test_nan_from_the_environment(tmp_path, capsys, what, runtime):
+    run = trained(lambda: Poisoned(what), tmp_path, runtime=runtime)
     assert run.solved, run.summary
     assert run.summary["dropped_rollouts"] >= 3
     assert dropped_for(capsys.readouterr().out) == {what}

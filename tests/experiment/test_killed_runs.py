@@ -12,6 +12,7 @@ import pytest
 import a3c
 from a3c.errors import RunDirectoryError
 from a3c.experiment import checkpoint, run_directory
+from leftovers import nothing_left
 
 QUICK = {
     "workers": 1,
@@ -23,6 +24,12 @@ QUICK = {
     "quiet": True,
     "runtime": "serial",
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    with nothing_left():
+        yield
 
 
 class Killed(BaseException):

@@ -116,8 +116,12 @@ def test_the_shared_state_goes_on_to_the_bit(tmp_path, settings, monkeypatch):
     if config.normalise_observations:
         assert bool((before["moments"][0] > 0).all())  # how many numbers there were
     assert before["parameters"].any()
-    rate = rule.schedule(rule.budget.used(resumed.env_steps, 0))
-    assert rate == pytest.approx(5e-3 * (1 - before["env_steps"] / config.total_env_steps))
+    counters = store.counters()
+    rates = [
+        rule.schedule(rule.budget.used(*counts))
+        for counts in ((before["env_steps"], before["episodes"]), (counters.env_steps, counters.episodes))
+    ]
+    assert rates[0] == rates[1] == pytest.approx(5e-3 * (1 - before["env_steps"] / config.total_env_steps))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert resumed.env_steps == before["env_steps"] == summary["env_steps"]
     assert progress.episodes == summary["episodes"]
@@ -562,7 +566,8 @@ def test_a_real_full_disk_costs_no_training(tmp_path):
         f"a3c.train('CartPole-v1', run_dir={str(tmp_path / 'run')!r}, quiet=True, tensorboard=False,\n"
         "          runtime='serial', total_env_steps=3_000, hidden_sizes=(128, 128))\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    with nothing_left():
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 1
     fix = "raise the limit of a file's size (ulimit -f)"
     assert f"no checkpoint at 0 steps (File too large: {fix}); the run goes on" in ended.stderr
@@ -582,7 +587,10 @@ def test_a_disk_that_is_full_for_a_while_costs_only_lines(tmp_path):
         f"a3c.train({CORRIDOR!r}, on_report=look, run_dir={str(tmp_path / 'run')!r}, **{QUICK!r})\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, env=environment)
+    with nothing_left():
+        ended = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=100, env=environment
+        )
     assert ended.returncode == 0, ended.stderr
     for name in ("metrics.jsonl", "episodes.csv"):
         fix = "raise the limit of a file's size (ulimit -f)"
@@ -597,6 +605,23 @@ def test_a_disk_that_is_full_for_a_while_costs_only_lines(tmp_path):
     assert len(lost) == 2
     assert len(rows) + max(lost) == summary["episodes"]
     assert all(None not in row.values() and row["length"] == "8" for row in rows)
+
+
+def test_a_finished_run_that_is_moved_to_where_one_trains_is_left_as_it_is(tmp_path):
+    begun(tmp_path / "finished", seed=5)
+    files = {path: path.read_bytes() for path in (tmp_path / "finished").rglob("*") if path.is_file()}
+
+    def look(line):
+        if line["env_steps"] > 1_000 and (tmp_path / "finished").exists():
+            while (tmp_path / "run").exists():
+                shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            os.replace(tmp_path / "finished", tmp_path / "run")
+
+    with pytest.raises(RunDirectoryError, match="is another run's by now, and left to it"):
+        a3c.train(CORRIDOR, on_report=look, run_dir=tmp_path / "run", **QUICK | {"total_env_steps": 100_000})
+    for path, content in files.items():
+        assert (tmp_path / "run" / path.relative_to(tmp_path / "finished")).read_bytes() == content
+    assert len(checkpoint.checkpoints(tmp_path / "run")) == sum(path.name == "checksums.json" for path in files)
 
 
 def test_a_run_directory_that_vanishes_is_made_anew(tmp_path, capsys):
@@ -761,6 +786,9 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     assert said[0].startswith("no checkpoint at 1,000,000 steps (the weights hold NaN or infinity: ")
     state["parameters"][3], state["moments"][0, 0] = 0.0, float("inf")
     with pytest.raises(NonFiniteError, match="the moments hold NaN or infinity"):
+        saver.save_last(state, found.progress)
+    state["moments"][0, 0], state["square_average"][3] = 1.0, float("nan")
+    with pytest.raises(NonFiniteError, match="the square average hold NaN or infinity"):
         saver.save_last(state, found.progress)
     assert said[0].endswith("; the run goes on")
     assert newest(run.path) == found.path

@@ -413,7 +413,8 @@ exec {python} -m a3c train CartPole-v1 --runtime serial --workers 1 --envs-per-w
 
 def test_a_full_disk_costs_what_has_no_room_and_says_what_helps(tmp_path):
     (tmp_path / "disk").mkdir()
-    ended = where_file_systems_may_be_mounted(FULL_DISK.format(folder=tmp_path, python=sys.executable))
+    with nothing_left():
+        ended = where_file_systems_may_be_mounted(FULL_DISK.format(folder=tmp_path, python=sys.executable))
     assert ended.returncode == 1, ended.stderr
     assert "no checkpoint at 0 steps (No space left on device: free some space there); the run goes on" in ended.stderr
     assert "a3c: cannot save to" in ended.stderr
@@ -459,7 +460,7 @@ def test_nan_rewards_are_dropped_and_the_rest_is_learned_from(tmp_path):
 
 
 def test_ten_bad_rollouts_in_a_row_end_the_run(tmp_path, capfd):
-    with pytest.raises(WorkerFailed, match="10 rollouts in a row were dropped.*observation"):
+    with nothing_left(), pytest.raises(WorkerFailed, match="10 rollouts in a row were dropped.*observation"):
         quick("tiny_envs:AlwaysNaN", run_dir=str(tmp_path / "run"))
     assert "dropped a rollout: non-finite observation" in capfd.readouterr().err
 

@@ -24,7 +24,7 @@ class CheckpointSaver:
     """Writes checkpoints, those of a run that goes on in a thread, and keeps the newest ones and the best.
 
     One that cannot be written is reported, and the run goes on: the next one is tried when its time comes. Weights and
-    moments that are not finite are never written: the last good checkpoint stays the newest.
+    moments that are not finite, and statistics that are NaN, are never written: the last good one stays the newest.
 
     Args:
         run_dir: the run's directory.
@@ -87,10 +87,12 @@ class CheckpointSaver:
             self._report(f"no checkpoint at {state['env_steps']:,} steps ({reason_and_fix(error)}); the run goes on")
 
     def _save(self, state: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
-        for name in ("parameters", "moments"):
-            if not bool(torch.isfinite(state[name]).all()):
-                what = "weights" if name == "parameters" else name
-                raise NonFiniteError(f"the {what} hold NaN or infinity: the checkpoint before is the last good one")
+        for name, values in state.items():
+            if not isinstance(values, torch.Tensor) or bool(torch.isfinite(values).all()):
+                continue
+            if name in ("parameters", "moments") or bool(values.isnan().any()):  # an infinite statistic stops a weight
+                what = "weights hold" if name == "parameters" else f"{name.replace('_', ' ')} hold"
+                raise NonFiniteError(f"the {what} NaN or infinity: the checkpoint before is the last good one")
         checkpoint.save_checkpoint(self._run_dir, self._spec, self._model, state, progress, record=self._record)
         found = checkpoint.checkpoints(self._run_dir)
         if not found:

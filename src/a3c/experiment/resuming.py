@@ -141,6 +141,7 @@ class Resumed(NamedTuple):
         """What config.json is to hold: as it began, with the settings of today and a list of the resumptions."""
         resumption = {
             "env_steps": self.env_steps,
+            "incarnation": self.incarnation,
             "changes": {name: list(values) for name, values in changes.items()},
             **{name: now[name] for name in ("versions", "machine", "command", "time")},
         }
@@ -210,7 +211,10 @@ def take_up(
         messages.append(f"the learning rate goes from {rates[0]:.3g} to {rates[1]:.3g}: it follows the budget")
     messages.append(f"taken up at {counters.env_steps:,} steps, from {found.path.name}; workers begin fresh episodes")
     # Not from the checkpoint: a run may have been taken up, or workers been started anew, since it was written.
-    incarnation = _LIVES * (len(before.get("resumed", [])) + 1)
+    resumptions = before.get("resumed", [])
+    known = [each.get("incarnation") for each in resumptions if isinstance(each, Mapping)]
+    latest = max((each for each in known if isinstance(each, int) and 0 < each < _LIVES**3), default=0)
+    incarnation = max(_LIVES * (len(resumptions) + 1), latest + _LIVES)
     if is_copy:  # which may not know of all times that it was
         incarnation += _LIVES * (1 + secrets.randbelow(_LIVES))
     return Resumed(counters.env_steps, incarnation, sizes, evaluation, messages, before)

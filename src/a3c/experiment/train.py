@@ -377,10 +377,13 @@ class _Session:
     def _keep_directory(self, view: LiveView) -> None:
         """Begin the run's directory anew where it has vanished; the logs do the same.
 
-        Raises RunDirectoryError if another process trains there by now: nothing more is written then.
+        Raises RunDirectoryError if it is another run's by now: nothing more is written then.
         """
         config = self.run_dir / run_directory.CONFIG
         with contextlib.suppress(OSError):  # whatever is to be written next says so
+            replaced = not self._lock.holds() and config.exists()
+            if replaced and run_directory.read_json(config).get("id") != self._record["id"]:
+                raise RunDirectoryError(f"{self.run_dir} is another run's by now, and left to it")
             if self._lock.renew() or not config.exists():
                 run_directory.write_json(config, self._record)
                 view.message(f"{config} has vanished: it is written anew")

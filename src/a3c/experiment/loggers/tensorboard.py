@@ -31,6 +31,8 @@ class TensorBoardLogger:
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._directory, self._make_writer, self._ours = directory, RecordWriter, ours
+        if not ours():
+            raise OSError(f"{directory} is another run's by now")
         self._begin()
         if resumed_at is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
