@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.mark.parametrize("store", list(survival.STORES))
 def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
     with nothing_left():
-        result = survival.kill_workers(tmp_path / "run", store, 6, 400_000, 0.0001, (0.5, 1.0), seed=1)
+        result = survival.kill_workers(tmp_path / "run", store, 6, 600_000, 0.0001, (0.5, 1.0), seed=1)
     assert result["exit_code"] == 0
     assert result["kills"] == 6
     assert result["solved"], result
@@ -42,7 +42,7 @@ def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
 
 def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
     with nothing_left():
-        result = survival.kill_parents(tmp_path / "run", 4, 400_000, 0.0001, (0.0, 2.0), seed=1)
+        result = survival.kill_parents(tmp_path / "run", 4, 600_000, 0.0001, (0.0, 2.0), seed=1)
     assert result["kills"] >= 2
     if result["kills"] >= 3:
         assert result["kills_during_a_checkpoints_write"] >= 1
