@@ -21,6 +21,14 @@ A3CError
 What a worker raises reaches the caller of a run as WorkerFailed, with the name of the error's class.
 """
 
+import errno
+
+MORE_FILES = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
+    errno.ENFILE: "raise the system's limit of open files",
+}
+"""What helps where no more files can be opened, by the system's number of the error."""
+
 
 class A3CError(Exception):
     """The root of all errors that this library raises on purpose."""

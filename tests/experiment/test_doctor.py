@@ -13,6 +13,7 @@ from a3c.cli import main
 from a3c.experiment import doctor
 from a3c.experiment.doctor import Finding
 from leftovers import nothing_left
+from own_mounts import where_file_systems_may_be_mounted
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -109,12 +110,6 @@ def test_a_file_system_that_takes_nothing_is_named(tmp_path):
         f"exec {sys.executable} -c 'from a3c.experiment import doctor; from pathlib import Path; "
         f"""print(doctor._disk(Path("{tmp_path}")))'"""
     )
-    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    except FileNotFoundError:
-        pytest.skip("needs unshare")
-    if "unshare" in ended.stderr or ended.returncode == 77:
-        pytest.skip("needs a user namespace")
+    ended = where_file_systems_may_be_mounted(script)
     assert "Read-only file system" in ended.stdout, ended.stderr
     assert "fix='name another --run-dir'" in ended.stdout

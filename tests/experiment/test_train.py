@@ -41,6 +41,7 @@ from a3c.experiment.train import saving
 from a3c.runtimes.serial import SerialRuntime
 from a3c.stores.local import LocalStore
 from leftovers import nothing_left
+from own_mounts import where_file_systems_may_be_mounted
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -58,18 +59,6 @@ CORRIDOR = "tiny_envs:Corridor"
 
 def quick(env=CORRIDOR, **settings):
     return a3c.train(env, **(QUICK | settings))
-
-
-def where_file_systems_may_be_mounted(script):
-    """A script's end, by bash, which has file systems of its own."""
-    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    except FileNotFoundError:
-        pytest.skip("needs unshare")
-    if "unshare" in ended.stderr or ended.returncode == 77:
-        pytest.skip("needs a user namespace")
-    return ended
 
 
 def parameters(run):

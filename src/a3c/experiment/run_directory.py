@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from a3c.errors import RunDirectoryError
+from a3c.errors import MORE_FILES, RunDirectoryError
 
 CONFIG, METRICS, EPISODES, SUMMARY = "config.json", "metrics.jsonl", "episodes.csv", "summary.json"
 EVALUATIONS = "evaluations.csv"
@@ -36,10 +36,6 @@ _FIXES = {
     errno.EACCES: "make it writable for you",
     errno.EPERM: "make it writable for you",
     errno.EROFS: "it lies on a read-only file system",
-}
-_FIXES_ANYWHERE = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
-    errno.ENFILE: "raise the system's limit of open files",
 }
 BEST_EVALUATION = "best-evaluation"  # beside the checkpoints, of a policy alone: the one that was evaluated best
 REPLACED = ".old.tmp"  # ends the name of a checkpoint that another of the same T takes the place of
@@ -261,17 +257,18 @@ def why_not_saved(path: Path, error: OSError) -> str:
 
 
 def _why(path: Path, error: OSError) -> str:
-    fix = _FIXES_ANYWHERE.get(error.errno or 0)
-    if fix is None:
-        there = _FIXES.get(error.errno or 0)
-        fix = f"{there + ', or ' if there else ''}name another --run-dir"
-    return f"{path} ({error.strerror or error}): {fix}"
+    fix = _fix(error)
+    elsewhere = [] if error.errno in MORE_FILES else ["name another --run-dir"]
+    return f"{path} ({error.strerror or error}): {', or '.join([*([fix] if fix else []), *elsewhere])}"
+
+
+def _fix(error: BaseException) -> str | None:
+    return (_FIXES | MORE_FILES).get(getattr(error, "errno", None) or 0)
 
 
 def reason_and_fix(error: BaseException) -> str:
     """Why something in a run's directory cannot be written, and what helps, if that is known: the run goes on there."""
-    number = getattr(error, "errno", None) or 0
-    fix = _FIXES_ANYWHERE.get(number) or _FIXES.get(number)
+    fix = _fix(error)
     return f"{getattr(error, 'strerror', None) or error}{': ' + fix if fix else ''}"
 
 

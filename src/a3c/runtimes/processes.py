@@ -16,7 +16,16 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
-from a3c.errors import OutOfResources, StoreBusy, UsageError, WorkerDied, WorkerError, WorkerFailed, WorkerHung
+from a3c.errors import (
+    MORE_FILES,
+    OutOfResources,
+    StoreBusy,
+    UsageError,
+    WorkerDied,
+    WorkerError,
+    WorkerFailed,
+    WorkerHung,
+)
 from a3c.runtimes.child_process import WatchesParent, dumped, hidden_main, own_fork_server, signals_blocked
 from a3c.runtimes.restarts import FailurePolicy, Restarts, Stillness, may_pass
 from a3c.runtimes.worker import Done, Failure, worker_main
@@ -27,8 +36,7 @@ StartMethod = Literal["forkserver", "spawn"]
 _EXIT_PATIENCE_S = 1.0
 _IMPORTS_BEGIN, _IMPORTS_END = "a3c.runtimes.imports_begin", "a3c.runtimes.imports_end"
 _SHORT_OF = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n 4096)",
-    errno.ENFILE: "raise the system's limit of open files",
+    **MORE_FILES,
     errno.EAGAIN: "raise the limit of processes (ulimit -u)",
     errno.ENOMEM: "free some memory",
 }
