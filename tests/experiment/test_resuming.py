@@ -21,7 +21,7 @@ from a3c.cli import main
 from a3c.config import TrainConfig
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
-from a3c.errors import NonFiniteError, RunDirectoryError, UsageError
+from a3c.errors import NonFiniteError, RunDirectoryError, UsageError, WorkerFailed
 from a3c.experiment import checkpoint, launch, recipe, resuming, train
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.progress import Progress
@@ -622,6 +622,24 @@ def test_a_finished_run_that_is_moved_to_where_one_trains_is_left_as_it_is(tmp_p
     for path, content in files.items():
         assert (tmp_path / "run" / path.relative_to(tmp_path / "finished")).read_bytes() == content
     assert len(checkpoint.checkpoints(tmp_path / "run")) == sum(path.name == "checksums.json" for path in files)
+
+
+def test_a_failure_is_not_written_into_a_finished_run_that_was_moved_there(tmp_path, monkeypatch, capsys):
+    begun(tmp_path / "finished", seed=5)
+    monkeypatch.setattr(train, "_LINE_EVERY_S", 100.0)  # nothing else looks between the first line and the failure
+
+    def look(line):
+        if (tmp_path / "finished").exists():
+            while (tmp_path / "run").exists():
+                shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            os.replace(tmp_path / "finished", tmp_path / "run")
+
+    before = (tmp_path / "finished" / "config.json").read_bytes(), sorted((tmp_path / "finished").rglob("*"))
+    with pytest.raises((RunDirectoryError, WorkerFailed)):
+        a3c.train("tiny_envs:Exploding", on_report=look, run_dir=tmp_path / "run", **QUICK)
+    assert "error.txt cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.json").read_bytes() == before[0]
+    assert len(list((tmp_path / "run").rglob("*"))) == len(before[1])
 
 
 def test_a_run_directory_that_vanishes_is_made_anew(tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 from a3c.errors import UsageError
@@ -40,10 +40,9 @@ def _difference(theirs: PolicySpec, ours: PolicySpec) -> str:
         if getattr(theirs, what) != getattr(ours, what):
             name = what.replace("_", " ")
             return f"its {name} is {getattr(theirs, what)}, not {getattr(ours, what)}: it cannot begin with that"
-    names = [(part, field.name) for part in ("network", "normalisation") for field in fields(getattr(ours, part))]
-    found = [(name, getattr(getattr(theirs, part), name), getattr(getattr(ours, part), name)) for part, name in names]
+    its, own = (asdict(spec.network) | asdict(spec.normalisation) for spec in (theirs, ours))
     settings = {"observations": "normalise_observations"}
-    said = [f"its {settings.get(name, name)} is {its}, not {own}" for name, its, own in found if its != own]
+    said = [f"its {settings.get(name, name)} is {its[name]}, not {own[name]}" for name in own if its[name] != own[name]]
     return f"{', '.join(said)}: name its settings, those of normalisation included" if said else ""
 
 

@@ -481,7 +481,7 @@ class _Session:
     def _keep_error(self, text: str, view: LiveView) -> bool:
         """Add it to error.txt; whether that could be."""
         try:
-            self._lock.renew()
+            self._keep_directory(view)
             with open(self.run_dir / run_directory.ERROR, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%F %T')} {text}\n")
         except (OSError, RunDirectoryError) as error:  # the failure itself matters more

@@ -56,10 +56,10 @@ def refuse_unasked(
         would.append(("import and run code", f"from {', '.join(modules)}"))
     if paths := [text for text in _strings(env_kwargs) if any(sign in text for sign in _OF_PATHS_AND_MODULES)]:
         would.append(("give the environment what may be a path", f"in --env-kwargs: {', '.join(map(repr, paths))}"))
-    leaves = [value for _, arguments in split for value in _leaves(arguments)]
-    odd = [value for value in leaves if _is_odd(value)]
-    sizes = [value for name, arguments in split if name not in _COUNTING for value in _leaves(arguments)]
-    sizes = [value for value in sizes if isinstance(value, int | float) and abs(value) > 1]
+    leaves = [(name, value) for name, arguments in split for value in _leaves(arguments)]
+    odd = [value for _, value in leaves if _is_odd(value)]
+    numbers = [value for name, value in leaves if name not in _COUNTING and isinstance(value, int | float)]
+    sizes = [value for value in numbers if abs(value) > 1]
     if not odd and math.prod(abs(float(value)) for value in sizes) > _LARGEST_TOGETHER:
         odd = sizes  # each may be small: a stack of stacks of large pictures
     if odd:
