@@ -37,9 +37,9 @@ Curve = np.ndarray  # [P, 3], its columns are COLUMNS
 
 def learning_curve(rows: list[str]) -> Curve:
     """The thinned curve of a run from the rows of its episodes.csv; points are about evenly apart in steps."""
-    episodes = np.loadtxt(rows, delimiter=",", ndmin=2)  # worker, env_steps, seconds, return, length
+    episodes = np.loadtxt(rows, delimiter=",", ndmin=2)  # worker, env_steps, seconds, return, and what is not wanted
     episodes = episodes[np.argsort(episodes[:, 1], kind="stable")]
-    _, steps, seconds, returns, _ = episodes.T
+    _, steps, seconds, returns, *_ = episodes.T
     last = np.arange(1, len(returns) + 1)
     first = np.maximum(last - WINDOW, 0)
     total = np.concatenate(([0.0], np.cumsum(returns)))

@@ -19,6 +19,7 @@ import argparse
 import csv
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -108,12 +109,15 @@ class EpisodesCsv(BaseCallback):
         super().__init__()
         self.rows, self.began, self.returns = csv.writer(file, lineterminator="\n"), began, list[float]()
         self.rows.writerow(COLUMNS)
+        self.counts = Counter[int]()
 
     def _on_step(self) -> bool:
         for worker, info in enumerate(self.locals["infos"]):
             if episode := info.get("episode"):
                 seconds = round(time.time() - self.began, 4)
-                self.rows.writerow([worker, self.num_timesteps, seconds, episode["r"], episode["l"]])
+                self.counts[worker] += 1
+                row = [worker, self.num_timesteps, seconds, episode["r"], episode["l"], self.counts[worker]]
+                self.rows.writerow(row)
                 self.returns.append(float(episode["r"]))
         return True
 

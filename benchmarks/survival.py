@@ -36,6 +36,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 
 from a3c.experiment import checkpoint, presets
+from a3c.experiment.loggers.episodes_csv import COLUMNS
 from cartpole import commit
 from scaling import Pushing, store_alone
 
@@ -239,12 +240,13 @@ def episodes_of(run_dir: Path) -> int:
 def log_of(run_dir: Path) -> dict[str, Any]:
     """Whether each line of the logs is there once, by their own numbers."""
     numbers = [json.loads(line)["env_steps"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    rows = (run_dir / "episodes.csv").read_text().splitlines()[1:]
+    rows = [row.split(",") for row in (run_dir / "episodes.csv").read_text().splitlines()[1:]]
     return {
         "metrics_in_order": numbers == sorted(numbers),
         "episode_rows": len(rows),
-        "whole_rows": all(row.count(",") == 4 for row in rows),
-        "steps_in_rows": sum(int(row.rsplit(",", 1)[1]) for row in rows),
+        "whole_rows": all(len(row) == len(COLUMNS) for row in rows),
+        "rows_twice": len(rows) - len({(row[0], row[-1]) for row in rows}),
+        "steps_in_rows": sum(int(row[COLUMNS.index("length")]) for row in rows),
     }
 
 

@@ -31,6 +31,7 @@ def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
     assert result["episode_rows"] == result["episodes"]
     assert result["metrics_in_order"]
     assert result["whole_rows"]
+    assert result["rows_twice"] == 0
     # An episode without a row is counted as lost, and none is invented.
     assert result["episodes"] + result["lost_episodes"] == result["checkpoint_episodes"]
     assert 0 <= result["counted_episodes"] - result["checkpoint_episodes"] <= result["most_episodes_in_hand"]
@@ -54,9 +55,11 @@ def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
     assert result["taken_up_at_the_newest"]
     assert result["solved"], result
     assert result["episode_rows"] == result["episodes"]
-    assert result["episodes"] + result["lost_episodes"] == result["checkpoint_episodes"]
+    assert result["episodes"] == result["checkpoint_episodes"]
+    assert result["lost_episodes"] == 0
     assert result["metrics_in_order"]
     assert result["whole_rows"]
+    assert result["rows_twice"] == 0
 
 
 def test_memory_files_and_shared_memory_are_looked_at(tmp_path):

@@ -217,7 +217,7 @@ class Running:
         episodes, lines = [], []
         if (path := run / "episodes.csv").exists():
             rows = [row.split(",") for row in path.read_text().splitlines()[1:]]
-            episodes = sorted((self.began + float(row[2]), float(row[3])) for row in rows if len(row) == 5)
+            episodes = sorted((self.began + float(row[2]), float(row[3])) for row in rows if len(row) >= 5)
         if (path := run / "metrics.jsonl").exists():
             text = path.read_text()
             lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -132,6 +132,7 @@ class FinishedEpisode(NamedTuple):
     time: float  # seconds since the epoch
     episode_return: float
     length: int
+    number: int  # among those of its worker, from 1, through all its lives
 
 
 @dataclass
@@ -150,11 +151,11 @@ class Report:
     failures: list[str] = field(default_factory=list)  # what workers failed with that were started anew
     notes: list[str] = field(default_factory=list)  # what else whoever waits should know, from the runtime
 
-    def add(self, worker: int, update: Update, time: float) -> None:
-        """Count one more update, finished at `time` (seconds since the epoch)."""
+    def add(self, worker: int, update: Update, time: float, episodes_before: int = 0) -> None:
+        """Count one more update, finished at `time` (seconds since the epoch), of a worker with so many episodes."""
         self.episodes.extend(
-            FinishedEpisode(worker, update.env_steps, time, episode.episode_return, episode.length)
-            for episode in update.episodes
+            FinishedEpisode(worker, update.env_steps, time, episode.episode_return, episode.length, number)
+            for number, episode in enumerate(update.episodes, episodes_before + 1)
         )
         if update.receipt is not None and update.receipt.applied:
             self._count(update.receipt.staleness, 1)
@@ -210,10 +211,15 @@ class StoreState(NamedTuple):
     env_steps: int
     episodes: int
     moments: Tensor  # of all rollouts, [3, M] float64; [3, 0] if nothing is tracked
+    worker_episodes: tuple[int, ...] = ()  # how many each worker has pushed; those that are not here are of nobody
 
 
 class StoreHandle(Protocol):
     """One worker's end of a parameter store."""
+
+    @property
+    def pushed_episodes(self) -> int:
+        """How many finished episodes the worker has pushed, in all its lives. To be read before a life's first push."""
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out` ([P], any device); say which version it is, whether to stop, and the moments."""

@@ -233,8 +233,50 @@ def test_a_saved_state_has_names_and_is_a_copy(name):
     state = store.state_dict()
     push_each(store.connect(0), [torch.ones(2)], ONE_STEP)
     finish(store)
-    assert set(state) == {"parameters", "average", "square_average", "version", "env_steps", "episodes", "moments"}
+    names = {
+        "parameters",
+        "average",
+        "square_average",
+        "version",
+        "env_steps",
+        "episodes",
+        "worker_episodes",
+        "moments",
+    }
+    assert set(state) == names
     assert (state["parameters"].tolist(), state["average"].tolist()) == ([0.0, 0.0], [0.0, 0.0])
+
+
+def test_episodes_are_counted_worker_by_worker_and_go_on_after_a_resume(name):
+    begun = make_store(name, torch.zeros(2), make_rule(), workers=2)
+    first, second = begun.connect(0), begun.connect(1)
+    for handle, episodes in ((first, 3), (second, 5), (first, 1)):
+        handle.pull(torch.empty(2))
+        handle.push(torch.ones(2), Counts(9, episodes), 0)
+        if handle is second:
+            second.leave()
+    assert (first.pushed_episodes, second.pushed_episodes) == (4, 5)
+    finish(begun, 0, 1)
+    assert begun.state_dict()["worker_episodes"] == [4, 5]
+    assert begun.connect(1).pushed_episodes == 5  # another life of it numbers on from there
+    fewer = make_store(name, torch.zeros(2), make_rule())
+    fewer.load_state_dict(begun.state_dict())
+    assert fewer.connect(0).pushed_episodes == 4
+    push_each(fewer.connect(0), [torch.ones(2)], Counts(9, 2))
+    finish(fewer)
+    assert fewer.counters().episodes == 11
+    again = make_store(name, torch.zeros(2), make_rule(), workers=3)
+    again.load_state_dict(fewer.state_dict())
+    assert [again.connect(worker).pushed_episodes for worker in range(3)] == [6, 5, 0]
+    assert again.counters().episodes == 11
+
+
+@pytest.mark.parametrize("wrong", [7, [1.5], [-1], ["1"], [2**62, 2**62]], ids=str)
+def test_what_counts_no_episodes_is_refused(name, wrong):
+    store = make_store(name, torch.zeros(2), make_rule())
+    with pytest.raises(StoreError, match="worker_episodes"):
+        store.load_state_dict(store.state_dict() | {"worker_episodes": wrong, "parameters": torch.ones(2)})
+    assert theta(store) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(3), torch.ones(1), torch.ones(1, 2), torch.ones(2).double()])

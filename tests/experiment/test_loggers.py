@@ -30,7 +30,7 @@ from leftovers import nothing_left
 
 def episode(number, **other):
     line = {"worker": 1, "env_steps": 10 * number, "seconds": 0.5 * number, "return": 2.0 * number, "length": 7}
-    return {"episode": number} | line | other
+    return {"episode": number, "worker_episode": number} | line | other
 
 
 def metrics(**other):
@@ -162,7 +162,16 @@ class TestEpisodesCsv:
             logger.write(0, episode(number, other="ignored"))
             logger.write(0, metrics())
             logger.close()
-        assert path.read_bytes() == b"worker,env_steps,seconds,return,length\n1,10,0.5,2.0,7\n1,20,1.0,4.0,7\n"
+        header = b"worker,env_steps,seconds,return,length,worker_episode\n"
+        assert path.read_bytes() == header + b"1,10,0.5,2.0,7,1\n1,20,1.0,4.0,7,2\n"
+
+    def test_a_file_of_an_older_version_keeps_its_columns(self, tmp_path):
+        path = tmp_path / "episodes.csv"
+        path.write_text("worker,env_steps,seconds,return,length\n")
+        logger = EpisodesCsvLogger(path, print)
+        logger.write(0, episode(1))
+        logger.close()
+        assert path.read_bytes() == b"worker,env_steps,seconds,return,length\n1,10,0.5,2.0,7\n"
 
     def test_flush_brings_rows_to_the_disk_and_thousands_are_cheap(self, tmp_path):
         logger = EpisodesCsvLogger(tmp_path / "episodes.csv", print)

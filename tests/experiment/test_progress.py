@@ -11,7 +11,7 @@ START = 1000.0
 
 
 def report(*returns, updates=1):
-    episodes = [FinishedEpisode(0, 10 * i, START + 1 + i, value, 5) for i, value in enumerate(returns)]
+    episodes = [FinishedEpisode(0, 10 * i, START + 1 + i, value, 5, i + 1) for i, value in enumerate(returns)]
     return Report(updates=updates, episodes=episodes)
 
 
@@ -80,4 +80,5 @@ def test_rows_are_numbered_through():
     progress = Progress(START, solved_return=None)
     rows = progress.add(report(1.0, 2.0)) + progress.add(report(3.0))
     assert [row["episode"] for row in rows] == [1, 2, 3]
-    assert rows[1] == {"episode": 2, "worker": 0, "env_steps": 10, "seconds": 2.0, "return": 2.0, "length": 5}
+    line = {"episode": 2, "worker": 0, "env_steps": 10, "seconds": 2.0, "return": 2.0, "length": 5}
+    assert rows[1] == line | {"worker_episode": 2}

@@ -687,6 +687,54 @@ def test_a_directory_that_another_run_has_taken_is_left_to_it(tmp_path, settings
     theirs[0].close()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"algorithm": "a2c"}, {"runtime": "processes"}, {"runtime": "processes", "algorithm": "a2c"}],
+    ids=str,
+)
+def test_a_checkpoint_is_written_when_the_rows_that_it_counts_are(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(launch, "_REPORT_EVERY_S", 0.3)
+    seen = []
+
+    class Watched(CheckpointSaver):
+        def begin(self, state, progress):
+            rows, numbers = rows_of(tmp_path / "run"), {}
+            for row in rows:
+                numbers.setdefault(int(row["worker"]), set()).add(int(row["worker_episode"]))
+            counted = state["worker_episodes"]
+            assert sum(counted) == state["episodes"]
+            for worker, count in enumerate(counted):
+                assert set(range(1, count + 1)) <= numbers.get(worker, set())
+            seen.append((state["episodes"], sum(progress["reported"])))
+            super().begin(state, progress)
+
+    monkeypatch.setattr(train, "CheckpointSaver", Watched)
+    settings = QUICK | {"total_env_steps": 10**9, "max_seconds": 4, "checkpoint_every_s": 0.1} | settings
+    run = a3c.train(CORRIDOR, run_dir=str(tmp_path / "run"), **settings)
+    assert len(seen) >= 3
+    if settings["runtime"] == "processes":  # else nothing would have had to be waited for
+        assert any(counted != reported for counted, reported in seen)
+    assert run.summary["lost_episodes"] == 0
+    numbers = [(row["worker"], int(row["worker_episode"])) for row in rows_of(run.path)]
+    assert sorted(numbers) == sorted(set(numbers))
+
+
+def test_a_worker_that_has_died_with_its_report_holds_no_checkpoint_up_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_REPORTS_S", 0.5)
+    monkeypatch.setattr(Progress, "has_reports_of", lambda self, counted: not any(counted))
+    seen = []
+
+    class Watched(CheckpointSaver):
+        def begin(self, state, progress):
+            seen.append(time.monotonic())
+            super().begin(state, progress)
+
+    monkeypatch.setattr(train, "CheckpointSaver", Watched)
+    settings = QUICK | {"total_env_steps": 10**9, "checkpoint_every_s": 0.1, "max_seconds": 4}
+    a3c.train(CORRIDOR, run_dir=str(tmp_path / "run"), **settings)
+    assert len(seen) >= 3
+
+
 def test_tensorboard_forgets_what_happens_once_more(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -696,15 +744,31 @@ def test_tensorboard_forgets_what_happens_once_more(tmp_path):
 
     later = TensorBoardLogger(tmp_path / "run" / "tensorboard")
     later.write(3_999, {"episodes": 9.0})
+    later.write(1, {"episode": 10**6, "return": 77.0, "length": 1})
     later.close()
+    (first,) = (file for file in (tmp_path / "run" / "tensorboard").iterdir() if file != later._path)
+    somebody_elses = tmp_path / "run" / "tensorboard" / "events.out.tfevents.1700000000.host.17.0"
+    somebody_elses.write_bytes(first.read_bytes())
+    watched = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    watched.Reload()
+    assert 3_999 in [event.step for event in watched.Scalars("episodes")]
     time.sleep(1.1)  # event files are read in the order of their names, which hold the time
     a3c.resume(tmp_path / "run", trust_code=True, quiet=True)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    steps = [event.step for event in events.Scalars("episodes")]
-    assert steps == sorted(steps)
-    assert 3_999 not in steps
-    assert max(steps) >= 4_000
+    anew = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"scalars": 0})
+    anew.Reload()
+    watched.Reload()  # one that has read the older file forgets that
+    lines, rows = lines_of(tmp_path / "run"), rows_of(tmp_path / "run")
+    assert max(line["env_steps"] for line in lines) >= 4_000
+    assert [event.step for event in anew.Scalars("episodes")] == [line["env_steps"] for line in lines]
+    assert 3_999 not in [event.step for event in watched.Scalars("episodes")]
+    returns = [(event.step, event.value) for event in anew.Scalars("episode/return")]
+    assert returns == [(int(row["env_steps"]), pytest.approx(float(row["return"]))) for row in rows]
+    began = lines[0]["seconds"] - anew.Scalars("episodes")[0].wall_time
+    for line, event in zip(lines, anew.Scalars("episodes"), strict=True):
+        assert event.wall_time + began == pytest.approx(line["seconds"], abs=1.0)
+    left = [file for file in somebody_elses.parent.iterdir() if file.stat().st_size]
+    assert len(left) == 2
+    assert somebody_elses in left
 
 
 def test_evaluations_go_on(tmp_path):

@@ -93,7 +93,7 @@ def test_learns_and_writes_every_file(tmp_path, runtime, algorithm):
     assert summary["exit_reason"] == "stop_at_return"
     assert summary["solved_at"]["env_steps"] <= summary["env_steps"]
     assert summary["episodes"] == len(episodes)
-    assert list(episodes[0]) == ["worker", "env_steps", "seconds", "return", "length"]
+    assert list(episodes[0]) == ["worker", "env_steps", "seconds", "return", "length", "worker_episode"]
     assert {e["worker"] for e in episodes} == {"0", "1"}
     assert all(e["length"] == "8" for e in episodes)
     last_returns = [float(e["return"]) for e in episodes[-100:]]

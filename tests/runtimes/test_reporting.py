@@ -20,7 +20,10 @@ from leftovers import nothing_left
 
 def report(episodes):
     times = [time.time() + number / 7 for number in range(episodes)]
-    each = [FinishedEpisode(10**4, 10**12 + number, now, now * 1e-5, 10**6) for number, now in enumerate(times)]
+    each = [
+        FinishedEpisode(10**4, 10**12 + number, now, now * 1e-5, 10**6, 10**9 + number)
+        for number, now in enumerate(times)
+    ]
     names = ("policy_loss", "value_loss", "entropy", "gradient_norm", "explained_variance", "value", "kl", "clipped")
     staleness = dict.fromkeys(range(10**6, 10**6 + episodes), 10**6)
     dropped = [
@@ -47,6 +50,7 @@ def test_workers_send_their_reports_in_parts():
     with nothing_left():
         reports = list(runtime.run(recipe, store, 1))
     assert [each.length for report in reports for each in report.episodes] == list(range(1_000))
+    assert [each.number for report in reports for each in report.episodes] == list(range(1, 1_001))
     assert max(len(report.episodes) for report in reports) == 50
 
 

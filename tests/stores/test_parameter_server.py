@@ -87,8 +87,8 @@ def server(monkeypatch):
     return begin
 
 
-def push(server, steps=5):
-    return Push(np.ones(2, np.float32), steps, 1, None, (server.incarnation, 0))
+def push(server, steps=5, pushed_episodes=1):
+    return Push(np.ones(2, np.float32), steps, 1, None, (server.incarnation, 0), pushed_episodes)
 
 
 async def env_steps(server):
@@ -113,6 +113,25 @@ def test_a_push_that_is_in_the_cut_is_not_counted_again(server):
         assert await env_steps(two) == 10
         await two.exchange(0, session, 3, push(two))
         assert await env_steps(two) == 15
+
+    asyncio.run(play())
+
+
+def test_a_worker_numbers_its_episodes_on_whatever_a_server_has_forgotten(server):
+    async def play():
+        anew = server()
+        one = anew()
+        session, _ = await one.enter(0)
+        cut_at_the_next(one)
+        await one.exchange(0, session, 1, push(one, pushed_episodes=1))
+        await one.exchange(0, session, 2, push(one, pushed_episodes=2))  # is in no cut
+        two = anew()
+        assert (await two.state_dict())["worker_episodes"] == [1]
+        assert await two.pushed_episodes(0) == 1
+        await two.exchange(0, session, 3, push(two, pushed_episodes=3))
+        assert (await two.state_dict())["worker_episodes"] == [3]
+        await two.load_state_dict(await two.state_dict() | {"worker_episodes": [7, 9]})
+        assert await two.pushed_episodes(1) == 9
 
     asyncio.run(play())
 

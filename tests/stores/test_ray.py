@@ -61,17 +61,18 @@ def test_receipts_come_with_the_answer_that_a_pull_waits_for():
 def test_a_push_that_comes_twice_counts_once():
     store = make_store("ray", torch.zeros(2), make_rule(), 2)
     session, _ = answer(store.server.enter.remote(0))
-    push = Push(torch.ones(2).numpy(), 5, 1, None, (0, 0))
+    push = Push(torch.ones(2).numpy(), 5, 1, None, (0, 0), 1)
     for sequence in (1, 1, 2, 1, 2):
         reply = answer(store.server.exchange.remote(0, session, sequence, push))
     assert reply.snapshot == store.counters() == Snapshot(2, 10, 2, False)
     assert store.snapshot().parameters.tolist() == [-2.0, -2.0]
+    assert store.state_dict()["worker_episodes"] == [1]
 
 
 def test_a_push_that_overtakes_another_waits_for_it():
     store = make_store("ray", torch.zeros(2), make_rule(RMSProp(), 0.1), 2)
     session, _ = answer(store.server.enter.remote(0))
-    pushes = [Push(gradient.numpy(), 1, 0, None, (0, 0)) for gradient in random_gradients(3, 2)]
+    pushes = [Push(gradient.numpy(), 1, 0, None, (0, 0), 0) for gradient in random_gradients(3, 2)]
     leaves = store.server.leave.remote(0, session, 3)
     calls = [store.server.exchange.remote(0, session, number, pushes[number - 1]) for number in (3, 2, 1)]
     assert [answer(call).snapshot.version for call in calls] == [3, 2, 1]
@@ -85,10 +86,14 @@ def test_a_push_that_overtakes_another_waits_for_it():
 def test_a_push_that_comes_twice_in_a_round_fills_one_place():
     store = make_store("ray-synchronous", torch.zeros(2), make_rule(), 2)
     session, _ = answer(store.server.enter.remote(0))
-    push = Push(torch.ones(2).numpy(), 5, 0, None, (0, 0))
+    push = Push(torch.ones(2).numpy(), 5, 2, None, (0, 0), 2)
     calls = [store.server.exchange.remote(0, session, 1, push) for _ in range(2)]
-    push_each(store.connect(1), [torch.ones(2)], Counts(3, 0))
-    assert [answer(call).snapshot for call in calls] == [Snapshot(1, 8, 0, False)] * 2
+    while store.connect(0).pushed_episodes != 2:
+        time.sleep(0.01)
+    assert store.state_dict()["worker_episodes"] == [0]  # it waits for the round
+    push_each(store.connect(1), [torch.ones(2)], Counts(3, 1))
+    assert [answer(call).snapshot for call in calls] == [Snapshot(1, 8, 3, False)] * 2
+    assert store.state_dict()["worker_episodes"] == [2, 1]
 
 
 def test_a_worker_that_has_begun_anew_is_the_only_one_of_its_number():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a3c.errors import RunDirectoryError
-from a3c.experiment.loggers.episodes_csv import COLUMNS
+from a3c.experiment.loggers.episodes_csv import AT_LEAST
 from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY, read_json, regular
 from a3c.experiment.saved_settings import read_config
 
@@ -158,13 +158,14 @@ def group_curve(runs: Sequence[FinishedRun], axis: Axis) -> Curve:
 def _read_episodes(path: Path) -> NDArray[Any]:
     """[E] records with a field for each column."""
     file = path / EPISODES
-    kinds = [(column, np.float64) for column in COLUMNS]
     try:
         head, _, rows = regular(file).read_text(encoding="utf-8").partition("\n")
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{EPISODES} cannot be read ({error})") from None
-    if tuple(head.strip().split(",")) != COLUMNS:
-        raise _damaged(path, f"{EPISODES} does not begin with the columns {','.join(COLUMNS)}")
+    columns = head.strip().split(",")
+    if tuple(columns[: len(AT_LEAST)]) != AT_LEAST:
+        raise _damaged(path, f"{EPISODES} does not begin with the columns {','.join(AT_LEAST)}")
+    kinds = [(column, np.float64) for column in columns]
     if not rows.strip():
         return np.zeros(0, kinds)
     try:

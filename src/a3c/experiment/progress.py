@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from a3c.experiment.told import ENOUGH_EPISODES
 from a3c.types import FinishedEpisode, Report, Snapshot
+
+if TYPE_CHECKING:
+    from a3c.experiment.episode_rows import Kept
 
 _LEAST_ELAPSED_S = 0.001  # a rate over less is noise
 
@@ -33,6 +36,7 @@ class Progress:
         self.solved_at: dict[str, float] | None = None
         self.best_return_mean_100: float | None = None
         self._last_returns: deque[float] = deque(maxlen=ENOUGH_EPISODES)
+        self._reported: dict[int, int] = {}  # the number of each worker's last episode
         self._trained_s = 0.0  # before this process took the run up
         self._since_line = Report()
         self._line_time = self.training_since
@@ -67,6 +71,7 @@ class Progress:
             "return_mean": self.return_mean,
             "best_return_mean_100": self.best_return_mean_100,
             "last_returns": list(self._last_returns),
+            "reported": [self._reported.get(worker, 0) for worker in range(max(self._reported, default=-1) + 1)],
         }
 
     def restore(self, state: Mapping[str, Any], env_steps: int) -> None:
@@ -81,7 +86,32 @@ class Progress:
         best = state["best_return_mean_100"]
         self.best_return_mean_100 = None if best is None else float(best)
         self._last_returns.extend(float(value) for value in state["last_returns"])
+        self._reported = {worker: int(number) for worker, number in enumerate(state.get("reported", ()))}
         self._line_env_steps = env_steps
+
+    def has_reports_of(self, counted: Sequence[int]) -> bool:
+        """Whether so many episodes of each worker have been reported, as far as they ever will."""
+        return all(self._reported.get(worker, 0) >= number for worker, number in enumerate(counted))
+
+    def settle(self, counted: Sequence[int], kept: Kept) -> int:
+        """After `restore`: make up for reports that had overtaken the checkpoint, and for those that came after it.
+
+        Args:
+            counted: how many episodes of each worker the checkpoint counts.
+            kept: their rows.
+
+        Returns how many reports had overtaken it.
+        """
+        before = dict(enumerate(counted))
+        undone = sum(max(0, number - before.get(worker, 0)) for worker, number in self._reported.items())
+        if undone:
+            self.episodes -= undone
+            self._last_returns.clear()
+            self._last_returns.extend(value for value in kept.last_returns if math.isfinite(value))
+        for row in kept.late:
+            self._count(row.env_steps, row.seconds, row.episode_return)
+        self._reported = before
+        return undone
 
     @property
     def _training_seconds(self) -> float:
@@ -143,17 +173,21 @@ class Progress:
             "exit_reason": exit_reason,
         }
 
-    def _add_episode(self, episode: FinishedEpisode) -> dict[str, Any]:
+    def _count(self, env_steps: int, seconds: float, episode_return: float) -> None:
         self.episodes += 1
-        seconds = round(episode.time - self.started_at, 4)
-        if math.isfinite(episode.episode_return):  # a NaN reward must not hide the next hundred episodes
-            self._last_returns.append(episode.episode_return)
+        if math.isfinite(episode_return):  # a NaN reward must not hide the next hundred episodes
+            self._last_returns.append(episode_return)
         mean = self.return_mean_100
         if mean is not None:
             if self.best_return_mean_100 is None or mean > self.best_return_mean_100:
                 self.best_return_mean_100 = mean
             if self.solved_at is None and self.solved_return is not None and mean >= self.solved_return:
-                self.solved_at = {"env_steps": episode.env_steps, "seconds": seconds}
+                self.solved_at = {"env_steps": env_steps, "seconds": seconds}
+
+    def _add_episode(self, episode: FinishedEpisode) -> dict[str, Any]:
+        seconds = round(episode.time - self.started_at, 4)
+        self._count(episode.env_steps, seconds, episode.episode_return)
+        self._reported[episode.worker] = max(self._reported.get(episode.worker, 0), episode.number)
         return {
             "episode": self.episodes,
             "worker": episode.worker,
@@ -161,4 +195,5 @@ class Progress:
             "seconds": seconds,
             "return": episode.episode_return,
             "length": episode.length,
+            "worker_episode": episode.number,
         }

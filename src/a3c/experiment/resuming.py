@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from a3c.config import TrainConfig, flag, is_json, refuse_unknown
 from a3c.errors import RunDirectoryError, StoreError, UsageError
+from a3c.experiment import run_directory
+from a3c.experiment.episode_rows import keep_counted
 from a3c.experiment.presets import plain
-from a3c.experiment.run_directory import CONFIG, SUMMARY
+from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY
 from a3c.experiment.saved_settings import SavedRun, read_config
 from a3c.experiment.trust import is_nameless, refuse_unasked
 
@@ -117,6 +119,8 @@ class Resumed(NamedTuple):
         env_steps: T.
         incarnation: of the workers' first lives from now on; their random streams go by it.
         sizes: of the files that grow, in bytes, at the checkpoint.
+        worker_episodes: how many of each worker the checkpoint counts.
+        reported: the number of the last one that each had reported when it was cut.
         evaluation: the state of the periodic one.
         messages: what the user is to know.
         before: what config.json held.
@@ -125,6 +129,8 @@ class Resumed(NamedTuple):
     env_steps: int
     incarnation: int
     sizes: Mapping[str, int]
+    worker_episodes: Sequence[int]
+    reported: Sequence[int]
     evaluation: dict[str, Any] | None
     messages: list[str]
     before: Mapping[str, Any]
@@ -199,6 +205,8 @@ def take_up(
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
         if min(sizes.values(), default=0) < 0:
             raise ValueError("a log had less than no byte")
+        reported = [int(number) for number in found.progress.get("reported", ())]
+        worker_episodes = list(found.state.get("worker_episodes", ()))  # as the store has taken them
         evaluation = found.progress["evaluation"]
         evaluation = None if evaluation is None else {**evaluation, "kept_at": int(evaluation["kept_at"])}
     except (StoreError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -217,7 +225,23 @@ def take_up(
     incarnation = max(_LIVES * (len(resumptions) + 1), latest + _LIVES)
     if is_copy:  # which may not know of all times that it was
         incarnation += _LIVES * (1 + secrets.randbelow(_LIVES))
-    return Resumed(counters.env_steps, incarnation, sizes, evaluation, messages, before)
+    return Resumed(counters.env_steps, incarnation, sizes, worker_episodes, reported, evaluation, messages, before)
+
+
+def bring_back_logs(run_dir: Path, resumed: Resumed, progress: Progress) -> None:
+    """Bring a run's logs, and what has been counted of them, to where the checkpoint is; writes what it was to be.
+
+    Raises RunDirectoryError if a log is damaged, or the directory cannot be written.
+    """
+    file, size = run_dir / EPISODES, resumed.sizes.get(EPISODES, 0)
+    is_shorter = file.exists() and file.stat().st_size < size
+    kept = keep_counted(run_dir, resumed.worker_episodes, resumed.reported)
+    if kept is not None:
+        overtaken = progress.settle(resumed.worker_episodes, kept)
+        if is_shorter and not overtaken:  # whose rows may have been removed by an earlier call
+            resumed.messages.append(run_directory.is_shorter(EPISODES))
+    done = () if kept is None else (EPISODES,)
+    resumed.messages.extend(run_directory.take_up(run_dir, resumed.sizes, done))
 
 
 def _read_record(run_dir: Path) -> tuple[dict[str, Any], bool]:

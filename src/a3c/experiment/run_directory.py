@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,10 +133,11 @@ def sizes(path: Path) -> dict[str, int]:
     return {name: (path / name).stat().st_size for name in _GROWING if (path / name).exists()}
 
 
-def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
+def take_up(path: Path, sizes: Mapping[str, Any], done: Collection[str] = ()) -> list[str]:
     """Bring a run's directory back to what it was at a checkpoint: its growing files to the `sizes` they had.
 
-    What was logged after it happens once more. The summary and what a killed run left half written go.
+    What was logged after it happens once more. The summary and what a killed run left half written go. Those of the
+    files whose names are `done` are so already.
 
     Returns what the user is to know. Raises RunDirectoryError if the directory cannot be written.
     """
@@ -144,11 +145,11 @@ def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
     try:
         for name in _GROWING:
             file, size = path / name, sizes.get(name, 0)
-            if not file.exists():
+            if name in done or not file.exists():
                 continue
             whole = _whole_lines(file, size)  # a full disk may have left half a line
             if whole < size:
-                messages.append(f"{name} is shorter than it was at the checkpoint: some lines are missing")
+                messages.append(is_shorter(name))
             os.truncate(file, whole)
         (path / SUMMARY).unlink(missing_ok=True)
         for leftover in path.glob(f"{CHECKPOINTS}/.*.tmp"):
@@ -170,11 +171,32 @@ def _whole_lines(path: Path, size: int) -> int:
                 return begin + whole
             end = begin
     if first > 0:
-        raise RunDirectoryError(
-            f"{path} holds a line of more than {_LONGEST_LINE:,} bytes: it is damaged; move it away, and the run "
-            "goes on without it"
-        )
+        raise _too_long(path)
     return 0
+
+
+def whole_lines(path: Path, size: int | None = None) -> Iterator[bytes]:
+    """The whole lines of a log, or of its first so many bytes; it may have grown half of one more.
+
+    Raises RunDirectoryError if a line does not end for very long, and OSError.
+    """
+    with open(regular(path), "rb") as file:
+        while (line := file.readline(_LONGEST_LINE)).endswith(b"\n") and (size is None or file.tell() <= size):
+            yield line
+    if len(line) == _LONGEST_LINE:
+        raise _too_long(path)
+
+
+def _too_long(path: Path) -> RunDirectoryError:
+    return RunDirectoryError(
+        f"{path} holds a line of more than {_LONGEST_LINE:,} bytes: it is damaged; move it away, and the run "
+        "goes on without it"
+    )
+
+
+def is_shorter(name: str) -> str:
+    """Says that a log has lost lines that it had at the checkpoint."""
+    return f"{name} is shorter than it was at the checkpoint: some lines are missing"
 
 
 class RunLock:

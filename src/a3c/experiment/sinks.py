@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from a3c.config import TrainConfig
 from a3c.experiment import run_directory
+from a3c.experiment.episode_rows import read_row
 from a3c.experiment.loggers import Logger, LoggerList, NullLogger
 from a3c.experiment.loggers.background import BackgroundLogger
 from a3c.experiment.loggers.episodes_csv import EpisodesCsvLogger
 from a3c.experiment.loggers.jsonl import JsonlLogger
-from a3c.experiment.loggers.tensorboard import TensorBoardLogger
+from a3c.experiment.loggers.tensorboard import Line, TensorBoardLogger
 from a3c.experiment.loggers.wandb import WandbLogger
 
 
@@ -27,7 +30,7 @@ class RunLoggers:
         config: its settings.
         record: what config.json holds, for W&B.
         message: shows a line to the user.
-        resumed_at: for a run that is taken up: T.
+        since: for a run that is taken up: from when its seconds count, in seconds since the epoch.
         ours: says whether the directory is still this run's.
     """
 
@@ -37,15 +40,16 @@ class RunLoggers:
         config: TrainConfig,
         record: Mapping[str, Any],
         message: Callable[[str], None],
-        resumed_at: int | None = None,
+        since: float | None = None,
         ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._run_dir = run_dir
         heavy: list[BackgroundLogger] = []
         if config.tensorboard:
+            history = None if since is None else _history(run_dir, run_directory.sizes(run_dir), since)
             heavy.append(
                 BackgroundLogger(
-                    "TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD, resumed_at, ours)
+                    "TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD, history, ours)
                 )
             )
         if config.wandb:
@@ -80,6 +84,10 @@ class RunLoggers:
         self._episodes_csv.flush()
         self._heavy.write(metrics["env_steps"], metrics)
 
+    def flush(self) -> None:
+        """Bring the episodes so far to the disk."""
+        self._episodes_csv.flush()
+
     def sizes(self) -> dict[str, int]:
         """How many bytes the run's files have when all that was logged so far is in them."""
         self._episodes_csv.flush()
@@ -94,3 +102,19 @@ class RunLoggers:
         """Finish all sinks."""
         for logger in (self._episodes_file, self._metrics_file, self._heavy):
             logger.close()
+
+
+def _history(run_dir: Path, sizes: Mapping[str, int], since: float) -> Iterator[Line]:
+    """The lines in the first so many bytes of a run's files, as sinks take them; first those of metrics."""
+    for text in _first_lines(run_dir, run_directory.METRICS, sizes):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged one costs itself
+            line = json.loads(text)
+            yield since + float(line["seconds"]), int(line["env_steps"]), line
+    rows = (row for text in _first_lines(run_dir, run_directory.EPISODES, sizes) if (row := read_row(text)) is not None)
+    for number, row in enumerate(rows, 1):
+        episode = {"episode": number, "return": row.episode_return, "length": row.length}
+        yield since + row.seconds, row.env_steps, episode
+
+
+def _first_lines(run_dir: Path, name: str, sizes: Mapping[str, int]) -> Iterator[bytes]:
+    return run_directory.whole_lines(run_dir / name, sizes[name]) if name in sizes else iter(())

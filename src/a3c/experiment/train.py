@@ -64,6 +64,7 @@ _LONG_EPISODE = 100  # steps of one environment
 _GRACE_AFTER_SIGNAL_S = 2.0
 _GRACE_S = 60.0
 _DROP_MESSAGE_EVERY_S = 5.0
+_REPORTS_S = 5.0  # workers report four times a second, or after each rollout if those take longer
 _CUT_SHORT = ("failed", "interrupted", "terminated", "worker_failed")  # reasons of an end that is none of the run's own
 # For an evaluation when training has ended: so long without a word, and so long at the most.
 _EVALUATION_UNTOLD_S = 3.0
@@ -146,8 +147,8 @@ def run_training(
         patience_s = _GRACE_AFTER_SIGNAL_S if isinstance(runtime, SerialRuntime) else None
         with StopSignals(patience_s) as signals, view, contextlib.ExitStack() as ending:
             with saving(run_dir):
-                resumed_at = None if resumed is None else resumed.env_steps
-                loggers = RunLoggers(run_dir, config, record, view.message, resumed_at, place.lock.holds)
+                since = None if resumed is None else progress.started_at
+                loggers = RunLoggers(run_dir, config, record, view.message, since, place.lock.holds)
             session.saver = CheckpointSaver(
                 run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message, record, place.lock.holds
             )
@@ -235,7 +236,7 @@ def _take_up(
     recipe = make_recipe(facts.source, config, spec, device, resumed.incarnation)
     _check_it_can_be_sent(recipe, runtime)
     # From here on things are written.
-    resumed.messages.extend(run_directory.take_up(run_dir, resumed.sizes))
+    resuming.bring_back_logs(run_dir, resumed, progress)
     with saving(run_dir):
         checkpoint.set_damaged_aside(run_dir)
         now = config_record(facts.source, config, spec)
@@ -249,6 +250,14 @@ def _check_it_can_be_sent(recipe: ActorLearnerRecipe, runtime: AnyRuntime) -> No
     """Raise UsageError, before anything is written, where a worker process could not be sent this."""
     if not isinstance(runtime, SerialRuntime):
         dumped(recipe)
+
+
+class _Cut(NamedTuple):
+    """What a checkpoint is to hold, as soon as the logs have all that it counts."""
+
+    state: dict[str, Any]  # the store's
+    progress: dict[str, Any]
+    deadline: float  # a worker that has died, or stands still, is waited for until then, by the monotonic clock
 
 
 class _Session:
@@ -281,6 +290,7 @@ class _Session:
         self._last_state: dict[str, Any] | None = None
         self._next_line = self._next_look = 0.0
         self._next_drop_message = 0.0
+        self._cut: _Cut | None = None
         self._last_drop: str | None = None
         self._stop_reason: str | None = None
         self._end_is_kept = False  # whether error.txt holds what the run has ended with
@@ -304,7 +314,9 @@ class _Session:
                     if self.evaluation is not None:
                         self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
-                    if self.saver is not None and self.saver.due:
+                    if self._cut is not None:
+                        self._write_checkpoint(loggers)
+                    elif self.saver is not None and self.saver.due:
                         self.begin_checkpoint(view, loggers)
                     self._stop_for(signals.exit_reason, _GRACE_AFTER_SIGNAL_S)
                     self._stop_for(self._criterion(), _GRACE_S)
@@ -439,10 +451,21 @@ class _Session:
         assert self.saver is not None
         self._keep_directory(view)
         try:
-            self.saver.begin(self.store.state_dict(), self._progress_state(loggers))
+            self._cut = _Cut(self.store.state_dict(), self._progress_state(loggers), time.monotonic() + _REPORTS_S)
+            self._write_checkpoint(loggers)
         except (StoreBusy, OSError) as error:
             self.saver.put_off()
             view.message(f"no checkpoint now ({run_directory.reason_and_fix(error)}); the run goes on")
+
+    def _write_checkpoint(self, loggers: RunLoggers) -> None:
+        """Begin to write the cut, unless reports of episodes that it counts are still on their way."""
+        assert self.saver is not None
+        assert self._cut is not None
+        cut = self._cut
+        if time.monotonic() > cut.deadline or self.progress.has_reports_of(cut.state["worker_episodes"]):
+            self._cut = None
+            loggers.flush()
+            self.saver.begin(cut.state, cut.progress)
 
     def save_weights(self, view: LiveView, loggers: RunLoggers) -> None:
         """Write a checkpoint of the shared state, the last one: training has ended. Raises SavingFailed."""

@@ -54,7 +54,8 @@ class RayWorker:
             report_every_s: seconds between reports.
             episodes_at_once: report whenever an episode has finished.
         """
-        batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
+        pushed = {worker: handle.pushed_episodes}
+        batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once, pushed_episodes=pushed)
         try:
             use_one_thread()
             keep_freed_memory()

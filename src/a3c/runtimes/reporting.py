@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -22,17 +22,20 @@ class ReportBatch:
     Args:
         every_s: seconds between reports; the first update makes one at once.
         episodes_at_once: report whenever an episode has finished, so that a stop criterion sees it in time.
+        pushed_episodes: how many each worker has pushed before: its episodes are numbered from there.
     """
 
-    def __init__(self, every_s: float, *, episodes_at_once: bool) -> None:
+    def __init__(self, every_s: float, *, episodes_at_once: bool, pushed_episodes: Mapping[int, int]) -> None:
         self.every_s = every_s
         self.episodes_at_once = episodes_at_once
+        self._pushed_episodes = dict(pushed_episodes)
         self._report = Report()
         self._next_due = time.monotonic()
 
     def add(self, worker: int, update: Update) -> Report | None:
         """Count an update; returns the report if it is due now."""
-        self._report.add(worker, update, time.time())
+        self._report.add(worker, update, time.time(), self._pushed_episodes[worker])
+        self._pushed_episodes[worker] += len(update.episodes)
         if time.monotonic() >= self._next_due or (self.episodes_at_once and self._report.episodes):
             return self.take()
         return None

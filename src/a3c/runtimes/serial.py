@@ -39,11 +39,13 @@ class SerialRuntime:
 
     def run(self, make_actor_learner: MakeActorLearner, store: Any, workers: int) -> Generator[Report, None, None]:
         """See `a3c.types.Runtime.run`."""
-        batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once)
         for worker in range(workers):
             store.join(worker)
         self.alive = workers
-        learners = {worker: make_actor_learner(worker, store.connect(worker), Life()) for worker in range(workers)}
+        handles = {worker: store.connect(worker) for worker in range(workers)}
+        pushed = {worker: handle.pushed_episodes for worker, handle in handles.items()}
+        batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once, pushed_episodes=pushed)
+        learners = {worker: make_actor_learner(worker, handle, Life()) for worker, handle in handles.items()}
         try:
             with one_thread():
                 yield from self._take_turns(learners, batch, store)

@@ -54,7 +54,8 @@ def worker_main(
     """
     leave_signals_to_the_parent()
     exit_with_parent()
-    batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once)
+    pushed = {worker: handle.pushed_episodes}
+    batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once, pushed_episodes=pushed)
     try:
         use_one_thread()
         keep_freed_memory()

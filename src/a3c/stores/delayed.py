@@ -96,6 +96,10 @@ class DelayedStore:
         self._waiting.append(push)
         return self._apply_all_but(self.delay)
 
+    def waiting_episodes(self, handle: StoreHandle) -> int:
+        """How many episodes of this handle's pushes are not counted yet."""
+        return sum(push.counts.episodes for push in self._waiting if push.handle is handle)
+
     def _apply_all_but(self, kept: int) -> Receipt | None:
         receipt = None
         while len(self._waiting) > kept:
@@ -111,6 +115,11 @@ class DelayedHandle:
         self.store = store
         self.worker = worker
         self.handle = handle
+
+    @property
+    def pushed_episodes(self) -> int:
+        """Of this worker, so far, counted or not yet."""
+        return self.handle.pushed_episodes + self.store.waiting_episodes(self.handle)
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy the wrapped store's θ into `out`."""

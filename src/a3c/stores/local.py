@@ -31,6 +31,7 @@ class LocalStore:
         self.version = 0
         self.env_steps = 0
         self.episodes = 0
+        self.worker_episodes: list[int] = []
         self.moments = empty(tracked)  # [3, M]; replaced, never written to
         self.stop_requested = False
 
@@ -39,9 +40,9 @@ class LocalStore:
         """M, how many scalars' moments it keeps."""
         return self.moments.shape[1]
 
-    def connect(self, worker: int) -> LocalStore:
-        """The store itself: in one process every worker may use it directly."""
-        return self
+    def connect(self, worker: int) -> LocalHandle:
+        """That worker's handle."""
+        return LocalHandle(self, worker)
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`."""
@@ -50,13 +51,15 @@ class LocalStore:
         counters = self.counters()
         return counters._replace(moments=self.moments.clone()) if self.tracked else counters
 
-    def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
+    def push(self, gradient: Tensor | None, counts: Counts, base_version: int, worker: int = 0) -> Receipt:
         """Count the rollout, merge its moments and apply its gradient, if it has any."""
         if gradient is not None:
             gradient = check_gradient(gradient, self.parameters)
         deltas = check_deltas(counts, self.tracked)
         self.env_steps += counts.env_steps
         self.episodes += counts.episodes
+        self.worker_episodes.extend([0] * (worker + 1 - len(self.worker_episodes)))
+        self.worker_episodes[worker] += counts.episodes
         if deltas is not None:
             self.moments = merge(self.moments, deltas)
         staleness = self.version - base_version
@@ -98,7 +101,7 @@ class LocalStore:
 
     def snapshot(self) -> StoreState:
         """A copy of the shared state."""
-        return cut(self.parameters, self.statistics, self.counters(), self.moments)
+        return cut(self.parameters, self.statistics, self.counters(), self.moments, tuple(self.worker_episodes))
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -109,4 +112,29 @@ class LocalStore:
         restored = unpack_state(state, self.rule, self.parameters, self.tracked)
         restore_vectors(restored, self.parameters, self.statistics)
         self.version, self.env_steps, self.episodes = restored.version, restored.env_steps, restored.episodes
+        self.worker_episodes = list(restored.worker_episodes)
         self.moments = restored.moments.clone()
+
+
+class LocalHandle:
+    """One worker's end of a LocalStore."""
+
+    def __init__(self, store: LocalStore, worker: int) -> None:
+        self.store = store
+        self.worker = worker
+
+    @property
+    def pushed_episodes(self) -> int:
+        """Of this worker, so far."""
+        return sum(self.store.worker_episodes[self.worker : self.worker + 1])
+
+    def pull(self, out: Tensor) -> Snapshot:
+        """Copy θ into `out`."""
+        return self.store.pull(out)
+
+    def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt:
+        """Count the rollout, merge its moments and apply its gradient, if it has any."""
+        return self.store.push(gradient, counts, base_version, self.worker)
+
+    def leave(self) -> None:
+        """Nothing to do: nobody waits for anybody here."""

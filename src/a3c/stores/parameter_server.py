@@ -53,6 +53,7 @@ class Push(NamedTuple):
     episodes: int
     moments: Array | None  # [3, M]
     base: tuple[int, int]  # the server's incarnation and version that dθ was computed at
+    pushed_episodes: int  # of the worker, with these, in all its lives
 
 
 class Reply(NamedTuple):
@@ -114,6 +115,9 @@ class ParameterServer:
         self._handles: dict[int, StoreHandle] = {w: self._store.connect(w) for w in range(contents.workers)}
         self._sequences: dict[int, tuple[Session, int]] = {}
         self._receipts: dict[int, Receipt | None] = {}
+        # The episodes of each worker, by its own count, which does not go with a server: before its latest push, and
+        # with it.
+        self._pushed_episodes: dict[int, tuple[int, int]] = {}
         self._members: set[int] = set()
         self._doubtful: dict[int, float] = {}  # up to which push a server that is gone may have answered, since the cut
         self._late: dict[int, int] = {}  # the push that may still come although the one behind it has
@@ -193,13 +197,30 @@ class ParameterServer:
 
     async def state_dict(self) -> dict[str, Any]:
         """See `a3c.types.ParameterStore`; tensors are arrays."""
-        return _with_arrays(self._store.state_dict())
+        return self._state()
+
+    async def pushed_episodes(self, worker: int) -> int:
+        """How many episodes a worker has pushed; those that wait for a round count with it."""
+        _, with_latest = self._pushed_episodes.get(worker, (0, 0))
+        return with_latest
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `a3c.types.ParameterStore`; tensors are arrays."""
-        self._store.load_state_dict(_with_tensors(state))
+        self._load(state)
         self._published = None
         await self._keep_cut()
+
+    def _state(self) -> dict[str, Any]:
+        pending = self._pending()
+        counted = [0] * (max(self._pushed_episodes, default=-1) + 1)
+        for worker, (before, with_latest) in self._pushed_episodes.items():
+            counted[worker] = before if worker in pending else with_latest
+        return _with_arrays(self._store.state_dict()) | {"worker_episodes": counted}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self._store.load_state_dict(_with_tensors(state))
+        counts = enumerate(state.get("worker_episodes", ()))
+        self._pushed_episodes = {worker: (count, count) for worker, count in counts}
 
     def _end_session(self, worker: int) -> Session:
         """Refuse the pushes of a worker's session from now on; its next one."""
@@ -218,6 +239,8 @@ class ParameterServer:
         moments = None if push.moments is None else tensor_of(push.moments)
         counts = Counts(push.env_steps, push.episodes, moments)
         self._receipts[worker] = self._handles[worker].push(gradient, counts, version)
+        _, before = self._pushed_episodes.get(worker, (0, 0))
+        self._pushed_episodes[worker] = before, max(before, push.pushed_episodes)  # it may be a late one
 
     def _taken(self, worker: int, session: Session) -> int:
         """The number of a session's latest push that is in θ. Raises StoreError for a former session."""
@@ -279,7 +302,7 @@ class ParameterServer:
         return self._published[1]
 
     def _keep_cut(self) -> Any:
-        cut = Cut(_with_arrays(self._store.state_dict()), dict(self._sequences))
+        cut = Cut(self._state(), dict(self._sequences))
         self._keep_standing()  # with it, for a keeper that has been started anew
         return self._keeper.keep.remote(self.incarnation, "cut", pickle.dumps(cut, protocol=5))
 
@@ -291,7 +314,7 @@ class ParameterServer:
     def _go_on_from(self, cut: Cut | None, standing: Standing | None) -> None:
         self._doubtful = dict.fromkeys(range(len(self._handles)), math.inf)
         if cut is not None:
-            self._store.load_state_dict(_with_tensors(cut.state))
+            self._load(cut.state)
             self._sequences = dict(cut.sequences)
         if standing is not None:
             for worker, session in standing.sessions.items():

@@ -117,7 +117,10 @@ class RayStore:
     def connect(self, worker: int) -> RayHandle:
         """That worker's handle; it may be sent to another node."""
         assert 0 <= worker < self.workers, f"no place for worker {worker}"
-        self._handles[worker] = RayHandle(self.server, worker, self.like, self.tracked, self.in_flight, self.rounds)
+        pushed_episodes = self._ask("pushed_episodes", worker)
+        self._handles[worker] = RayHandle(
+            self.server, worker, self.like, self.tracked, self.in_flight, self.rounds, pushed_episodes
+        )
         return self._handles[worker]
 
     def close(self) -> None:
@@ -182,10 +185,24 @@ class RayStore:
 
 
 class RayHandle:
-    """One worker's end of a RayStore."""
+    """One worker's end of a RayStore.
 
-    def __init__(self, server: Any, worker: int, like: Tensor, tracked: int, in_flight: int, rounds: bool) -> None:
+    Attributes:
+        pushed_episodes: of this worker, so far, counted or on their way.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        worker: int,
+        like: Tensor,
+        tracked: int,
+        in_flight: int,
+        rounds: bool,
+        pushed_episodes: int,
+    ) -> None:
         self.worker = worker
+        self.pushed_episodes = pushed_episodes
         self._server, self._like, self._tracked, self._in_flight = server, like, tracked, in_flight
         self._rounds = rounds
         self._session: Session | None = None
@@ -222,12 +239,14 @@ class RayHandle:
         if self._session is None:
             self._session, self._latest = answer(self._server.enter.remote(self.worker))
         assert self._latest is not None
+        self.pushed_episodes += counts.episodes
         push = Push(
             None if gradient is None else gradient.detach().cpu().numpy(),
             counts.env_steps,
             counts.episodes,
             None if deltas is None else deltas.numpy(),
             (self._latest.incarnation, base_version),
+            self.pushed_episodes,
         )
         self._sequence += 1
         self._under_way.append(

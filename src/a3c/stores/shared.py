@@ -95,6 +95,7 @@ class SharedStore:
             torch.from_numpy(arrays[f"statistic {name}"]) for name in self.rule.optimizer.statistic_names
         )
         self.scratch: tuple[Tensor, ...] = ()  # this process's own, made at its first push
+        self._absent: tuple[int, ...] = ()  # the episodes of workers that were here before a resume, beyond the W
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("rule", "locking", "tracked", "lock", "_block")}
@@ -152,7 +153,8 @@ class SharedStore:
     def snapshot(self) -> StoreState:
         """A copy of the shared state between updates: running pushes finish first, new ones wait meanwhile."""
         with self._between_updates():
-            return cut(self.parameters, self.statistics, self.counters(), self.merged_moments())
+            worker_episodes = (*self.slots[:-1, _EPISODES].tolist(), *self._absent)
+            return cut(self.parameters, self.statistics, self.counters(), self.merged_moments(), worker_episodes)
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -164,7 +166,10 @@ class SharedStore:
         with self._between_updates():
             restore_vectors(restored, self.parameters, self.statistics)
             self.slots[:] = 0
-            self.slots[-1, :_MERGES] = restored.version, restored.env_steps, restored.episodes
+            here = restored.worker_episodes[: len(self.slots) - 1]
+            self._absent = restored.worker_episodes[len(here) :]
+            self.slots[: len(here), _EPISODES] = here
+            self.slots[-1, :_MERGES] = restored.version, restored.env_steps, restored.episodes - sum(here)
             self.moments[:] = 0.0
             self.moments[-1, 0] = restored.moments.numpy()
 
@@ -192,6 +197,11 @@ class SharedHandle:
     def __init__(self, store: SharedStore, worker: int) -> None:
         self.store = store
         self.worker = worker
+
+    @property
+    def pushed_episodes(self) -> int:
+        """Of this worker, so far."""
+        return int(self.store.slots[self.worker, _EPISODES])
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`: as it is (hogwild), or between updates (locked)."""

@@ -54,12 +54,17 @@ def check_moments(moments: Tensor, tracked: int, what: str) -> Tensor:
     return moments
 
 
-def cut(parameters: Tensor, statistics: tuple[Tensor, ...], counters: Snapshot, moments: Tensor) -> StoreState:
+def cut(
+    parameters: Tensor,
+    statistics: tuple[Tensor, ...],
+    counters: Snapshot,
+    moments: Tensor,
+    worker_episodes: tuple[int, ...],
+) -> StoreState:
     """A copy of a store's state; whoever calls it sees to it that nobody writes meanwhile."""
     copies = tuple(statistic.clone() for statistic in statistics)
-    return StoreState(
-        parameters.clone(), copies, counters.version, counters.env_steps, counters.episodes, moments.clone()
-    )
+    version, env_steps, episodes = counters.version, counters.env_steps, counters.episodes
+    return StoreState(parameters.clone(), copies, version, env_steps, episodes, moments.clone(), worker_episodes)
 
 
 def restore_vectors(state: StoreState, parameters: Tensor, statistics: tuple[Tensor, ...]) -> None:
@@ -74,14 +79,15 @@ def pack_state(state: StoreState, rule: UpdateRule) -> dict[str, Any]:
     packed: dict[str, Any] = {"parameters": state.parameters}
     packed |= dict(zip(rule.optimizer.statistic_names, state.statistics, strict=True))
     counters = {"version": state.version, "env_steps": state.env_steps, "episodes": state.episodes}
-    return packed | counters | {"moments": state.moments}
+    return packed | counters | {"worker_episodes": list(state.worker_episodes), "moments": state.moments}
 
 
 def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor, tracked: int) -> StoreState:
     """The inverse of `pack_state`, for a store with this θ that tracks so many scalars.
 
-    A state without `moments` is one of a store that tracked nothing. Raises StoreError if a name is missing, a
-    vector is not like θ, a counter is no whole number, or the moments are not [3, tracked].
+    A state without `moments` is one of a store that tracked nothing, one without `worker_episodes` of one that did not
+    count them. Raises StoreError if a name is missing, a vector is not like θ, a counter is no whole number, or the
+    moments are not [3, tracked].
     """
     for name in ("parameters", *rule.optimizer.statistic_names, "version", "env_steps", "episodes"):
         if name not in packed:
@@ -94,15 +100,22 @@ def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor
     return StoreState(
         vectors[0],
         tuple(vectors[1:]),
-        _counted("version", packed),
-        _counted("env_steps", packed),
-        _counted("episodes", packed),
+        _counted("version", packed["version"]),
+        _counted("env_steps", packed["env_steps"]),
+        _counted("episodes", packed["episodes"]),
         moments,
+        _each_counted(packed.get("worker_episodes", [])),
     )
 
 
-def _counted(name: str, packed: Mapping[str, Any]) -> int:
-    value = packed[name]
+def _counted(name: str, value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise StoreError(f"the saved state's {name} is {value!r}: a whole number is wanted")
     return value
+
+
+def _each_counted(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple):
+        raise StoreError(f"the saved state's worker_episodes are {values!r}: a list of whole numbers is wanted")
+    _counted("sum of worker_episodes", sum(counts := tuple(_counted("worker_episodes", value) for value in values)))
+    return counts

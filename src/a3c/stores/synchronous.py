@@ -88,6 +88,7 @@ class SynchronousStore:
                 "rows": ("i8", (workers, _WORDS)),
                 "deltas": ("f8", (workers, 3, tracked)),  # the moments of each row's rollout
                 "counters": ("i8", (2, _WORDS)),  # of the last round and of the one before, in turn
+                "worker_episodes": ("i8", (2, workers)),  # likewise
                 "moments": ("f8", (2, 3, tracked)),  # likewise
                 "control": ("i8", (_WORDS,)),
                 "receipt": ("f8", (2,)),  # learning rate and gradient norm of the last round
@@ -100,6 +101,8 @@ class SynchronousStore:
         arrays = self._block.arrays()
         self.rows, self.receipt = arrays["rows"], arrays["receipt"]
         self._counters, self._control = arrays["counters"], arrays["control"]
+        self._worker_episodes = arrays["worker_episodes"]
+        self._absent: tuple[int, ...] = ()  # those of workers that were here before a resume, beyond the W
         self.deltas, self._moments = torch.from_numpy(arrays["deltas"]), torch.from_numpy(arrays["moments"])
         self.parameters = torch.from_numpy(arrays["parameters"])  # θ, [P]
         self.gradients = torch.from_numpy(arrays["gradients"])  # [W, P]
@@ -155,6 +158,16 @@ class SynchronousStore:
         """The moments, [3, M], that the last round wrote."""
         return self._moments[self._control[_CLOSED] % 2]
 
+    def last_worker_episodes(self) -> NDArray[np.int64]:
+        """How many episodes of each worker, [W], the last round has counted."""
+        return self._worker_episodes[self._control[_CLOSED] % 2]  # type: ignore[no-any-return]
+
+    def pushed_episodes(self, worker: int) -> int:
+        """How many episodes a worker has pushed; those that lie ready count with the round."""
+        with self.lock.shared():
+            lies_ready = int(self.rows[worker, _ROW_EPISODES]) if self.pending()[worker] else 0
+            return int(self.last_worker_episodes()[worker]) + lies_ready
+
     def pending(self) -> NDArray[np.bool_]:
         """Who has pushed in the round that is open, [W]."""
         return self.rows[:, _ROUND] > self._control[_CLOSED]  # type: ignore[no-any-return]
@@ -165,7 +178,8 @@ class SynchronousStore:
     def snapshot(self) -> StoreState:
         """A copy of the shared state between rounds; gradients that lie ready are not part of it."""
         with self.lock.shared():
-            return cut(self.parameters, self.statistics, self.counters(), self.last_moments())
+            worker_episodes = (*self.last_worker_episodes().tolist(), *self._absent)
+            return cut(self.parameters, self.statistics, self.counters(), self.last_moments(), worker_episodes)
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -183,6 +197,10 @@ class SynchronousStore:
             counters = self.last_round()
             counters[: _EPISODES + 1] = restored.version, restored.env_steps, restored.episodes
             counters[_APPLIED] = 0
+            here = restored.worker_episodes[: len(self.rows)]
+            self._absent = restored.worker_episodes[len(here) :]
+            self.last_worker_episodes()[:] = 0
+            self.last_worker_episodes()[: len(here)] = here
             self.rows[:, _ROUND] = 0
 
     def lay_ready(self, worker: int, has_gradient: bool, env_steps: int, episodes: int) -> None:
@@ -202,6 +220,9 @@ class SynchronousStore:
         counters[:] = self._counters[closed % 2]
         counters[_ENV_STEPS] += self.rows[pending, _ROW_ENV_STEPS].sum()
         counters[_EPISODES] += self.rows[pending, _ROW_EPISODES].sum()
+        worker_episodes = self._worker_episodes[(closed + 1) % 2]
+        worker_episodes[:] = self._worker_episodes[closed % 2]
+        worker_episodes[pending] += self.rows[pending, _ROW_EPISODES]
         if self.tracked:
             round_moments = merge_all(self.deltas[np.flatnonzero(pending)])  # in worker order
             self._moments[(closed + 1) % 2] = merge(self._moments[closed % 2], round_moments)
@@ -246,6 +267,11 @@ class SynchronousHandle:
         self.worker = worker
         self._unsettled: Receipt | None = None  # of a push whose round this worker has not seen closed yet
         self.settled: Receipt | None = None  # of the latest push whose round it has
+
+    @property
+    def pushed_episodes(self) -> int:
+        """Of this worker, so far."""
+        return self.store.pushed_episodes(self.worker)
 
     def pull(self, out: Tensor) -> Snapshot:
         """Wait for the round that holds this worker's gradient, if there is one, and copy θ into `out`.

@@ -6,25 +6,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from a3c.experiment.loggers.growing_file import GrowingFile
+from a3c.experiment.run_directory import regular
 
-COLUMNS = ("worker", "env_steps", "seconds", "return", "length")
+COLUMNS = ("worker", "env_steps", "seconds", "return", "length", "worker_episode")
+AT_LEAST = COLUMNS[:5]
+"""Those that the runs of older versions have, too."""
 
 
 class EpisodesCsvLogger:
     """Owns `episodes.csv`. Rows are buffered: `flush` brings them to the disk, `close` does it for the last.
 
-    An existing file is added to, without a second header. Lines without a return are passed over. What becomes of rows
-    that cannot be written is told to `report`; see `GrowingFile`.
+    An existing file is added to, in the columns that it has. Lines without a return are passed over. What becomes of
+    rows that cannot be written is told to `report`; see `GrowingFile`.
     """
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
-        self._file = GrowingFile(path, report, ",".join(COLUMNS))
+        self._columns = AT_LEAST if is_of_an_older_version(path) else COLUMNS
+        self._file = GrowingFile(path, report, ",".join(self._columns))
         self._rows: list[str] = []
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append the episode's row; keys that are no columns are passed over."""
         if "return" in metrics:
-            self._rows.append(",".join(str(metrics[column]) for column in COLUMNS))  # numbers need no quotes
+            self._rows.append(",".join(str(metrics[column]) for column in self._columns))  # numbers need no quotes
 
     def flush(self) -> None:
         """Bring the rows so far to the disk."""
@@ -36,3 +40,12 @@ class EpisodesCsvLogger:
         """Flush and close the file."""
         rows, self._rows = self._rows, []
         self._file.close(rows)
+
+
+def is_of_an_older_version(path: Path) -> bool:
+    """Whether an `episodes.csv` is there that does not number its rows."""
+    try:
+        with open(regular(path), "rb") as file:
+            return file.readline(len(",".join(COLUMNS)) + 2).strip() == ",".join(AT_LEAST).encode()
+    except OSError:
+        return False

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from a3c.experiment.loggers import finite_number, is_episode
 
 _FLUSH_EVERY_S = 2.0
+_OUR_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.\d{6}\..+\.\d+")
+
+Line: TypeAlias = tuple[float, int, Mapping[str, object]]
 
 
 class TensorBoardLogger:
@@ -21,11 +27,14 @@ class TensorBoardLogger:
 
     Args:
         directory: where the event file goes; made if it does not exist.
-        resumed_at: for a run that is taken up: T; TensorBoard then passes over what older files have beyond it.
+        history: for a run that is taken up: all its lines so far, with the time of each in seconds since the epoch.
+            They are written once more, and older event files, which may have others, are emptied.
         ours: says, of a directory in whose place another is, whether that is this run's, too; else lines are lost.
     """
 
-    def __init__(self, directory: Path, resumed_at: int | None = None, ours: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, directory: Path, history: Iterable[Line] | None = None, ours: Callable[[], bool] = lambda: True
+    ) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: PLC0415  (heavy; only where used)
         from tensorboard.summary.writer.record_writer import RecordWriter  # noqa: PLC0415
 
@@ -33,13 +42,24 @@ class TensorBoardLogger:
         self._directory, self._make_writer, self._ours = directory, RecordWriter, ours
         if not ours():
             raise OSError(f"{directory} is another run's by now")
+        older = [file for file in directory.glob("*") if _OUR_NAME.fullmatch(file.name)]
         self._begin()
-        if resumed_at is not None:
+        if history is not None:
+            # A TensorBoard that is watching forgets what it has read of the older files.
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._append(self._event(wall_time=time.time(), step=resumed_at + 1, session_log=start))
+            self._append(self._event(wall_time=time.time(), step=0, session_log=start))
+            for wall_time, step, metrics in history:
+                self._write(wall_time, step, metrics)
+            self._writer.flush()
+            for file in older:  # not removed: of one that is gone a TensorBoard that is watching would wait for more
+                with contextlib.suppress(OSError):
+                    os.truncate(file, 0)
 
     def write(self, step: int, metrics: Mapping[str, object]) -> None:
         """Append one event that holds the line's scalars."""
+        self._write(time.time(), step, metrics)
+
+    def _write(self, wall_time: float, step: int, metrics: Mapping[str, object]) -> None:
         if is_episode(metrics):
             metrics = {f"episode/{key}": metrics.get(key) for key in ("return", "length")}
         scalars = [
@@ -49,7 +69,7 @@ class TensorBoardLogger:
         ]
         if scalars:
             summary = self._summary(value=scalars)
-            self._append(self._event(wall_time=time.time(), step=step, summary=summary))
+            self._append(self._event(wall_time=wall_time, step=step, summary=summary))
 
     def close(self) -> None:
         """Flush and close the event file."""
