@@ -36,6 +36,7 @@ from a3c.experiment.saved_settings import read_settings
 from a3c.experiment.train import config_record, make_rule, make_spec
 from a3c.runtimes.threads import one_thread
 from a3c.stores.local import LocalStore
+from a3c.types import Snapshot
 
 EXAMPLES_AT_ONCE = 2_000  # Hypothesis remembers those of a batch, with what it drew
 
@@ -183,16 +184,31 @@ def readers_of(run_dir: Path) -> list[Read]:
     start, newest = spec.build(), checkpoint.read_checkpoint(folder)
     evaluator = EvaluatorRecipe(facts.source, spec, 1, 0)
     evaluation = PeriodicEvaluation(1000, evaluator, None, run_dir, lambda: 0.0, lambda _: None)
-    sizes, now = run_directory.sizes(run_dir), config_record(facts.source, config, spec)
+    logs, now = run_directory.sizes(run_dir), config_record(facts.source, config, spec)
 
-    def taken_up() -> None:
+    def state_taken_up(progress: Progress) -> resuming.Resumed:
         store = LocalStore(start.flat, rule, tracked=start.normaliser.tracked)
         found = resuming.find_newest(run_dir, spec)
-        resumed = resuming.take_up(run_dir, config, *found, store, Progress(time.time(), None), rule, rule)
+        return resuming.take_up(run_dir, config, *found, store, progress, rule, rule)
+
+    def taken_up() -> None:
+        progress = Progress(time.time(), None)
+        resumed = state_taken_up(progress)
         resumed.say_what_is_new(now)
         json.dumps(finite(resumed.record(now, {})))
-        run_directory.take_up(run_dir, resumed.sizes)
+        logs_brought_back(progress, resumed)
         evaluation.restore(resumed.evaluation)
+
+    def logs_brought_back(progress: Progress, resumed: resuming.Resumed) -> None:
+        resuming.bring_back_logs(run_dir, resumed, progress)
+        json.dumps(finite(progress.summary(Snapshot(0, 0, 0, stop=False), "failed")))
+
+    whole = state_taken_up(Progress(time.time(), None))
+
+    def only_logs_brought_back() -> None:
+        progress = Progress(time.time(), None)
+        progress.restore(newest.progress, 0)
+        logs_brought_back(progress, whole)
 
     def settled() -> None:
         saved = read_settings(run_dir)
@@ -220,7 +236,7 @@ def readers_of(run_dir: Path) -> list[Read]:
             Read(best / name, lambda: checkpoint.best_evaluation(run_dir))
             for name in ("progress.json", "checksums.json")
         ),
-        *(Read(run_dir / name, lambda: run_directory.take_up(run_dir, sizes)) for name in sizes),
+        *(Read(run_dir / name, only_logs_brought_back) for name in logs),
     ]
 
 

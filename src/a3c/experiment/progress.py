@@ -105,7 +105,7 @@ class Progress:
         before = dict(enumerate(counted))
         undone = sum(max(0, number - before.get(worker, 0)) for worker, number in self._reported.items())
         if undone:
-            self.episodes -= undone
+            self.episodes = max(0, self.episodes - undone)
             self._last_returns.clear()
             self._last_returns.extend(value for value in kept.last_returns if math.isfinite(value))
         for row in kept.late:
