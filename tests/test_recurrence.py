@@ -21,10 +21,12 @@ from a3c.core.normalisation import Normaliser
 from a3c.experiment.policy_spec import PolicySpec
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic, Network
+from a3c.models.torsos import IMAGE_FEATURES
 from a3c.spaces.parts import map_parts
 from a3c.stores.local import LocalStore
 from a3c.types import Counts, Receipt, Rollout, Snapshot
 from builders import box_network, make_rule
+from random_rollout import random_rollout
 from scripted_env import Script, ScriptedEnv, vectorise
 
 GAMMA, ENTROPY, VALUE = 0.9, 0.03, 0.5
@@ -230,6 +232,35 @@ def test_acting_and_learning_see_the_same_policy(kind, separate, dtype):
             Categorical(3).log_prob(p, rollout.actions) for p in (model(rollout).policy[:-1], at_the_time)
         )
         torch.testing.assert_close(learned, acted_with, **tolerance)
+
+
+@KINDS
+@pytest.mark.parametrize("torso", IMAGE_FEATURES)
+def test_behind_any_image_torso_a_rollout_at_once_is_its_steps(kind, torso):
+    torch.manual_seed(0)
+    space, lanes = gym.spaces.Box(0, 255, (36, 37, 2), np.uint8), 3
+    network = Network(torso, memory=kind, memory_size=4)
+    model = ActorCritic(space, Categorical(3), network, dtype=torch.float64)
+    rollout = random_rollout(0, length=4, lanes=lanes)
+    assert 0 < rollout.episode_start[1:].sum() < rollout.episode_start[1:].numel()
+    rollout.observations = torch.randint(256, (5, lanes, *space.shape), dtype=torch.uint8)
+    rollout.state = state = torch.randn(lanes, model.state_size, dtype=torch.float64)
+    assert model.policy_torso(rollout.observations).std((0, 1)).max() > 0.01  # it tells pictures apart
+    policy, values = model(rollout)
+    steps = []
+    for observation, start in zip(rollout.observations, rollout.episode_start, strict=True):
+        acting = model.policy(observation, state, start)
+        step, state = model.step(observation, state, start)
+        torch.testing.assert_close(acting.parameters, step.policy, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(acting.state, state, rtol=1e-10, atol=1e-12)
+        steps.append(step)
+    stepped = torch.stack([step.policy for step in steps]), torch.stack([step.values for step in steps])
+    gradients = []
+    for outputs in ((policy, values), stepped):
+        weights = (torch.linspace(-1, 2, part.numel(), dtype=torch.float64).reshape(part.shape) for part in outputs)
+        total = sum((part * weight).sum() for part, weight in zip(outputs, weights, strict=True))
+        gradients.append(flat_gradient(total, model))
+    torch.testing.assert_close([policy, values, gradients[0]], [*stepped, gradients[1]], rtol=1e-8, atol=1e-12)
 
 
 @KINDS

@@ -64,6 +64,21 @@ def test_games_are_stepped_natively():
     assert facts.observation_space == envs.single_observation_space
 
 
+def test_native_games_are_stepped_on_one_thread(monkeypatch):
+    import ale_py
+
+    options = {}
+
+    class Native(ale_py.AtariVectorEnv):
+        def __init__(self, *args, **settings):
+            options.update(settings)
+            super().__init__(*args, **settings)
+
+    monkeypatch.setattr(ale_py, "AtariVectorEnv", Native)
+    EnvSource("ALE/Pong-v5").make_vector(3)
+    assert options["num_threads"] == 1
+
+
 @pytest.mark.parametrize(
     ("env_id", "options"),
     [

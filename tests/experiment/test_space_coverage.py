@@ -28,6 +28,7 @@ from builders import make_rule
 from drawn_spaces import SHAPES, Between, basics, boxes, contains, discretes, multi_discretes, nested, value_in
 
 IMAGES = [spaces.Box(0, 255, shape, np.uint8) for shape in [(8, 8), (8, 9, 3), (2, 8, 8), (2, 8, 8, 1)]]
+DEEP, LONG = (spaces.Box(-5, 5, shape) for shape in [(2, 1, 2, 1, 2), (5000,)])
 OBSERVED = st.one_of(
     basics(), basics(), boxes(shapes=(*SHAPES, (0,))), st.sampled_from(IMAGES), st.sampled_from(IMAGES)
 )
@@ -155,7 +156,9 @@ def test_many_rows_at_once_are_what_they_are_one_by_one():
     spec = PolicySpec(
         spaces.Dict(
             {
+                "deep": DEEP,
                 "image": IMAGES[1],
+                "long": LONG,
                 "matrix": spaces.Box(-5, 5, (3, 2), np.float64),
                 "point": spaces.Box(-np.inf, np.inf, ()),
                 "pair": spaces.Tuple([spaces.MultiDiscrete([[2, 3], [4, 5]]), spaces.Discrete(3, start=-1)]),
@@ -175,7 +178,7 @@ def test_many_rows_at_once_are_what_they_are_one_by_one():
             alone = model.policy_value(map_parts(lambda part, lane=lane: part[lane], row))
             torch.testing.assert_close(alone.policy, together.policy[t, lane], rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(alone.values, together.values[t, lane], rtol=1e-4, atol=1e-6)
-    assert len(parts(rollout.observations)) == 5
+    assert len(parts(rollout.observations)) == 7
 
 
 WHOLE = {
@@ -190,6 +193,8 @@ WHOLE = {
         {},
     ),
     "0-d with memory": (spaces.Box(-np.inf, np.inf, ()), spaces.Box(0, 10, (), np.int32), {"memory": "lstm"}),
+    "deep": (DEEP, spaces.Discrete(3), {}),
+    "long": (LONG, spaces.Box(-1, 1, (2,)), {}),
     "image, tanh": (IMAGES[1], spaces.Box(-1, 3, (2, 2)), {"action_bounding": "tanh", "log_std": "network"}),
     "categories, gsde": (
         spaces.MultiDiscrete([[2, 3], [4, 5]]),

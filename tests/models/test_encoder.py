@@ -102,6 +102,8 @@ VECTORS = [
     (box(), 1),
     (box(5), 5),
     (box(2, 3, 4), 24),
+    (box(2, 1, 2, 1, 2), 8),
+    (box(5000), 5000),
     (box(3, dtype=np.float64), 3),
     (box(3, low=-5, high=5, dtype=np.int64), 3),
     (picture(128), 128),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from scipy import stats
+from scipy import special, stats
 
 from a3c.core import moments
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
@@ -27,6 +27,7 @@ SUITED = {
     "linear": PolicySpec(VECTOR, ARM, network=Network(hidden_sizes=(), initial_log_std=-1.0)),
     "bits": PolicySpec(spaces.MultiBinary(4), CHOICE),
     "integers": PolicySpec(spaces.Box(-9, 9, (3,), np.int64), CHOICE),
+    "deep": PolicySpec(spaces.Box(-9, 9, (2, 1, 2, 1, 2)), CHOICE),
     "normalised": PolicySpec(VECTOR, CHOICE, normalisation=Normalisation(True, True)),
     "normalised, a table": PolicySpec(TABLE, ARM, normalisation=Normalisation(True, True)),
 }
@@ -34,6 +35,7 @@ UNSUITED = {
     "memory": PolicySpec(VECTOR, CHOICE, network=Network(memory="gru")),
     "image": PolicySpec(spaces.Box(0, 255, (8, 8, 3), np.uint8), CHOICE),
     "parts": PolicySpec(spaces.Dict({"a": VECTOR}), CHOICE),
+    "masked": PolicySpec(spaces.Dict({"a": VECTOR, "action_mask": spaces.Box(0, 1, (4,), np.int8)}), CHOICE),
     "category": PolicySpec(spaces.Discrete(3), CHOICE),
     "several choices": PolicySpec(VECTOR, spaces.MultiDiscrete([2, 3])),
     "elu": PolicySpec(VECTOR, CHOICE, network=Network(activation="elu")),
@@ -131,3 +133,101 @@ def test_what_is_not_finite_comes_out_without_a_warning(name):
     model.flat[::2] = np.inf
     model.flat[1::2] = -np.inf
     acting_policy(model, seed=0)(rows, None, np.ones(3, np.bool_))
+
+
+# At extremes
+
+FORBIDDEN = -1e30  # as a mask makes them
+EITHER_WAY = pytest.mark.parametrize("way", [NumpyPolicy, ActingPolicy])
+
+
+def with_outputs(spec: PolicySpec, outputs):
+    """A network whose policy head puts these out, whatever it is given."""
+    model = spec.build(seed=0)
+    with torch.no_grad():
+        model.policy_head.linear.weight.zero_()
+        model.policy_head.linear.bias.copy_(torch.tensor(outputs))
+    return model
+
+
+def draws(policy, rows: int = MANY) -> np.ndarray:
+    return policy(np.ones((rows, 5), np.float64), None, np.zeros(rows, np.bool_))[0]
+
+
+@EITHER_WAY
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [1e4, -1e4, 1e4, 1e4],
+        [-1e4, -1e4, -1e4, -1e4],
+        [-1e4, 1e4, -1e4, 0.0],
+        [1e4, 1e4 - 1, -1e4, 1e4 - 2],
+        [-1e4, -1e4 - 1, -1e4 - 2, -1e4],
+        [FORBIDDEN, 0.0, 0.0, 1.0],
+        [FORBIDDEN, -1e4, FORBIDDEN, -1e4],
+        [FORBIDDEN, 1e4, -1e4, FORBIDDEN],
+    ],
+    ids=str,
+)
+def test_extreme_logits_draw_equals_equally_and_nothing_impossible(way, logits):
+    policy = way(with_outputs(SUITED["choices"], logits), seed=1)
+    seen = sum(np.bincount(draws(policy), minlength=4) for _ in range(5))
+    shares = special.softmax(logits)
+    possible = shares > 0
+    assert seen.sum() == 5 * MANY
+    assert not seen[~possible].any()
+    if possible.sum() > 1:
+        assert stats.chisquare(seen[possible], seen.sum() * shares[possible]).pvalue > 1e-3
+        skewed = shares[possible]
+        skewed[0] *= 1.05
+        assert stats.chisquare(seen[possible], seen.sum() * skewed / skewed.sum()).pvalue < 1e-3
+
+
+def test_a_forbidden_action_stays_so_whatever_noise_is_drawn():
+    class Zeros:
+        def standard_exponential(self, shape, dtype):
+            return np.zeros(shape, dtype)  # whose Gumbel noise would be infinite
+
+    policy = NumpyPolicy(with_outputs(SUITED["choices"], [FORBIDDEN, 0.0, 1.0, FORBIDDEN]), seed=1)
+    policy.random = Zeros()
+    assert draws(policy, 3).tolist() == [2, 2, 2]
+
+
+def assert_gaussian(normal: np.ndarray) -> None:
+    """Columns [N, 3] of independent standard normal numbers."""
+    for column in (*normal.T, normal.sum(1) / 3**0.5):
+        assert stats.kstest(column, "norm").pvalue > 1e-3
+        assert stats.kstest(column, stats.norm(0, 1.1).cdf).pvalue < 1e-3
+
+
+@pytest.mark.parametrize(("source", "bounding"), [("parameter", "clip"), ("network", "tanh")])
+@pytest.mark.parametrize(
+    ("log_std", "clipped"), [(-1e4, -10.0), (-10.5, -10.0), (-9.5, -9.5), (1.5, 1.5), (2.5, 2.0), (1e4, 2.0)]
+)
+def test_numbers_are_drawn_as_wide_as_their_clipped_deviations(source, bounding, log_std, clipped):
+    mean = [0.0, 1e3, -1e3] if clipped > 0 else [0.0, 1e-3, -1e-3]
+    spec = PolicySpec(VECTOR, ARM, bounding, Network(log_std=source))
+    model = with_outputs(spec, mean + [log_std] * 3 * (source == "network"))
+    if source == "parameter":
+        with torch.no_grad():
+            model.policy_head.log_std.fill_(log_std)
+    assert_gaussian((draws(NumpyPolicy(model, seed=1)) - np.array(mean)) / np.exp(clipped))
+
+
+@EITHER_WAY
+@pytest.mark.parametrize(
+    ("mean", "log_std", "clipped"),
+    [
+        ([0.0, 1.0, -1.0], [-4.0, -3.0, -1.0], [False] * 3),
+        ([0.0, 1e3, -1e3], [3.0, 5.0, 20.0], [True] * 3),
+        ([1e3, 1.0, -1e3], [5.0, -4.0, 0.0], [True, False, False]),
+    ],
+    ids=str,
+)
+def test_smooth_exploration_is_drawn_as_wide_as_its_density_says(way, mean, log_std, clipped):
+    model = with_outputs(PolicySpec(VECTOR, ARM, network=Network(hidden_sizes=(8,), log_std="gsde")), mean)
+    with torch.no_grad():  # each deviation its own
+        model.policy_head.log_std.copy_(torch.tensor(log_std) + torch.linspace(-1, 1, 8)[:, None])
+    of_density = model.policy_value(torch.ones(5)).policy[3:].double().detach().numpy()
+    assert (of_density > 2).tolist() == clipped
+    assert_gaussian((draws(way(model, seed=1)) - np.array(mean)) / np.exp(np.minimum(of_density, 2)))
