@@ -45,7 +45,8 @@ def learning_curve(rows: list[str]) -> Curve:
     total = np.concatenate(([0.0], np.cumsum(returns)))
     mean = (total[last] - total[first]) / (last - first)
     begin = min(WINDOW, len(steps)) - 1  # a mean of fewer is too rough; a run that has no more is one point
-    points = np.unique(np.searchsorted(steps, np.linspace(steps[begin], steps[-1], MOST_POINTS)))
+    points = np.searchsorted(steps, np.linspace(steps[begin], steps[-1], MOST_POINTS))
+    points = np.unique(np.maximum(points, begin))  # episodes before it may have ended at the same step
     return np.stack([steps, np.maximum.accumulate(seconds) / 60, mean], axis=1)[points]
 
 

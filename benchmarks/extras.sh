@@ -28,7 +28,8 @@ use() {
 }
 
 {
-    echo "commit $(git describe --always --dirty --abbrev=12), $("$place/base/bin/python" --version)"
+    echo "commit $(git describe --always --dirty --abbrev=12), $("$place/base/bin/python" --version)," \
+        "$("$place/base/bin/python" -m pip list --format freeze --disable-pip-version-check | grep '^gymnasium=')"
     for extra; do
         printf '\n== a3c[%s]\n' "$extra"
         "$place/base/bin/python" -m venv "$place/$extra"

@@ -259,14 +259,15 @@ def table(records: list[dict[str, Any]], results: str = RECORDS.name) -> str:
         "",
         evaluation_seeds(list(newest.values())),
         "",
-        *PEERS,
-        "",
+        *([*PEERS, ""] if any(by != "a3c" for _, by, _ in rows) else []),
         *by_a_peers_seeds(list(newest.values()), rows),
         "Where the targets come from:",
         "",
     ]
     lines += [
-        f"- {env}: {target.score:g} within {target.steps:,} steps, {target.source}" for env, target in TARGETS.items()
+        f"- {env}: {target.score:g} within {target.steps:,} steps, {target.source}"
+        for env, target in TARGETS.items()
+        if any(name == env for name, _, _ in rows)
     ]
     return "\n".join(lines) + "\n"
 

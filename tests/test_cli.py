@@ -12,7 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 import a3c
 from a3c import cli
@@ -283,7 +285,9 @@ def test_an_environment_that_breaks_its_word_in_the_middle_of_a_run_costs_nothin
 
 
 @pytest.mark.parametrize("runtime", ["serial", "processes"])
-@pytest.mark.parametrize(("env", "term"), [("NaNAtLast", "observation"), ("InfiniteAtLast", "reward")])
+@pytest.mark.parametrize(
+    ("env", "term"), [("NaNAtLast", "observation"), ("FarAwayAtLast", "observation"), ("InfiniteAtLast", "reward")]
+)
 def test_numbers_that_are_not_finite_ten_times_in_a_row_exit_with_code_1_and_the_last_good_weights(
     capsys, tmp_path, runtime, env, term
 ):
@@ -300,6 +304,49 @@ def test_numbers_that_are_not_finite_ten_times_in_a_row_exit_with_code_1_and_the
     policy = a3c.load(tmp_path / "run")
     assert all(bool(tensor.isfinite().all()) for tensor in policy.model.parameters())
     assert policy.predict([0.0, 1.0], deterministic=True)[0] in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected", "words"),
+    [
+        ("AlwaysNaN", 1, "a NaN or an infinity as its observation"),
+        ("Exploding", 2, "cannot be played (RuntimeError: the corridor collapsed"),
+    ],
+)
+def test_an_evaluation_in_a_broken_environment_is_no_result(capsys, trained, env, expected, words):
+    code, out, err = run(capsys, "evaluate", trained, "--env", f"tiny_envs:{env}", "--environments", "1")
+    assert (code, out) == (expected, "")
+    assert words in err
+
+
+class BlindCartPole(CartPoleEnv):
+    """Sees nothing but NaN."""
+
+    def reset(self, *, seed=None, options=None):
+        seen, info = super().reset(seed=seed, options=options)
+        return np.full_like(seen, np.nan), info
+
+
+def test_a_film_of_a_broken_environment_is_none_and_exits_with_code_1(capsys, tmp_path):
+    train = ["--run-dir", tmp_path / "run", "--total-env-steps", "64", "--runtime", "serial", "--no-tensorboard"]
+    run(capsys, "train", "CartPole-v1", *train)
+    film = tmp_path / "film.gif"
+    code, _, err = run(capsys, "record", tmp_path / "run", "--env", "test_cli:BlindCartPole", "--out", film)
+    assert code == 1, err
+    assert "a NaN or an infinity as its observation" in err
+    assert not film.exists()
+
+
+def test_what_was_chosen_unasked_is_told_in_the_first_line(capsys, tmp_path):
+    flags = ["--run-dir", tmp_path / "run", "--total-env-steps", "64", "--runtime", "serial", "--no-tensorboard"]
+    code, out, _ = run(capsys, "train", "CartPole-v1", *flags)
+    assert code == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    first = " ".join(out[: out.index(")")].split())  # the terminal may have broken it
+    workers, environments, rollout = (config[name] for name in ("workers", "envs_per_worker", "rollout_length"))
+    assert first.startswith(f"a3c: {workers} workers x {environments} environments, {rollout} steps a rollout, ")
+    assert f"discount {config['discount']:g}, lambda {config['lambda_']:g}, entropy {config['entropy_coef']:g}" in first
+    assert "(preset for CartPole-v1; yours: " in first
 
 
 def test_a_killed_worker_exits_with_code_1_and_a_clear_line(capsys, tmp_path):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import curves
 import learning
 
 
@@ -71,3 +72,23 @@ def test_beside_a_peer_a_seed_is_run_by_both_or_by_none(tmp_path, monkeypatch):
     assert undone(["a3c"]) == [(3, "a3c")]
     assert undone(["a3c"], resume=True) == []
     assert undone(["a3c", "sb3"]) == [(seed, by) for seed in (1, 3, 4) for by in ("a3c", "sb3")]
+
+
+def test_what_is_said_under_the_table_is_of_its_rows():
+    text = learning.table([record(1000, 3.0)], "some.jsonl")
+    assert "Rows by sb3" not in text
+    assert [line for line in text.splitlines() if " within " in line] == [
+        "- CartPole-v1: 500 within 500,000 steps, rl-zoo's A2C"
+    ]
+    assert "Rows by sb3" in learning.table([record(1000, 3.0), record(1000, 1.0, by="sb3")], "some.jsonl")
+
+
+def test_a_curve_begins_where_a_hundred_episodes_have_ended():
+    rows = [f"0,{100 * (number // 4)},{number},{number % 2},5,{number + 1}" for number in range(400)]  # four at a step
+    curve = curves.learning_curve(rows)
+    assert curve[0].tolist() == [2400.0, 99 / 60, 0.5]
+    assert curve[-1].tolist()[0] == 9900.0
+    older = [row.rpartition(",")[0] for row in rows]  # without a number
+    assert (curves.learning_curve(older) == curve).all()
+    (short,) = curves.learning_curve(rows[:3])
+    assert short.tolist() == [0.0, 2 / 60, 1 / 3]

@@ -130,6 +130,13 @@ class NaNAtLast(Corridor):
         return super()._observe() if self.episodes < 10 else np.full(2, np.nan, np.float32)
 
 
+class FarAwayAtLast(NaNAtLast):
+    """Every observation is infinite from the tenth episode on."""
+
+    def _observe(self):
+        return Corridor._observe(self) if self.episodes < 10 else np.full(2, np.inf, np.float32)
+
+
 class InfiniteAtLast(NaNAtLast):
     """Every reward is infinite from the tenth episode on."""
 

@@ -281,9 +281,10 @@ def rate_for(workers: int, measured_workers: int, learning_rate: float) -> float
 def describe(config: TrainConfig, source: str, named: Collection[str]) -> str:
     """What was chosen, and why, in one line."""
     rate = f"{config.optimizer} {config.learning_rate:g} {config.learning_rate_schedule}"
+    returns = f"discount {config.discount:g}, lambda {config.lambda_:g}, entropy {config.entropy_coef:g}"
     own = f"; yours: {', '.join(sorted(named))}" if named else ""
     return (
         f"{config.algorithm}: {config.workers} workers x {config.envs_per_worker} environments, "
-        f"{config.rollout_length} steps a rollout, {rate}, store {config.resolved_store}, "
+        f"{config.rollout_length} steps a rollout, {returns}, {rate}, store {config.resolved_store}, "
         f"seed {config.seed} ({source}{own})"
     )
