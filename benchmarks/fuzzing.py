@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from a3c.experiment.policy import Policy
 from a3c.experiment.progress import Progress
 from a3c.experiment.run_directory import finite, write_json
 from a3c.experiment.saved_settings import read_settings
+from a3c.experiment.sinks import history_of
 from a3c.experiment.train import config_record, make_rule, make_spec
 from a3c.runtimes.threads import one_thread
 from a3c.stores.local import LocalStore
@@ -208,7 +210,8 @@ def readers_of(run_dir: Path) -> list[Read]:
     def only_logs_brought_back() -> None:
         progress = Progress(time.time(), None)
         progress.restore(newest.progress, 0)
-        logs_brought_back(progress, whole)
+        logs_brought_back(progress, whole._replace(messages=[]))
+        deque(history_of(run_dir, run_directory.sizes(run_dir), 0.0), maxlen=0)
 
     def settled() -> None:
         saved = read_settings(run_dir)

@@ -55,7 +55,7 @@ class Treated:
 
     def push(self, gradient: Tensor | None, counts: Counts, base_version: int) -> Receipt | None:
         """The store's, with the gradient treated."""
-        store = getattr(self._handle, "store", self._handle)  # a LocalStore is its own handle
+        store = self._handle.store
         staleness = store.counters().version - base_version
         if self._way == "dropped" and staleness > 2 * (WORKERS - 1):
             gradient = None

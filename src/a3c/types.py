@@ -150,8 +150,9 @@ class Report:
     dropped: list[str] = field(default_factory=list)  # one line for each dropped rollout
     failures: list[str] = field(default_factory=list)  # what workers failed with that were started anew
     notes: list[str] = field(default_factory=list)  # what else whoever waits should know, from the runtime
+    begun: dict[int, int] = field(default_factory=dict)  # who was started anew, and how many episodes it had pushed
 
-    def add(self, worker: int, update: Update, time: float, episodes_before: int = 0) -> None:
+    def add(self, worker: int, update: Update, time: float, episodes_before: int) -> None:
         """Count one more update, finished at `time` (seconds since the epoch), of a worker with so many episodes."""
         self.episodes.extend(
             FinishedEpisode(worker, update.env_steps, time, episode.episode_return, episode.length, number)
@@ -178,6 +179,7 @@ class Report:
         self.dropped.extend(other.dropped)
         self.failures.extend(other.failures)
         self.notes.extend(other.notes)
+        self.begun.update(other.begun)
         for name, value in other.sums.items():
             self._accumulate(name, value)
 
@@ -211,15 +213,13 @@ class StoreState(NamedTuple):
     env_steps: int
     episodes: int
     moments: Tensor  # of all rollouts, [3, M] float64; [3, 0] if nothing is tracked
-    worker_episodes: tuple[int, ...] = ()  # how many each worker has pushed; those that are not here are of nobody
+    worker_episodes: tuple[
+        int, ...
+    ] = ()  # how many of each worker are counted; fewer than `episodes` after an old state
 
 
 class StoreHandle(Protocol):
     """One worker's end of a parameter store."""
-
-    @property
-    def pushed_episodes(self) -> int:
-        """How many finished episodes the worker has pushed, in all its lives. To be read before a life's first push."""
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out` ([P], any device); say which version it is, whether to stop, and the moments."""
@@ -255,6 +255,9 @@ class ParameterStore(Protocol):
 
     def waits(self, worker: int) -> bool:
         """Whether the worker is waiting for others."""
+
+    def pushed_episodes(self, worker: int) -> int:
+        """How many finished episodes the worker has pushed in all its lives, counted or not yet."""
 
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""

@@ -538,7 +538,7 @@ def test_a_process_that_is_still_importing_notices_that_the_parent_is_gone(start
             class Slow: pass
             Slow.__module__ = "slow_import"
             sys.modules["slow_import"] = types.SimpleNamespace(Slow=Slow)
-            store = types.SimpleNamespace(join=print, connect=lambda number: Slow())
+            store = types.SimpleNamespace(join=print, connect=lambda number: Slow(), pushed_episodes=lambda number: 0)
             runtime = ProcessRuntime({start_method!r}, preload=["slow_import"])
             runtime.prepare()
             list(runtime.run(print, store, 2))

@@ -705,21 +705,98 @@ def test_a_checkpoint_is_written_when_the_rows_that_it_counts_are(tmp_path, sett
             assert sum(counted) == state["episodes"]
             for worker, count in enumerate(counted):
                 assert set(range(1, count + 1)) <= numbers.get(worker, set())
-            seen.append((state["episodes"], sum(progress["reported"])))
+            seen.append(state["episodes"])
             super().begin(state, progress)
 
     monkeypatch.setattr(train, "CheckpointSaver", Watched)
-    settings = QUICK | {"total_env_steps": 10**9, "max_seconds": 4, "checkpoint_every_s": 0.1} | settings
-    run = a3c.train(CORRIDOR, run_dir=str(tmp_path / "run"), **settings)
-    assert len(seen) >= 3
-    if settings["runtime"] == "processes":  # else nothing would have had to be waited for
-        assert any(counted != reported for counted, reported in seen)
+    settings = QUICK | {"total_env_steps": 10**9, "checkpoint_every_s": 0.1} | settings
+    run = a3c.train(CORRIDOR, run_dir=str(tmp_path / "run"), on_report=lambda _: len(seen) > 3, **settings)
+    assert seen[3] > 0
     assert run.summary["lost_episodes"] == 0
     numbers = [(row["worker"], int(row["worker_episode"])) for row in rows_of(run.path)]
     assert sorted(numbers) == sorted(set(numbers))
 
 
-def test_a_worker_that_has_died_with_its_report_holds_no_checkpoint_up_for_long(tmp_path, monkeypatch):
+class Killed(CheckpointSaver):
+    """Writes two checkpoints of episodes and no more, as of a run that is killed at some moment after them."""
+
+    most = 2
+    latest = None
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        Killed.latest = self
+
+    @property
+    def due(self):
+        return super().due and self.most > 0
+
+    @property
+    def is_done(self):
+        return self.most == 0 and not self._thread.is_alive()
+
+    def begin(self, state, progress):
+        self.most -= state["episodes"] > 0
+        super().begin(state, progress)
+
+    def save_last(self, state, progress):
+        if self._thread is not None:
+            self._thread.join()
+
+
+def numbers_of(path):
+    """Which episodes have rows, by worker and number."""
+    return sorted((int(row["worker"]), int(row["worker_episode"])) for row in rows_of(path))
+
+
+def counted_by(checkpoint_path):
+    """Which episodes a checkpoint counts, likewise."""
+    state = json.loads((checkpoint_path / "state.json").read_text())
+    assert sum(state["worker_episodes"]) == state["episodes"] > 0
+    return [(worker, n) for worker, count in enumerate(state["worker_episodes"]) for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"algorithm": "a2c"},
+        {"store": "delayed"},
+        {"runtime": "processes"},
+        {"runtime": "processes", "algorithm": "a2c"},
+    ],
+    ids=str,
+)
+def test_the_rows_are_those_of_the_episodes_that_the_checkpoint_counts(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(launch, "_REPORT_EVERY_S", 0.1)
+    path = tmp_path / "run"
+    settings = QUICK | {"total_env_steps": 10**9, "checkpoint_every_s": 0.2} | settings
+
+    def has_gone_on(line):
+        return Killed.latest.is_done and line["episodes"] > len(counted_by(newest(path)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "CheckpointSaver", Killed)
+        a3c.train(CORRIDOR, run_dir=str(path), on_report=has_gone_on, **settings)
+        left = newest(path)
+        counted = counted_by(left)
+        assert set(counted) < set(numbers_of(path))
+        patched.setattr(Killed, "most", 0)
+        for workers in (1, 3):  # taken up and killed again, before there is another checkpoint
+            (path / "summary.json").unlink()
+            a3c.resume(path, trust_code=True, quiet=True, workers=workers, on_report=lambda _: True)
+            assert newest(path) == left
+            rows = numbers_of(path)
+            assert set(counted) <= set(rows)
+            assert len(rows) == len(set(rows))
+    (path / "summary.json").unlink()
+    run = a3c.resume(path, trust_code=True, quiet=True, on_report=lambda _: True)
+    assert run.summary["lost_episodes"] == 0
+    assert run.summary["episodes"] == len(rows_of(path)) >= len(counted)
+    assert numbers_of(path) == counted_by(newest(path))
+
+
+def test_a_report_that_never_comes_holds_no_checkpoint_up_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_REPORTS_S", 0.5)
     monkeypatch.setattr(Progress, "has_reports_of", lambda self, counted: not any(counted))
     seen = []
@@ -730,9 +807,9 @@ def test_a_worker_that_has_died_with_its_report_holds_no_checkpoint_up_for_long(
             super().begin(state, progress)
 
     monkeypatch.setattr(train, "CheckpointSaver", Watched)
-    settings = QUICK | {"total_env_steps": 10**9, "checkpoint_every_s": 0.1, "max_seconds": 4}
-    a3c.train(CORRIDOR, run_dir=str(tmp_path / "run"), **settings)
-    assert len(seen) >= 3
+    settings = QUICK | {"total_env_steps": 10**9, "checkpoint_every_s": 0.1}
+    a3c.train(CORRIDOR, run_dir=str(tmp_path / "run"), on_report=lambda _: len(seen) > 2, **settings)
+    assert 0.5 <= seen[2] - seen[1] < 30
 
 
 def test_tensorboard_forgets_what_happens_once_more(tmp_path):
@@ -746,6 +823,7 @@ def test_tensorboard_forgets_what_happens_once_more(tmp_path):
     later.write(3_999, {"episodes": 9.0})
     later.write(1, {"episode": 10**6, "return": 77.0, "length": 1})
     later.close()
+    (tmp_path / "run" / "summary.json").unlink()
     (first,) = (file for file in (tmp_path / "run" / "tensorboard").iterdir() if file != later._path)
     somebody_elses = tmp_path / "run" / "tensorboard" / "events.out.tfevents.1700000000.host.17.0"
     somebody_elses.write_bytes(first.read_bytes())
@@ -769,6 +847,24 @@ def test_tensorboard_forgets_what_happens_once_more(tmp_path):
     left = [file for file in somebody_elses.parent.iterdir() if file.stat().st_size]
     assert len(left) == 2
     assert somebody_elses in left
+
+
+def test_tensorboard_goes_on_in_another_file_where_a_run_had_ended(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    begun(tmp_path / "run", tensorboard=True)
+    (first,) = (tmp_path / "run" / "tensorboard").iterdir()
+    before = first.read_bytes()
+    time.sleep(1.1)
+    a3c.resume(tmp_path / "run", trust_code=True, quiet=True)
+    assert first.read_bytes() == before
+    events = EventAccumulator(str(first.parent), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [each.step for each in events.Scalars("episodes")] == [
+        each["env_steps"] for each in lines_of(tmp_path / "run")
+    ]
+    returns = [(each.step, pytest.approx(each.value)) for each in events.Scalars("episode/return")]
+    assert returns == [(int(row["env_steps"]), float(row["return"])) for row in rows_of(tmp_path / "run")]
 
 
 def test_evaluations_go_on(tmp_path):

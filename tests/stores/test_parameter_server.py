@@ -14,7 +14,7 @@ from a3c.core.update_rule import UpdateRule
 from a3c.errors import ClusterError, StoreError
 from a3c.stores import parameter_server
 from a3c.stores.keeper import Keeper
-from a3c.stores.parameter_server import Contents, ParameterServer, Push
+from a3c.stores.parameter_server import Contents, Numbers, ParameterServer, Push
 from builders import make_rule
 
 pytestmark = pytest.mark.timeout(30)
@@ -129,11 +129,25 @@ def test_a_worker_numbers_its_episodes_on_whatever_a_server_has_forgotten(server
         assert (await two.state_dict())["worker_episodes"] == [1]
         assert await two.pushed_episodes(0) == 1
         await two.exchange(0, session, 3, push(two, pushed_episodes=3))
-        assert (await two.state_dict())["worker_episodes"] == [3]
-        await two.load_state_dict(await two.state_dict() | {"worker_episodes": [7, 9]})
+        state = await two.state_dict()
+        assert state["episodes"] == 2
+        assert (state["worker_episodes"], state["uncounted_episodes"]) == ([3], [[0, 2, 2]])
+        await two.load_state_dict(state | {"worker_episodes": [7, 9], "uncounted_episodes": [[1, 3, 4]]})
         assert await two.pushed_episodes(1) == 9
+        assert (await two.state_dict())["uncounted_episodes"] == [[1, 3, 4]]
 
     asyncio.run(play())
+
+
+def test_numbers_that_are_counted_late_or_never():
+    numbers = Numbers(0, ())
+    assert (numbers := numbers.with_the_last(2, 2)) == Numbers(2, ())
+    assert (numbers := numbers.with_the_last(0, 2)) == Numbers(2, ())
+    assert (numbers := numbers.with_the_last(1, 6)) == Numbers(6, ((3, 5),))
+    assert (numbers := numbers.with_the_last(1, 4)) == Numbers(6, ((3, 3), (5, 5)))
+    assert (numbers := numbers.with_the_last(0, 8)) == Numbers(8, ((3, 3), (5, 5), (7, 8)))
+    assert numbers.with_the_last(3, 9) == Numbers(9, ((3, 3), (5, 5)))
+    assert numbers.with_the_last(9, 9) == Numbers(9, ())
 
 
 def test_a_round_that_is_in_the_cut_is_not_counted_again(server):

@@ -88,7 +88,7 @@ def test_a_push_that_comes_twice_in_a_round_fills_one_place():
     session, _ = answer(store.server.enter.remote(0))
     push = Push(torch.ones(2).numpy(), 5, 2, None, (0, 0), 2)
     calls = [store.server.exchange.remote(0, session, 1, push) for _ in range(2)]
-    while store.connect(0).pushed_episodes != 2:
+    while store.pushed_episodes(0) != 2:
         time.sleep(0.01)
     assert store.state_dict()["worker_episodes"] == [0]  # it waits for the round
     push_each(store.connect(1), [torch.ones(2)], Counts(3, 1))

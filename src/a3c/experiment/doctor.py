@@ -178,6 +178,10 @@ class AllStores:
         """Whether it waits for others."""
         return any(store.waits(worker) for store in self.stores.values())
 
+    def pushed_episodes(self, worker: int) -> int:
+        """None: here no episode ends."""
+        return 0
+
 
 class AllHandles:
     """A worker's handles of all of them."""

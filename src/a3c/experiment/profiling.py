@@ -126,7 +126,6 @@ class _TimedHandle:
         self.pull = watch.timed("pull", store.pull)
         self.push = watch.timed("push", store.push)
         self.leave = store.leave
-        self.pushed_episodes = store.pushed_episodes
 
 
 @contextlib.contextmanager

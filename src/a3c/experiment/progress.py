@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from a3c.experiment.episode_rows import number_of
 from a3c.experiment.told import ENOUGH_EPISODES
 from a3c.types import FinishedEpisode, Report, Snapshot
 
 if TYPE_CHECKING:
-    from a3c.experiment.episode_rows import Kept
+    from a3c.experiment.episode_rows import Counted, Row
 
 _LEAST_ELAPSED_S = 0.001  # a rate over less is noise
 
@@ -90,28 +91,33 @@ class Progress:
         self._line_env_steps = env_steps
 
     def has_reports_of(self, counted: Sequence[int]) -> bool:
-        """Whether so many episodes of each worker have been reported, as far as they ever will."""
+        """Whether so many episodes of each worker have been reported, or died with a life of it."""
         return all(self._reported.get(worker, 0) >= number for worker, number in enumerate(counted))
 
-    def settle(self, counted: Sequence[int], kept: Kept) -> int:
+    def settle(self, counted: Counted, rows: Iterable[Row] | None) -> bool:
         """After `restore`: make up for reports that had overtaken the checkpoint, and for those that came after it.
 
         Args:
-            counted: how many episodes of each worker the checkpoint counts.
-            kept: their rows.
+            counted: the episodes that the checkpoint counts.
+            rows: of just these; None if there are no rows with numbers, and all is to stay as it was.
 
-        Returns how many reports had overtaken it.
+        Returns whether rows are missing that had been there.
         """
-        before = dict(enumerate(counted))
-        undone = sum(max(0, number - before.get(worker, 0)) for worker, number in self._reported.items())
+        reported, self._reported = self._reported, dict(enumerate(counted.highest))
+        if rows is None:
+            return False
+        overtaken = sum(max(0, number - number_of(counted.highest, worker)) for worker, number in reported.items())
+        there_before, there = self.episodes - overtaken, 0
+        undone = bool(overtaken or counted.missing)
         if undone:
-            self.episodes = max(0, self.episodes - undone)
+            self.episodes, self.best_return_mean_100, self.solved_at = 0, None, None
             self._last_returns.clear()
-            self._last_returns.extend(value for value in kept.last_returns if math.isfinite(value))
-        for row in kept.late:
-            self._count(row.env_steps, row.seconds, row.episode_return)
-        self._reported = before
-        return undone
+        for row in rows:
+            was_there = row.number <= reported.get(row.worker, 0)
+            there += was_there
+            if undone or not was_there:
+                self._count(row.env_steps, row.seconds, row.episode_return)
+        return there < there_before
 
     @property
     def _training_seconds(self) -> float:
@@ -126,6 +132,8 @@ class Progress:
         self._since_line.merge(report)
         self.dropped_rollouts += len(report.dropped)
         self.worker_restarts += len(report.failures)
+        for worker, number in report.begun.items():  # what a former life of it has not reported died with that
+            self._reported[worker] = max(self._reported.get(worker, 0), number)
         return [self._add_episode(episode) for episode in report.episodes]
 
     def line(self, counters: Snapshot, workers_alive: int) -> dict[str, Any]:
@@ -168,7 +176,7 @@ class Progress:
             "steps_per_second": self.steps_per_second(counters),
             "dropped_rollouts": self.dropped_rollouts,
             "worker_restarts": self.worker_restarts,
-            # Whose report died with a worker or with the run; in a round that never closed none is counted.
+            # Whose report died with a worker; in a round that never closed none is counted.
             "lost_episodes": max(0, counters.episodes - self.episodes),
             "exit_reason": exit_reason,
         }

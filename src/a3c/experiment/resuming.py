@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from a3c.config import TrainConfig, flag, is_json, refuse_unknown
 from a3c.errors import RunDirectoryError, StoreError, UsageError
 from a3c.experiment import run_directory
-from a3c.experiment.episode_rows import keep_counted
+from a3c.experiment.episode_rows import Counted, keep_counted, read_rows
+from a3c.experiment.loggers.episodes_csv import COLUMNS, columns_of
 from a3c.experiment.presets import plain
-from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY
+from a3c.experiment.run_directory import CONFIG, EPISODES, METRICS, SUMMARY
 from a3c.experiment.saved_settings import SavedRun, read_config
 from a3c.experiment.trust import is_nameless, refuse_unasked
 
@@ -119,8 +120,8 @@ class Resumed(NamedTuple):
         env_steps: T.
         incarnation: of the workers' first lives from now on; their random streams go by it.
         sizes: of the files that grow, in bytes, at the checkpoint.
-        worker_episodes: how many of each worker the checkpoint counts.
-        reported: the number of the last one that each had reported when it was cut.
+        was_killed: or goes back behind its end, so that not all that was logged counts, or not all that counts was.
+        counted: which episodes the checkpoint counts; None if it is of a version that did not know.
         evaluation: the state of the periodic one.
         messages: what the user is to know.
         before: what config.json held.
@@ -129,8 +130,8 @@ class Resumed(NamedTuple):
     env_steps: int
     incarnation: int
     sizes: Mapping[str, int]
-    worker_episodes: Sequence[int]
-    reported: Sequence[int]
+    was_killed: bool
+    counted: Counted | None
     evaluation: dict[str, Any] | None
     messages: list[str]
     before: Mapping[str, Any]
@@ -197,6 +198,8 @@ def take_up(
         RunDirectoryError: the checkpoint, or config.json, is damaged.
         RunIsDone: nothing is left to do.
     """
+    from a3c.stores.state import uncounted_episodes  # noqa: PLC0415  (imports torch)
+
     before, is_copy = _read_record(run_dir)
     try:
         store.load_state_dict(found.state)
@@ -205,8 +208,9 @@ def take_up(
         sizes = {str(name): int(size) for name, size in found.progress["sizes"].items()}
         if min(sizes.values(), default=0) < 0:
             raise ValueError("a log had less than no byte")
-        reported = [int(number) for number in found.progress.get("reported", ())]
-        worker_episodes = list(found.state.get("worker_episodes", ()))  # as the store has taken them
+        counted = None
+        if "worker_episodes" in found.state:  # the store has looked at them
+            counted = Counted(found.state["worker_episodes"], uncounted_episodes(found.state))
         evaluation = found.progress["evaluation"]
         evaluation = None if evaluation is None else {**evaluation, "kept_at": int(evaluation["kept_at"])}
     except (StoreError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -225,22 +229,22 @@ def take_up(
     incarnation = max(_LIVES * (len(resumptions) + 1), latest + _LIVES)
     if is_copy:  # which may not know of all times that it was
         incarnation += _LIVES * (1 + secrets.randbelow(_LIVES))
-    return Resumed(counters.env_steps, incarnation, sizes, worker_episodes, reported, evaluation, messages, before)
+    ended_there = (run_dir / SUMMARY).exists() and run_directory.sizes(run_dir).get(METRICS) == sizes.get(METRICS)
+    return Resumed(counters.env_steps, incarnation, sizes, not ended_there, counted, evaluation, messages, before)
 
 
 def bring_back_logs(run_dir: Path, resumed: Resumed, progress: Progress) -> None:
-    """Bring a run's logs, and what has been counted of them, to where the checkpoint is; writes what it was to be.
+    """Bring a run's logs, and what `progress` has counted of them, to the checkpoint; adds messages of what is wrong.
 
     Raises RunDirectoryError if a log is damaged, or the directory cannot be written.
     """
-    file, size = run_dir / EPISODES, resumed.sizes.get(EPISODES, 0)
-    is_shorter = file.exists() and file.stat().st_size < size
-    kept = keep_counted(run_dir, resumed.worker_episodes, resumed.reported)
-    if kept is not None:
-        overtaken = progress.settle(resumed.worker_episodes, kept)
-        if is_shorter and not overtaken:  # whose rows may have been removed by an earlier call
-            resumed.messages.append(run_directory.is_shorter(EPISODES))
-    done = () if kept is None else (EPISODES,)
+    file, done, rows = run_dir / EPISODES, list[str](), None
+    if resumed.counted is not None and columns_of(file) == COLUMNS:
+        if no_rows := keep_counted(file, resumed.counted):
+            resumed.messages.append(f"{no_rows} lines of {EPISODES} were no rows, and are removed")
+        done, rows = [EPISODES], read_rows(file)
+    if progress.settle(resumed.counted or Counted(()), rows):
+        resumed.messages.append(run_directory.lines_are_missing(EPISODES))
     resumed.messages.extend(run_directory.take_up(run_dir, resumed.sizes, done))
 
 

@@ -147,9 +147,9 @@ def take_up(path: Path, sizes: Mapping[str, Any], done: Collection[str] = ()) ->
             file, size = path / name, sizes.get(name, 0)
             if name in done or not file.exists():
                 continue
-            whole = _whole_lines(file, size)  # a full disk may have left half a line
+            whole = _end_of_whole_lines(file, size)  # a full disk may have left half a line
             if whole < size:
-                messages.append(is_shorter(name))
+                messages.append(lines_are_missing(name))
             os.truncate(file, whole)
         (path / SUMMARY).unlink(missing_ok=True)
         for leftover in path.glob(f"{CHECKPOINTS}/.*.tmp"):
@@ -159,7 +159,7 @@ def take_up(path: Path, sizes: Mapping[str, Any], done: Collection[str] = ()) ->
     return messages
 
 
-def _whole_lines(path: Path, size: int) -> int:
+def _end_of_whole_lines(path: Path, size: int) -> int:
     """How many of a log's first bytes are whole lines. Raises RunDirectoryError if no line ends for very long."""
     with open(regular(path), "rb") as file:
         end = min(size, os.fstat(file.fileno()).st_size)
@@ -194,7 +194,7 @@ def _too_long(path: Path) -> RunDirectoryError:
     )
 
 
-def is_shorter(name: str) -> str:
+def lines_are_missing(name: str) -> str:
     """Says that a log has lost lines that it had at the checkpoint."""
     return f"{name} is shorter than it was at the checkpoint: some lines are missing"
 

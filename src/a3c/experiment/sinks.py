@@ -30,7 +30,8 @@ class RunLoggers:
         config: its settings.
         record: what config.json holds, for W&B.
         message: shows a line to the user.
-        since: for a run that is taken up: from when its seconds count, in seconds since the epoch.
+        resumed_at: for a run that is taken up: T.
+        since: if it had been killed, from when its seconds count, in seconds since the epoch.
         ours: says whether the directory is still this run's.
     """
 
@@ -40,18 +41,16 @@ class RunLoggers:
         config: TrainConfig,
         record: Mapping[str, Any],
         message: Callable[[str], None],
+        resumed_at: int | None = None,
         since: float | None = None,
         ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self._run_dir = run_dir
         heavy: list[BackgroundLogger] = []
         if config.tensorboard:
-            history = None if since is None else _history(run_dir, run_directory.sizes(run_dir), since)
-            heavy.append(
-                BackgroundLogger(
-                    "TensorBoard", lambda: TensorBoardLogger(run_dir / run_directory.TENSORBOARD, history, ours)
-                )
-            )
+            place = run_dir / run_directory.TENSORBOARD
+            history = None if since is None else history_of(run_dir, run_directory.sizes(run_dir), since)
+            heavy.append(BackgroundLogger("TensorBoard", lambda: TensorBoardLogger(place, resumed_at, history, ours)))
         if config.wandb:
             heavy.append(
                 BackgroundLogger(
@@ -84,7 +83,7 @@ class RunLoggers:
         self._episodes_csv.flush()
         self._heavy.write(metrics["env_steps"], metrics)
 
-    def flush(self) -> None:
+    def flush_episodes(self) -> None:
         """Bring the episodes so far to the disk."""
         self._episodes_csv.flush()
 
@@ -104,10 +103,10 @@ class RunLoggers:
             logger.close()
 
 
-def _history(run_dir: Path, sizes: Mapping[str, int], since: float) -> Iterator[Line]:
+def history_of(run_dir: Path, sizes: Mapping[str, int], since: float) -> Iterator[Line]:
     """The lines in the first so many bytes of a run's files, as sinks take them; first those of metrics."""
     for text in _first_lines(run_dir, run_directory.METRICS, sizes):
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged one costs itself
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
             line = json.loads(text)
             yield since + float(line["seconds"]), int(line["env_steps"]), line
     rows = (row for text in _first_lines(run_dir, run_directory.EPISODES, sizes) if (row := read_row(text)) is not None)
@@ -117,4 +116,6 @@ def _history(run_dir: Path, sizes: Mapping[str, int], since: float) -> Iterator[
 
 
 def _first_lines(run_dir: Path, name: str, sizes: Mapping[str, int]) -> Iterator[bytes]:
-    return run_directory.whole_lines(run_dir / name, sizes[name]) if name in sizes else iter(())
+    with contextlib.suppress(FileNotFoundError):  # it has vanished meanwhile
+        if name in sizes:
+            yield from run_directory.whole_lines(run_dir / name, sizes[name])

@@ -27,7 +27,7 @@ from a3c.core import schedules, seeding
 from a3c.core.optimizers import Adam, Optimizer, RMSProp
 from a3c.core.update_rule import UpdateRule
 from a3c.envs.make import EnvFacts, EnvSource
-from a3c.errors import ClusterError, RunDirectoryError, SavingFailed, StoreBusy, UsageError, WorkerError
+from a3c.errors import ClusterError, NonFiniteError, RunDirectoryError, SavingFailed, StoreBusy, UsageError, WorkerError
 from a3c.experiment import checkpoint, resuming, run_directory
 from a3c.experiment.checkpoint_saver import CheckpointSaver
 from a3c.experiment.idle_settings import refuse_idle
@@ -64,7 +64,7 @@ _LONG_EPISODE = 100  # steps of one environment
 _GRACE_AFTER_SIGNAL_S = 2.0
 _GRACE_S = 60.0
 _DROP_MESSAGE_EVERY_S = 5.0
-_REPORTS_S = 5.0  # workers report four times a second, or after each rollout if those take longer
+_REPORTS_S = 60.0  # a worker may report what it has just pushed after its next rollout only, or be begun anew first
 _CUT_SHORT = ("failed", "interrupted", "terminated", "worker_failed")  # reasons of an end that is none of the run's own
 # For an evaluation when training has ended: so long without a word, and so long at the most.
 _EVALUATION_UNTOLD_S = 3.0
@@ -147,8 +147,9 @@ def run_training(
         patience_s = _GRACE_AFTER_SIGNAL_S if isinstance(runtime, SerialRuntime) else None
         with StopSignals(patience_s) as signals, view, contextlib.ExitStack() as ending:
             with saving(run_dir):
-                since = None if resumed is None else progress.started_at
-                loggers = RunLoggers(run_dir, config, record, view.message, since, place.lock.holds)
+                resumed_at = None if resumed is None else resumed.env_steps
+                since = progress.started_at if resumed is not None and resumed.was_killed else None
+                loggers = RunLoggers(run_dir, config, record, view.message, resumed_at, since, place.lock.holds)
             session.saver = CheckpointSaver(
                 run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message, record, place.lock.holds
             )
@@ -257,7 +258,7 @@ class _Cut(NamedTuple):
 
     state: dict[str, Any]  # the store's
     progress: dict[str, Any]
-    deadline: float  # a worker that has died, or stands still, is waited for until then, by the monotonic clock
+    deadline: float  # by the monotonic clock: whoever stands still is not waited for any longer
 
 
 class _Session:
@@ -314,9 +315,7 @@ class _Session:
                     if self.evaluation is not None:
                         self.evaluation.notice(self.store)
                     self._take(report, runtime, view, loggers)
-                    if self._cut is not None:
-                        self._write_checkpoint(loggers)
-                    elif self.saver is not None and self.saver.due:
+                    if self.saver is not None and (self._cut is not None or self.saver.due):
                         self.begin_checkpoint(view, loggers)
                     self._stop_for(signals.exit_reason, _GRACE_AFTER_SIGNAL_S)
                     self._stop_for(self._criterion(), _GRACE_S)
@@ -447,34 +446,38 @@ class _Session:
                 is_saved = True
 
     def begin_checkpoint(self, view: LiveView, loggers: RunLoggers) -> None:
-        """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so."""
+        """Have a checkpoint of the shared state written while the run goes on; if that cannot be, say so.
+
+        It is cut now, and written at a later call if reports of episodes that it counts are still on their way.
+        """
         assert self.saver is not None
         self._keep_directory(view)
         try:
-            self._cut = _Cut(self.store.state_dict(), self._progress_state(loggers), time.monotonic() + _REPORTS_S)
-            self._write_checkpoint(loggers)
+            if self._cut is None:
+                deadline = time.monotonic() + _REPORTS_S
+                self._cut = _Cut(self.store.state_dict(), self._progress_state(loggers), deadline)
+            cut = self._cut
+            if time.monotonic() > cut.deadline or self.progress.has_reports_of(cut.state["worker_episodes"]):
+                self._cut = None
+                loggers.flush_episodes()
+                self.saver.begin(cut.state, cut.progress)
         except (StoreBusy, OSError) as error:
             self.saver.put_off()
             view.message(f"no checkpoint now ({run_directory.reason_and_fix(error)}); the run goes on")
-
-    def _write_checkpoint(self, loggers: RunLoggers) -> None:
-        """Begin to write the cut, unless reports of episodes that it counts are still on their way."""
-        assert self.saver is not None
-        assert self._cut is not None
-        cut = self._cut
-        if time.monotonic() > cut.deadline or self.progress.has_reports_of(cut.state["worker_episodes"]):
-            self._cut = None
-            loggers.flush()
-            self.saver.begin(cut.state, cut.progress)
 
     def save_weights(self, view: LiveView, loggers: RunLoggers) -> None:
         """Write a checkpoint of the shared state, the last one: training has ended. Raises SavingFailed."""
         assert self.saver is not None
         self._keep_directory(view)
         with saving(self.run_dir):
-            if self._last_state is None:
-                self._last_state = self.store.state_dict()
-            self.saver.save_last(self._last_state, self._progress_state(loggers))
+            try:
+                if self._last_state is None:
+                    self._last_state = self.store.state_dict()
+                self.saver.save_last(self._last_state, self._progress_state(loggers))
+            except (ClusterError, NonFiniteError):
+                if self._cut is not None:  # then that is the last good one
+                    self.saver.save_last(self._cut.state, self._cut.progress)
+                raise
 
     def _progress_state(self, loggers: RunLoggers) -> dict[str, Any]:
         return self.progress.state() | {

@@ -220,7 +220,7 @@ class RayRuntime:
             for worker in ready:
                 message = worker.next_message()
                 if isinstance(message, Report):
-                    crew.has_reported(worker)
+                    crew.has_reported(worker, message)
                     yield message
                     continue
                 failed = crew.dismiss(worker, message)
@@ -240,8 +240,9 @@ class RayRuntime:
                 restarts.waiting.clear()
                 losses.waiting.clear()
             for number in (*restarts.due(), *losses.due()):
-                crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
+                pushed = crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
                 self.alive = len(crew.active)
+                yield Report(begun={number: pushed})
         if failure is not None:
             raise failure
 
@@ -353,12 +354,17 @@ class _Crew:
         self._recipe: Any = ray.put(recipe)
         self._actor_class: Any = ray.remote(concurrency_groups={"pulse": 1})(RayWorker)  # type: ignore[call-overload]
         self._lives = [0] * workers
+        self._reported_episodes = [0] * workers
         self._run = secrets.token_hex(3)
         self._versions = versions_here()
         self._stillness = Stillness(runtime.policy.timeout_s, _START_S, _LOOK_EVERY_S)
 
-    def start(self, number: int) -> None:
-        """Start a worker, for the first time or anew."""
+    def start(self, number: int) -> int:
+        """Start a worker, for the first time or anew; how many episodes it has pushed before.
+
+        What a life has reported it had pushed, if the push may have been lost with it.
+        """
+        pushed_episodes: int = max(self._store.pushed_episodes(number), self._reported_episodes[number])
         life, self._lives[number] = self._lives[number], self._lives[number] + 1
         runtime, wish = self._runtime, self._runtime.wish
         runtime.incarnation = max(runtime.incarnation, life)
@@ -372,13 +378,15 @@ class _Crew:
         stream = actor.run.remote(
             number,
             self._recipe,
-            self._store.connect(number),
+            self._store.connect(number, pushed_episodes),
             life,
             runtime.report_every_s,
             runtime.episodes_at_once,
+            pushed_episodes,
         )
         self.active[number] = _Worker(number, actor, stream)
         self._stillness.begin(number)
+        return pushed_episodes
 
     def with_news(self, timeout_s: float) -> list[_Worker]:
         """Whoever has said something, as soon as somebody has."""
@@ -416,9 +424,11 @@ class _Crew:
             )
         return WorkerHung(worker.number, self._runtime.policy.timeout_s) if hung else message
 
-    def has_reported(self, worker: _Worker) -> None:
+    def has_reported(self, worker: _Worker, report: Report) -> None:
         """A worker has made a step, the first one perhaps, of which a pulse that comes later could not tell."""
         self._stillness.step(worker.number)
+        if report.episodes:
+            self._reported_episodes[worker.number] = report.episodes[-1].number
 
     def is_hopeless(self, number: int) -> bool:
         """Whether a worker has died at once, several times in a row."""

@@ -43,6 +43,7 @@ class RayWorker:
         incarnation: int,
         report_every_s: float,
         episodes_at_once: bool,
+        pushed_episodes: int,
     ) -> Iterator[Report | Done | Failure]:
         """Run the actor-learner to its end: reports, then Done or Failure.
 
@@ -53,9 +54,11 @@ class RayWorker:
             incarnation: which of its lives this is.
             report_every_s: seconds between reports.
             episodes_at_once: report whenever an episode has finished.
+            pushed_episodes: how many it has pushed in earlier lives.
         """
-        pushed = {worker: handle.pushed_episodes}
-        batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once, pushed_episodes=pushed)
+        batch = ReportBatch(
+            report_every_s, episodes_at_once=episodes_at_once, pushed_episodes={worker: pushed_episodes}
+        )
         try:
             use_one_thread()
             keep_freed_memory()

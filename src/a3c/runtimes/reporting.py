@@ -22,7 +22,7 @@ class ReportBatch:
     Args:
         every_s: seconds between reports; the first update makes one at once.
         episodes_at_once: report whenever an episode has finished, so that a stop criterion sees it in time.
-        pushed_episodes: how many each worker has pushed before: its episodes are numbered from there.
+        pushed_episodes: how many each worker has pushed before; its episodes are numbered from there.
     """
 
     def __init__(self, every_s: float, *, episodes_at_once: bool, pushed_episodes: Mapping[int, int]) -> None:

@@ -42,10 +42,12 @@ class SerialRuntime:
         for worker in range(workers):
             store.join(worker)
         self.alive = workers
-        handles = {worker: store.connect(worker) for worker in range(workers)}
-        pushed = {worker: handle.pushed_episodes for worker, handle in handles.items()}
-        batch = ReportBatch(self.report_every_s, episodes_at_once=self.episodes_at_once, pushed_episodes=pushed)
-        learners = {worker: make_actor_learner(worker, handle, Life()) for worker, handle in handles.items()}
+        batch = ReportBatch(
+            self.report_every_s,
+            episodes_at_once=self.episodes_at_once,
+            pushed_episodes={worker: store.pushed_episodes(worker) for worker in range(workers)},
+        )
+        learners = {worker: make_actor_learner(worker, store.connect(worker), Life()) for worker in range(workers)}
         try:
             with one_thread():
                 yield from self._take_turns(learners, batch, store)

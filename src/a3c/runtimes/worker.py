@@ -39,6 +39,7 @@ def worker_main(
     pipe: connection.Connection,
     report_every_s: float,
     episodes_at_once: bool,
+    pushed_episodes: int,
 ) -> None:
     """Run one actor-learner to its end and report through `pipe`.
 
@@ -51,11 +52,11 @@ def worker_main(
         pipe: where Report, then Done or Failure go.
         report_every_s: seconds between reports.
         episodes_at_once: report whenever an episode has finished.
+        pushed_episodes: how many it has pushed in earlier lives.
     """
     leave_signals_to_the_parent()
     exit_with_parent()
-    pushed = {worker: handle.pushed_episodes}
-    batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once, pushed_episodes=pushed)
+    batch = ReportBatch(report_every_s, episodes_at_once=episodes_at_once, pushed_episodes={worker: pushed_episodes})
     try:
         use_one_thread()
         keep_freed_memory()

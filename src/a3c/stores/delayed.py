@@ -13,6 +13,7 @@ from a3c.types import Counts, ParameterStore, Receipt, Snapshot, StoreHandle, St
 
 
 class _Push(NamedTuple):
+    worker: int
     handle: StoreHandle
     gradient: Tensor | None
     counts: Counts
@@ -62,6 +63,11 @@ class DelayedStore:
         """Nobody waits for anybody."""
         return False
 
+    def pushed_episodes(self, worker: int) -> int:
+        """How many finished episodes the worker has pushed, with those that wait."""
+        waiting = sum(push.counts.episodes for push in self._waiting if push.worker == worker)
+        return self.store.pushed_episodes(worker) + waiting
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self.store.request_stop()
@@ -96,10 +102,6 @@ class DelayedStore:
         self._waiting.append(push)
         return self._apply_all_but(self.delay)
 
-    def waiting_episodes(self, handle: StoreHandle) -> int:
-        """How many episodes of this handle's pushes are not counted yet."""
-        return sum(push.counts.episodes for push in self._waiting if push.handle is handle)
-
     def _apply_all_but(self, kept: int) -> Receipt | None:
         receipt = None
         while len(self._waiting) > kept:
@@ -116,11 +118,6 @@ class DelayedHandle:
         self.worker = worker
         self.handle = handle
 
-    @property
-    def pushed_episodes(self) -> int:
-        """Of this worker, so far, counted or not yet."""
-        return self.handle.pushed_episodes + self.store.waiting_episodes(self.handle)
-
     def pull(self, out: Tensor) -> Snapshot:
         """Copy the wrapped store's θ into `out`."""
         return self.handle.pull(out)
@@ -130,7 +127,7 @@ class DelayedHandle:
         kept = None if gradient is None else gradient.clone()
         if counts.moments is not None:
             counts = counts._replace(moments=counts.moments.clone())
-        return self.store.accept(_Push(self.handle, kept, counts, base_version))
+        return self.store.accept(_Push(self.worker, self.handle, kept, counts, base_version))
 
     def leave(self) -> None:
         """Count this worker out."""

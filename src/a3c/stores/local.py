@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ class LocalStore:
         self.version = 0
         self.env_steps = 0
         self.episodes = 0
-        self.worker_episodes: list[int] = []
+        self.worker_episodes = Counter[int]()
         self.moments = empty(tracked)  # [3, M]; replaced, never written to
         self.stop_requested = False
 
@@ -58,7 +59,6 @@ class LocalStore:
         deltas = check_deltas(counts, self.tracked)
         self.env_steps += counts.env_steps
         self.episodes += counts.episodes
-        self.worker_episodes.extend([0] * (worker + 1 - len(self.worker_episodes)))
         self.worker_episodes[worker] += counts.episodes
         if deltas is not None:
             self.moments = merge(self.moments, deltas)
@@ -87,6 +87,10 @@ class LocalStore:
         """Nobody waits for anybody."""
         return False
 
+    def pushed_episodes(self, worker: int) -> int:
+        """How many finished episodes the worker has pushed."""
+        return self.worker_episodes[worker]
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self.stop_requested = True
@@ -101,7 +105,10 @@ class LocalStore:
 
     def snapshot(self) -> StoreState:
         """A copy of the shared state."""
-        return cut(self.parameters, self.statistics, self.counters(), self.moments, tuple(self.worker_episodes))
+        worker_episodes = tuple(
+            self.worker_episodes[worker] for worker in range(max(self.worker_episodes, default=-1) + 1)
+        )
+        return cut(self.parameters, self.statistics, self.counters(), self.moments, worker_episodes)
 
     def state_dict(self) -> dict[str, Any]:
         """The shared state by name."""
@@ -112,7 +119,7 @@ class LocalStore:
         restored = unpack_state(state, self.rule, self.parameters, self.tracked)
         restore_vectors(restored, self.parameters, self.statistics)
         self.version, self.env_steps, self.episodes = restored.version, restored.env_steps, restored.episodes
-        self.worker_episodes = list(restored.worker_episodes)
+        self.worker_episodes = Counter(dict(enumerate(restored.worker_episodes)))
         self.moments = restored.moments.clone()
 
 
@@ -122,11 +129,6 @@ class LocalHandle:
     def __init__(self, store: LocalStore, worker: int) -> None:
         self.store = store
         self.worker = worker
-
-    @property
-    def pushed_episodes(self) -> int:
-        """Of this worker, so far."""
-        return sum(self.store.worker_episodes[self.worker : self.worker + 1])
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`."""

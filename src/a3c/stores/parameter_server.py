@@ -19,6 +19,7 @@ from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreError
 from a3c.stores.local import LocalStore
+from a3c.stores.state import uncounted_episodes
 from a3c.stores.synchronous import SynchronousHandle, SynchronousStore
 from a3c.types import Counts, Receipt, Snapshot, StoreHandle
 
@@ -54,6 +55,23 @@ class Push(NamedTuple):
     moments: Array | None  # [3, M]
     base: tuple[int, int]  # the server's incarnation and version that dθ was computed at
     pushed_episodes: int  # of the worker, with these, in all its lives
+
+
+class Numbers(NamedTuple):
+    """Which of a worker's episodes are counted: 1 to `highest`, but for what is missing, from first to last."""
+
+    highest: int
+    missing: tuple[tuple[int, int], ...]
+
+    def with_the_last(self, episodes: int, last: int) -> Numbers:
+        """These, and the so many numbers that end with `last`: the next ones, or such as come late or after a loss."""
+        first = last - episodes + 1
+        gaps = [*self.missing, (self.highest + 1, first - 1)]
+        parts = [part for begin, end in gaps for part in ((begin, min(end, first - 1)), (max(begin, last + 1), end))]
+        return Numbers(max(self.highest, last), tuple(part for part in parts if part[0] <= part[1]))
+
+
+_NONE = Numbers(0, ()), Numbers(0, ())
 
 
 class Reply(NamedTuple):
@@ -115,9 +133,9 @@ class ParameterServer:
         self._handles: dict[int, StoreHandle] = {w: self._store.connect(w) for w in range(contents.workers)}
         self._sequences: dict[int, tuple[Session, int]] = {}
         self._receipts: dict[int, Receipt | None] = {}
-        # The episodes of each worker, by its own count, which does not go with a server: before its latest push, and
-        # with it.
-        self._pushed_episodes: dict[int, tuple[int, int]] = {}
+        # Which episodes of each worker are in θ, by its own count, which does not go with a server: without its latest
+        # push, and with it.
+        self._episodes: dict[int, tuple[Numbers, Numbers]] = {}
         self._members: set[int] = set()
         self._doubtful: dict[int, float] = {}  # up to which push a server that is gone may have answered, since the cut
         self._late: dict[int, int] = {}  # the push that may still come although the one behind it has
@@ -201,8 +219,8 @@ class ParameterServer:
 
     async def pushed_episodes(self, worker: int) -> int:
         """How many episodes a worker has pushed; those that wait for a round count with it."""
-        _, with_latest = self._pushed_episodes.get(worker, (0, 0))
-        return with_latest
+        _, with_latest = self._episodes.get(worker, _NONE)
+        return with_latest.highest
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `a3c.types.ParameterStore`; tensors are arrays."""
@@ -211,16 +229,20 @@ class ParameterServer:
         await self._keep_cut()
 
     def _state(self) -> dict[str, Any]:
-        pending = self._pending()
-        counted = [0] * (max(self._pushed_episodes, default=-1) + 1)
-        for worker, (before, with_latest) in self._pushed_episodes.items():
-            counted[worker] = before if worker in pending else with_latest
-        return _with_arrays(self._store.state_dict()) | {"worker_episodes": counted}
+        pending, highest, missing = self._pending(), [0] * (max(self._episodes, default=-1) + 1), []
+        for worker, (before, with_latest) in sorted(self._episodes.items()):
+            counted = before if worker in pending else with_latest
+            highest[worker] = counted.highest
+            missing += [[worker, *each] for each in counted.missing]
+        state = _with_arrays(self._store.state_dict()) | {"worker_episodes": highest}
+        return state | ({"uncounted_episodes": missing} if missing else {})
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self._store.load_state_dict(_with_tensors(state))
-        counts = enumerate(state.get("worker_episodes", ()))
-        self._pushed_episodes = {worker: (count, count) for worker, count in counts}
+        missing, self._episodes = uncounted_episodes(state), {}
+        for worker, highest in enumerate(state.get("worker_episodes", ())):
+            own = tuple((first, last) for whose, first, last in missing if whose == worker)
+            self._episodes[worker] = Numbers(highest, own), Numbers(highest, own)
 
     def _end_session(self, worker: int) -> Session:
         """Refuse the pushes of a worker's session from now on; its next one."""
@@ -239,8 +261,8 @@ class ParameterServer:
         moments = None if push.moments is None else tensor_of(push.moments)
         counts = Counts(push.env_steps, push.episodes, moments)
         self._receipts[worker] = self._handles[worker].push(gradient, counts, version)
-        _, before = self._pushed_episodes.get(worker, (0, 0))
-        self._pushed_episodes[worker] = before, max(before, push.pushed_episodes)  # it may be a late one
+        _, before = self._episodes.get(worker, _NONE)
+        self._episodes[worker] = before, before.with_the_last(push.episodes, push.pushed_episodes)
 
     def _taken(self, worker: int, session: Session) -> int:
         """The number of a session's latest push that is in θ. Raises StoreError for a former session."""

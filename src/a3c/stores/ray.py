@@ -22,7 +22,7 @@ from a3c.core.update_rule import UpdateRule
 from a3c.errors import A3CError, ClusterError, UsageError
 from a3c.stores.keeper import RayKeeper
 from a3c.stores.parameter_server import SENT_WITH_THE_CALL, Contents, ParameterServer, Push, Reply, Session, tensor_of
-from a3c.stores.state import check_deltas, check_vector, unpack_state
+from a3c.stores.state import check_deltas, check_vector, uncounted_episodes, unpack_state
 from a3c.types import Counts, Receipt, Snapshot, StoreState
 
 if TYPE_CHECKING:
@@ -114,10 +114,11 @@ class RayStore:
         ).remote(f"a3c-keeper-{run}")
         return server, keeper
 
-    def connect(self, worker: int) -> RayHandle:
-        """That worker's handle; it may be sent to another node."""
+    def connect(self, worker: int, pushed_episodes: int | None = None) -> RayHandle:
+        """That worker's handle, which counts on from so many episodes; it may be sent to another node."""
         assert 0 <= worker < self.workers, f"no place for worker {worker}"
-        pushed_episodes = self._ask("pushed_episodes", worker)
+        if pushed_episodes is None:
+            pushed_episodes = self.pushed_episodes(worker)
         self._handles[worker] = RayHandle(
             self.server, worker, self.like, self.tracked, self.in_flight, self.rounds, pushed_episodes
         )
@@ -144,6 +145,10 @@ class RayStore:
         """Whether the worker is waiting for others."""
         return bool(self._ask("waits", worker))
 
+    def pushed_episodes(self, worker: int) -> int:
+        """How many finished episodes the worker has pushed, as far as the server knows."""
+        return int(self._ask("pushed_episodes", worker))
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self._ask("request_stop")
@@ -168,6 +173,7 @@ class RayStore:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave. Raises StoreError if a name is missing or a size does not fit."""
         unpack_state(state, self.rule, self.like, self.tracked)
+        uncounted_episodes(state)
         arrays = {n: value.cpu().numpy() if isinstance(value, Tensor) else value for n, value in state.items()}
         self._ask("load_state_dict", arrays)
 
@@ -185,11 +191,7 @@ class RayStore:
 
 
 class RayHandle:
-    """One worker's end of a RayStore.
-
-    Attributes:
-        pushed_episodes: of this worker, so far, counted or on their way.
-    """
+    """One worker's end of a RayStore."""
 
     def __init__(
         self,
@@ -202,7 +204,7 @@ class RayHandle:
         pushed_episodes: int,
     ) -> None:
         self.worker = worker
-        self.pushed_episodes = pushed_episodes
+        self._pushed_episodes = pushed_episodes
         self._server, self._like, self._tracked, self._in_flight = server, like, tracked, in_flight
         self._rounds = rounds
         self._session: Session | None = None
@@ -239,14 +241,14 @@ class RayHandle:
         if self._session is None:
             self._session, self._latest = answer(self._server.enter.remote(self.worker))
         assert self._latest is not None
-        self.pushed_episodes += counts.episodes
+        self._pushed_episodes += counts.episodes
         push = Push(
             None if gradient is None else gradient.detach().cpu().numpy(),
             counts.env_steps,
             counts.episodes,
             None if deltas is None else deltas.numpy(),
             (self._latest.incarnation, base_version),
-            self.pushed_episodes,
+            self._pushed_episodes,
         )
         self._sequence += 1
         self._under_way.append(

@@ -119,6 +119,10 @@ class SharedStore:
         """Nobody waits for anybody."""
         return False
 
+    def pushed_episodes(self, worker: int) -> int:
+        """How many finished episodes the worker has pushed."""
+        return int(self.slots[worker, _EPISODES])
+
     def request_stop(self) -> None:
         """Ask every worker to stop at its next pull."""
         self.control[_STOP] = 1
@@ -197,11 +201,6 @@ class SharedHandle:
     def __init__(self, store: SharedStore, worker: int) -> None:
         self.store = store
         self.worker = worker
-
-    @property
-    def pushed_episodes(self) -> int:
-        """Of this worker, so far."""
-        return int(self.store.slots[self.worker, _EPISODES])
 
     def pull(self, out: Tensor) -> Snapshot:
         """Copy θ into `out`: as it is (hogwild), or between updates (locked)."""

@@ -14,6 +14,8 @@ from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreError
 from a3c.types import Counts, Snapshot, StoreState
 
+_MOST_UNCOUNTED = 10_000
+
 
 def check_vector(vector: Tensor, parameters: Tensor, what: str) -> None:
     """Raise StoreError unless `vector` has θ's shape and dtype: a copy would broadcast or round it silently."""
@@ -106,6 +108,21 @@ def unpack_state(packed: Mapping[str, Any], rule: UpdateRule, parameters: Tensor
         moments,
         _each_counted(packed.get("worker_episodes", [])),
     )
+
+
+def uncounted_episodes(packed: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+    """Episodes whose pushes were lost, by a saved state: their worker, the first one's number, the last one's.
+
+    Others that came after them were counted. Only a store whose server or workers can be lost has such. Raises
+    StoreError if they are no numbers.
+    """
+    try:
+        uncounted = [(int(each[0]), int(each[1]), int(each[2])) for each in packed.get("uncounted_episodes", ())]
+    except (TypeError, ValueError, OverflowError, LookupError):
+        raise StoreError("the saved state's uncounted_episodes are no lists of three whole numbers") from None
+    if len(uncounted) > _MOST_UNCOUNTED:
+        raise StoreError(f"the saved state's uncounted_episodes are more than {_MOST_UNCOUNTED:,}")
+    return uncounted
 
 
 def _counted(name: str, value: Any) -> int:

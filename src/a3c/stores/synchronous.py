@@ -163,10 +163,13 @@ class SynchronousStore:
         return self._worker_episodes[self._control[_CLOSED] % 2]  # type: ignore[no-any-return]
 
     def pushed_episodes(self, worker: int) -> int:
-        """How many episodes a worker has pushed; those that lie ready count with the round."""
-        with self.lock.shared():
+        """How many finished episodes the worker has pushed, with those that lie ready. It must not be pushing."""
+        while True:  # without the lock, which somebody else may keep: again, if a round has closed meanwhile
+            closed = int(self._control[_CLOSED])
             lies_ready = int(self.rows[worker, _ROW_EPISODES]) if self.pending()[worker] else 0
-            return int(self.last_worker_episodes()[worker]) + lies_ready
+            pushed = int(self.last_worker_episodes()[worker]) + lies_ready
+            if self._control[_CLOSED] == closed:
+                return pushed
 
     def pending(self) -> NDArray[np.bool_]:
         """Who has pushed in the round that is open, [W]."""
@@ -267,11 +270,6 @@ class SynchronousHandle:
         self.worker = worker
         self._unsettled: Receipt | None = None  # of a push whose round this worker has not seen closed yet
         self.settled: Receipt | None = None  # of the latest push whose round it has
-
-    @property
-    def pushed_episodes(self) -> int:
-        """Of this worker, so far."""
-        return self.store.pushed_episodes(self.worker)
 
     def pull(self, out: Tensor) -> Snapshot:
         """Wait for the round that holds this worker's gradient, if there is one, and copy θ into `out`.

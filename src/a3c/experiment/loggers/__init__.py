@@ -1,8 +1,9 @@
 """Sinks for what a run reports: one writer for all workers, a list of sinks, a null sink.
 
 Two kinds of line arrive. An episode line has the keys `episode` (its number, from 1), `worker`, `env_steps`,
-`seconds`, `return` and `length`. Every other line holds metrics: totals and means since the line before, None
-where not known. Each sink takes what concerns it and passes over the rest.
+`seconds`, `return`, `length` and `worker_episode` (its number among those of its worker). Every other line holds
+metrics: totals and means since the line before, None where not known. Each sink takes what concerns it and passes over
+the rest.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from a3c.experiment.loggers.growing_file import GrowingFile
 from a3c.experiment.run_directory import regular
 
 COLUMNS = ("worker", "env_steps", "seconds", "return", "length", "worker_episode")
-AT_LEAST = COLUMNS[:5]
-"""Those that the runs of older versions have, too."""
+OLDER_COLUMNS = COLUMNS[:5]
+"""Those of the runs of older versions."""
+
+_LONGEST_HEADER = 1000  # bytes
 
 
 class EpisodesCsvLogger:
@@ -21,7 +23,7 @@ class EpisodesCsvLogger:
     """
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
-        self._columns = AT_LEAST if is_of_an_older_version(path) else COLUMNS
+        self._columns = OLDER_COLUMNS if columns_of(path) == OLDER_COLUMNS else COLUMNS
         self._file = GrowingFile(path, report, ",".join(self._columns))
         self._rows: list[str] = []
 
@@ -42,10 +44,10 @@ class EpisodesCsvLogger:
         self._file.close(rows)
 
 
-def is_of_an_older_version(path: Path) -> bool:
-    """Whether an `episodes.csv` is there that does not number its rows."""
+def columns_of(path: Path) -> tuple[str, ...]:
+    """What the header of an `episodes.csv` says; nothing if there is no file, or none that can be read."""
     try:
         with open(regular(path), "rb") as file:
-            return file.readline(len(",".join(COLUMNS)) + 2).strip() == ",".join(AT_LEAST).encode()
+            return tuple(file.readline(_LONGEST_HEADER).decode(errors="replace").strip().split(","))
     except OSError:
-        return False
+        return ()
