@@ -84,7 +84,7 @@ def test_actors_have_names_that_can_be_read(tmp_path):
 def test_a_run_is_taken_up_on_ray_and_off_it_again(tmp_path):
     common = {"run_dir": str(tmp_path / "run"), "quiet": True, "tensorboard": False}
     a3c.train("CartPole-v1", total_env_steps=20_000, learning_rate_schedule="constant", **common)
-    for runtime, steps in (("ray", 40_000), ("processes", 60_000)):
+    for runtime, steps in (("ray", 40_000), ("processes", 120_000)):  # so far that a pole falls, or is held long enough
         run = a3c.resume(common["run_dir"], runtime=runtime, total_env_steps=steps, quiet=True)
         assert steps <= run.summary["env_steps"] < steps + 10_000
     with open(run.path / "episodes.csv") as file:
