@@ -150,7 +150,7 @@ class Report:
     dropped: list[str] = field(default_factory=list)  # one line for each dropped rollout
     failures: list[str] = field(default_factory=list)  # what workers failed with that were started anew
     notes: list[str] = field(default_factory=list)  # what else whoever waits should know, from the runtime
-    begun: dict[int, int] = field(default_factory=dict)  # who was started anew, and how many episodes it had pushed
+    deaths: dict[int, int] = field(default_factory=dict)  # who has died, and how many episodes it had pushed
 
     def add(self, worker: int, update: Update, time: float, episodes_before: int) -> None:
         """Count one more update, finished at `time` (seconds since the epoch), of a worker with so many episodes."""
@@ -179,7 +179,7 @@ class Report:
         self.dropped.extend(other.dropped)
         self.failures.extend(other.failures)
         self.notes.extend(other.notes)
-        self.begun.update(other.begun)
+        self.deaths.update(other.deaths)
         for name, value in other.sums.items():
             self._accumulate(name, value)
 
@@ -213,9 +213,7 @@ class StoreState(NamedTuple):
     env_steps: int
     episodes: int
     moments: Tensor  # of all rollouts, [3, M] float64; [3, 0] if nothing is tracked
-    worker_episodes: tuple[
-        int, ...
-    ] = ()  # how many of each worker are counted; fewer than `episodes` after an old state
+    worker_episodes: tuple[int, ...] = ()  # the number of each worker's last one that is counted
 
 
 class StoreHandle(Protocol):

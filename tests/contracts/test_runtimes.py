@@ -227,6 +227,13 @@ def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(start_method, k
     assert sorted(e.length for e in episodes if e.worker == 0) == list(range(60))
     assert [e.length for e in episodes if e.worker == 1][-60:] == list(range(60))  # its last life
     counters = store.counters()
+    # Each life numbers its episodes on from what the one before it has pushed.
+    deaths = [report.deaths[1] for report in reports if report.deaths]
+    numbers = [e.number for e in episodes if e.worker == 1]
+    assert deaths[0] >= 3
+    assert numbers[-60:] == list(range(deaths[1] + 1, deaths[1] + 61))
+    assert sorted(set(numbers)) == numbers
+    assert store.pushed_episodes(1) == numbers[-1]
     # T is what was pushed: all of worker 0's and of the last life's, and the 3 and 2 updates before.
     assert counters.env_steps == 3 * (60 + 60 + 3 + 2)
     assert counters.episodes == 60 + 60 + 3 + 2 >= len(episodes)

@@ -85,6 +85,13 @@ def test_a_worker_that_fails_is_started_anew_and_the_run_goes_on(kind, how):
     assert 40 + 40 + 3 - taken_along <= counters.episodes <= 40 + 40 + 3
     assert counters.env_steps == 3 * counters.episodes
     assert counters.episodes >= len(episodes) - taken_along
+    # No number is given twice, and the store knows which are counted.
+    numbers, state = [e.number for e in episodes if e.worker == 1], store.state_dict()
+    assert len(set(numbers)) == len(numbers)
+    missing = sum(last - first + 1 for _, first, last in state.get("uncounted_episodes", ()))
+    assert sum(state["worker_episodes"]) - missing == counters.episodes
+    (deaths,) = (report.deaths for report in reports if report.deaths)
+    assert numbers[-40:] == list(range(deaths[1] + 1, deaths[1] + 41))
 
 
 def test_a_worker_that_is_lost_is_started_anew_whatever_the_policy_and_one_that_raises_is_not(monkeypatch):

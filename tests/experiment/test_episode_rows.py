@@ -36,8 +36,9 @@ def test_rows_are_kept_by_what_their_workers_had_pushed(written, tmp_path):
     file = written(row(0, 1), row(1, 1), row(1, 2), row(1, 3), row(0, 2), row(0, 3))
     os.chmod(file, 0o640)
     for _ in range(2):  # however often
-        assert keep_counted(file, Counted([2, 1])) == 0
+        removed = keep_counted(file, Counted([2, 1]))
         assert file.read_text() == HEADER + row(0, 1) + row(1, 1) + row(0, 2)
+    assert removed == (0, 0)
     assert list(tmp_path.iterdir()) == [file]
     assert file.stat().st_mode & 0o777 == 0o640
 
@@ -57,8 +58,18 @@ def test_what_only_has_to_be_cut_off_is(written):
 
 
 def test_what_is_no_row_and_what_no_known_worker_has_written_go(written):
-    file = written(row(0, 1), row(2, 1), row(-1, 1), "what is this\n", "0,1,1,nan,7,2\n", "\n", row(0, 0))
-    assert keep_counted(file, Counted([5])) == 2
+    file = written(
+        row(0, 1),
+        row(2, 1),
+        row(-1, 1),
+        "what is this\n",
+        "0,1,1,nan,7,2\n",
+        "\n",
+        row(0, 0),
+        "0,1,inf,1,7,3\n",
+        "0," * 999 + "\n",
+    )
+    assert keep_counted(file, Counted([5])) == (3, 4)
     assert file.read_text() == HEADER + row(0, 1) + "0,1,1,nan,7,2\n"
 
 
@@ -124,10 +135,19 @@ def test_what_a_life_of_a_worker_has_not_reported_is_not_waited_for():
     progress = Progress(time.time(), None)
     progress.add(Report(episodes=[episode(0, 1), episode(0, 2)]))
     assert not progress.has_reports_of([4])
-    progress.add(Report(begun={0: 4}))
+    progress.add(Report(deaths={0: 4}))
     assert progress.has_reports_of([4])
-    progress.add(Report(begun={0: 3}))
+    progress.add(Report(deaths={0: 3}))
     assert progress.has_reports_of([4])
+
+
+def test_what_is_given_up_is_not_waited_for_and_still_counts_when_it_comes():
+    progress = Progress(time.time(), None)
+    progress.give_up([2, 1])
+    assert progress.has_reports_of([2, 1])
+    assert not progress.has_reports_of([3, 1])
+    progress.add(Report(episodes=[episode(0, 1)]))
+    assert progress.state()["reported"] == [1]
 
 
 def test_a_run_may_be_solved_by_what_came_late():
@@ -160,6 +180,22 @@ def test_episodes_that_a_store_has_lost_are_not_counted():
     cut.add(Report(episodes=[episode(0, number) for number in (1, 2, 3, 5)]))
     progress = taken_up(cut)
     rows = [Row(0, 10 * number, 1.0, float(number), 7, number) for number in (1, 5)]
-    progress.settle(Counted([5], [(0, 2, 3)]), rows)
+    assert not progress.settle(Counted([5], [(0, 2, 3)]), rows)
     assert progress.episodes == 2
     assert progress.return_mean == 3.0
+
+
+def test_what_was_reached_stays_where_its_rows_are_gone():
+    cut = Progress(time.time(), solved_return=5.0)
+    cut.add(Report(episodes=[episode(0, number) for number in range(1, 151)]))
+    assert cut.solved_at is not None
+    progress = taken_up(cut, 5.0)
+    assert progress.settle(Counted([149]), [Row(0, 1_490, 149.5, 149.0, 7, 149)])
+    assert (progress.solved_at, progress.best_return_mean_100) == (cut.solved_at, cut.best_return_mean_100)
+    assert progress.episodes == 150
+
+
+@pytest.mark.parametrize("reported", [[0] * 5_000, "12", [[]], [None]], ids=lambda value: str(value)[:9])
+def test_what_are_no_numbers_of_reports_is_refused(reported):
+    with pytest.raises((ValueError, TypeError)):
+        Progress(time.time(), None).restore(Progress(time.time(), None).state() | {"reported": reported}, 0)

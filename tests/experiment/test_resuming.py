@@ -798,8 +798,13 @@ def test_the_rows_are_those_of_the_episodes_that_the_checkpoint_counts(tmp_path,
 
 def test_a_report_that_never_comes_holds_no_checkpoint_up_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "_REPORTS_S", 0.5)
-    monkeypatch.setattr(Progress, "has_reports_of", lambda self, counted: not any(counted))
-    seen = []
+    add, seen = Progress.add, []
+
+    def without_episodes(self, report):
+        report.episodes.clear()
+        return add(self, report)
+
+    monkeypatch.setattr(Progress, "add", without_episodes)
 
     class Watched(CheckpointSaver):
         def begin(self, state, progress):
@@ -847,6 +852,27 @@ def test_tensorboard_forgets_what_happens_once_more(tmp_path):
     left = [file for file in somebody_elses.parent.iterdir() if file.stat().st_size]
     assert len(left) == 2
     assert somebody_elses in left
+
+
+@pytest.mark.parametrize("name", ["episodes.csv", "metrics.jsonl"])
+def test_tensorboard_keeps_what_a_log_that_is_gone_had(tmp_path, name):
+    begun(tmp_path / "run", tensorboard=True)
+    (first,) = (tmp_path / "run" / "tensorboard").iterdir()
+    before = first.read_bytes()
+    for gone in ("summary.json", name):
+        (tmp_path / "run" / gone).unlink()
+    a3c.resume(tmp_path / "run", trust_code=True, quiet=True)
+    assert first.read_bytes() == before
+    assert len(list(first.parent.iterdir())) == 2
+
+
+def test_tensorboard_that_was_not_told_all_is_told_it_the_next_time(tmp_path):
+    begun(tmp_path / "run", tensorboard=True)
+    (first,) = (tmp_path / "run" / "tensorboard").iterdir()
+    (first.parent / ".written-anew.tmp").write_bytes(b"half of it")
+    a3c.resume(tmp_path / "run", trust_code=True, quiet=True)
+    assert first.stat().st_size == 0
+    assert len(list(first.parent.iterdir())) == 2
 
 
 def test_tensorboard_goes_on_in_another_file_where_a_run_had_ended(tmp_path):

@@ -96,6 +96,14 @@ def test_a_push_that_comes_twice_in_a_round_fills_one_place():
     assert store.state_dict()["worker_episodes"] == [2, 1]
 
 
+@pytest.mark.parametrize("wrong", [7, "abc", [[1, 2]], [[0, 1.5, 2]], [["0", 1, 2]], [[0, -1, 2]], [[0, 1, 2]] * 2_000])
+def test_what_tells_of_no_lost_episodes_is_refused(wrong):
+    store = make_store("ray", torch.zeros(2), make_rule())
+    with pytest.raises(StoreError, match="uncounted_episodes"):
+        store.load_state_dict(store.state_dict() | {"uncounted_episodes": wrong, "parameters": torch.ones(2)})
+    assert store.snapshot().parameters.tolist() == [0.0, 0.0]
+
+
 def test_a_worker_that_has_begun_anew_is_the_only_one_of_its_number():
     store = make_store("ray", torch.zeros(2), make_rule())
     old, new = store.connect(0), store.connect(0)

@@ -179,7 +179,7 @@ class AllStores:
         return any(store.waits(worker) for store in self.stores.values())
 
     def pushed_episodes(self, worker: int) -> int:
-        """None: here no episode ends."""
+        """Here no episode ends."""
         return 0
 
 

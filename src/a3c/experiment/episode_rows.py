@@ -7,6 +7,7 @@ has the episode's number among those of its worker, and the checkpoint knows whi
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 from a3c.errors import RunDirectoryError
 from a3c.experiment.run_directory import whole_lines, why_not_saved
+
+_LONGEST_ROW = 1000  # bytes; none is by far as long
 
 
 class Row(NamedTuple):
@@ -34,8 +37,9 @@ class Counted(NamedTuple):
     highest: Sequence[int]  # the number of the last one of each worker
     missing: Sequence[tuple[int, int, int]] = ()  # but for these: worker, first, last
 
-    def __contains__(self, row: object) -> bool:
-        if not isinstance(row, Row) or not 0 < row.number <= number_of(self.highest, row.worker):
+    def has(self, row: Row) -> bool:
+        """Whether a row is of one of them."""
+        if not 0 < row.number <= number_of(self.highest, row.worker):
             return False
         return not any(row.worker == whose and first <= row.number <= last for whose, first, last in self.missing)
 
@@ -48,50 +52,53 @@ def number_of(numbers: Sequence[int], worker: int) -> int:
 def read_row(line: bytes) -> Row | None:
     """What a line says, None if it is no row."""
     try:
-        worker, env_steps, seconds, episode_return, length, *number = line.split(b",")
-        return Row(int(worker), int(env_steps), float(seconds), float(episode_return), int(length), *map(int, number))
+        worker, env_steps, seconds, episode_return, length, *number = line[:_LONGEST_ROW].split(b",", 6)
+        row = Row(int(worker), int(env_steps), float(seconds), float(episode_return), int(length), *map(int, number))
     except (ValueError, TypeError):
         return None
+    return row if math.isfinite(row.seconds) else None
 
 
-def read_rows(file: Path, size: int | None = None) -> Iterator[Row]:
-    """What the rows of an `episodes.csv` say, or those in its first so many bytes.
-
-    Raises RunDirectoryError if a line has no end, and OSError.
-    """
-    yield from (row for line in whole_lines(file, size) if (row := read_row(line)) is not None)
+def read_rows(file: Path) -> Iterator[Row]:
+    """What the rows of an `episodes.csv` say. Raises RunDirectoryError if a line has no end, and OSError."""
+    yield from (row for line in whole_lines(file) if (row := read_row(line)) is not None)
 
 
-def keep_counted(file: Path, counted: Counted) -> int:
-    """Remove the rows of episodes that a checkpoint does not count, and what is no row; how many of the latter.
+class Removed(NamedTuple):
+    """How many lines were removed."""
+
+    rows: int  # of episodes that the checkpoint does not count
+    others: int  # that were no rows
+
+
+def keep_counted(file: Path, counted: Counted) -> Removed:
+    """Remove the rows of episodes that a checkpoint does not count, and what is no row.
 
     However often this is called, and wherever it is broken off, the same rows are left in the end. Raises
     RunDirectoryError if the file is damaged, or cannot be written.
     """
-    whole, no_rows, ends_at = True, 0, 0  # so far: nothing was removed; no rows; where what stays ends
-    in_one_piece = True
+    removed, ends_at, in_one_piece = [0, 0], 0, True
     try:
         for line, stays, is_row in _judged(file, counted):
-            no_rows += not is_row
-            if not stays:
-                whole = False
-                continue
-            in_one_piece = whole
-            ends_at += len(line)
+            if stays:
+                ends_at += len(line)
+                in_one_piece = in_one_piece and not any(removed)
+            else:
+                removed[not is_row] += 1
         if in_one_piece:
             os.truncate(file, ends_at)
         else:
             _write_anew(file, counted)
     except OSError as error:
         raise RunDirectoryError(why_not_saved(file.parent, error)) from None
-    return no_rows
+    return Removed(*removed)
 
 
 def _judged(file: Path, counted: Counted) -> Iterator[tuple[bytes, bool, bool]]:
     """Each line, whether it stays, and whether it is what it should be: the header, or a row."""
     for index, line in enumerate(whole_lines(file)):
         row = read_row(line)
-        yield line, index == 0 or row in counted, index == 0 or row is not None
+        yield line, index == 0 or (row is not None and counted.has(row)), index == 0 or row is not None
 
 
 def _write_anew(file: Path, counted: Counted) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from a3c.errors import RunDirectoryError
-from a3c.experiment.loggers.episodes_csv import OLDER_COLUMNS
+from a3c.experiment.loggers.episodes_csv import COLUMNS, OLDER_COLUMNS
 from a3c.experiment.run_directory import CONFIG, EPISODES, SUMMARY, read_json, regular
 from a3c.experiment.saved_settings import read_config
 
@@ -163,8 +163,8 @@ def _read_episodes(path: Path) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         raise _damaged(path, f"{EPISODES} cannot be read ({error})") from None
     columns = head.strip().split(",")
-    if tuple(columns[: len(OLDER_COLUMNS)]) != OLDER_COLUMNS:
-        raise _damaged(path, f"{EPISODES} does not begin with the columns {','.join(OLDER_COLUMNS)}")
+    if tuple(columns) not in (COLUMNS, OLDER_COLUMNS):
+        raise _damaged(path, f"{EPISODES} does not begin with the columns {','.join(COLUMNS)}")
     kinds = [(column, np.float64) for column in columns]
     try:
         if not rows.strip():

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from a3c.experiment.episode_rows import number_of
+from a3c.experiment.episode_rows import Row, number_of
 from a3c.experiment.told import ENOUGH_EPISODES
 from a3c.types import FinishedEpisode, Report, Snapshot
 
 if TYPE_CHECKING:
-    from a3c.experiment.episode_rows import Counted, Row
+    from a3c.experiment.episode_rows import Counted
 
+_MOST_WORKERS = 4096
 _LEAST_ELAPSED_S = 0.001  # a rate over less is noise
 
 
@@ -38,6 +39,7 @@ class Progress:
         self.best_return_mean_100: float | None = None
         self._last_returns: deque[float] = deque(maxlen=ENOUGH_EPISODES)
         self._reported: dict[int, int] = {}  # the number of each worker's last episode
+        self._given_up: dict[int, int] = {}  # up to which number no report is waited for any more
         self._trained_s = 0.0  # before this process took the run up
         self._since_line = Report()
         self._line_time = self.training_since
@@ -87,12 +89,22 @@ class Progress:
         best = state["best_return_mean_100"]
         self.best_return_mean_100 = None if best is None else float(best)
         self._last_returns.extend(float(value) for value in state["last_returns"])
-        self._reported = {worker: int(number) for worker, number in enumerate(state.get("reported", ()))}
+        reported = state.get("reported", [])
+        if not isinstance(reported, list) or len(reported) > _MOST_WORKERS:
+            raise ValueError(f"its 'reported' is no list of at most {_MOST_WORKERS:,}")
+        self._reported = {worker: int(number) for worker, number in enumerate(reported)}
         self._line_env_steps = env_steps
 
     def has_reports_of(self, counted: Sequence[int]) -> bool:
-        """Whether so many episodes of each worker have been reported, or died with a life of it."""
-        return all(self._reported.get(worker, 0) >= number for worker, number in enumerate(counted))
+        """Whether so many episodes of each worker have been reported, died with it, or are not waited for any more."""
+        return all(
+            max(self._reported.get(worker, 0), self._given_up.get(worker, 0)) >= number
+            for worker, number in enumerate(counted)
+        )
+
+    def give_up(self, counted: Sequence[int]) -> None:
+        """Wait for the reports of so many episodes of each worker no more."""
+        self._given_up = dict(enumerate(counted))
 
     def settle(self, counted: Counted, rows: Iterable[Row] | None) -> bool:
         """After `restore`: make up for reports that had overtaken the checkpoint, and for those that came after it.
@@ -101,23 +113,28 @@ class Progress:
             counted: the episodes that the checkpoint counts.
             rows: of just these; None if there are no rows with numbers, and all is to stay as it was.
 
-        Returns whether rows are missing that had been there.
+        Returns whether rows are missing that had been there; then what was reached by these stays as it was, too.
         """
         reported, self._reported = self._reported, dict(enumerate(counted.highest))
         if rows is None:
             return False
-        overtaken = sum(max(0, number - number_of(counted.highest, worker)) for worker, number in reported.items())
-        there_before, there = self.episodes - overtaken, 0
-        undone = bool(overtaken or counted.missing)
-        if undone:
-            self.episodes, self.best_return_mean_100, self.solved_at = 0, None, None
-            self._last_returns.clear()
+        undone = sum(max(0, number - number_of(counted.highest, worker)) for worker, number in reported.items())
+        undone += sum(max(0, min(last, reported.get(whose, 0)) - first + 1) for whose, first, last in counted.missing)
+        anew, late, there = Progress(self.started_at, self.solved_return), list[Row](), 0
         for row in rows:
-            was_there = row.number <= reported.get(row.worker, 0)
-            there += was_there
-            if undone or not was_there:
-                self._count(row.env_steps, row.seconds, row.episode_return)
-        return there < there_before
+            anew._count(row)
+            if row.number <= reported.get(row.worker, 0):
+                there += 1
+            else:
+                late.append(row)
+        are_missing = there < self.episodes - undone
+        if undone and not are_missing:
+            self.episodes, self._last_returns = anew.episodes, anew._last_returns
+            self.solved_at, self.best_return_mean_100 = anew.solved_at, anew.best_return_mean_100
+        else:
+            for row in late:
+                self._count(row)
+        return are_missing
 
     @property
     def _training_seconds(self) -> float:
@@ -132,7 +149,7 @@ class Progress:
         self._since_line.merge(report)
         self.dropped_rollouts += len(report.dropped)
         self.worker_restarts += len(report.failures)
-        for worker, number in report.begun.items():  # what a former life of it has not reported died with that
+        for worker, number in report.deaths.items():  # what it has not reported died with it
             self._reported[worker] = max(self._reported.get(worker, 0), number)
         return [self._add_episode(episode) for episode in report.episodes]
 
@@ -181,20 +198,22 @@ class Progress:
             "exit_reason": exit_reason,
         }
 
-    def _count(self, env_steps: int, seconds: float, episode_return: float) -> None:
+    def _count(self, episode: Row) -> None:
         self.episodes += 1
-        if math.isfinite(episode_return):  # a NaN reward must not hide the next hundred episodes
-            self._last_returns.append(episode_return)
+        if math.isfinite(episode.episode_return):  # a NaN reward must not hide the next hundred episodes
+            self._last_returns.append(episode.episode_return)
         mean = self.return_mean_100
         if mean is not None:
             if self.best_return_mean_100 is None or mean > self.best_return_mean_100:
                 self.best_return_mean_100 = mean
             if self.solved_at is None and self.solved_return is not None and mean >= self.solved_return:
-                self.solved_at = {"env_steps": env_steps, "seconds": seconds}
+                self.solved_at = {"env_steps": episode.env_steps, "seconds": episode.seconds}
 
     def _add_episode(self, episode: FinishedEpisode) -> dict[str, Any]:
         seconds = round(episode.time - self.started_at, 4)
-        self._count(episode.env_steps, seconds, episode.episode_return)
+        self._count(
+            Row(episode.worker, episode.env_steps, seconds, episode.episode_return, episode.length, episode.number)
+        )
         self._reported[episode.worker] = max(self._reported.get(episode.worker, 0), episode.number)
         return {
             "episode": self.episodes,

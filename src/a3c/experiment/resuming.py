@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from a3c.config import TrainConfig, flag, is_json, refuse_unknown
 from a3c.errors import RunDirectoryError, StoreError, UsageError
 from a3c.experiment import run_directory
-from a3c.experiment.episode_rows import Counted, keep_counted, read_rows
+from a3c.experiment.episode_rows import Counted, Removed, keep_counted, read_rows
 from a3c.experiment.loggers.episodes_csv import COLUMNS, columns_of
 from a3c.experiment.presets import plain
-from a3c.experiment.run_directory import CONFIG, EPISODES, METRICS, SUMMARY
+from a3c.experiment.run_directory import ASIDE, CONFIG, EPISODES, METRICS, SUMMARY, TENSORBOARD
 from a3c.experiment.saved_settings import SavedRun, read_config
 from a3c.experiment.trust import is_nameless, refuse_unasked
 
@@ -120,7 +120,7 @@ class Resumed(NamedTuple):
         env_steps: T.
         incarnation: of the workers' first lives from now on; their random streams go by it.
         sizes: of the files that grow, in bytes, at the checkpoint.
-        was_killed: or goes back behind its end, so that not all that was logged counts, or not all that counts was.
+        is_cut: whether it was killed, or goes on from before its end: not all that was logged counts.
         counted: which episodes the checkpoint counts; None if it is of a version that did not know.
         evaluation: the state of the periodic one.
         messages: what the user is to know.
@@ -130,7 +130,7 @@ class Resumed(NamedTuple):
     env_steps: int
     incarnation: int
     sizes: Mapping[str, int]
-    was_killed: bool
+    is_cut: bool
     counted: Counted | None
     evaluation: dict[str, Any] | None
     messages: list[str]
@@ -229,23 +229,37 @@ def take_up(
     incarnation = max(_LIVES * (len(resumptions) + 1), latest + _LIVES)
     if is_copy:  # which may not know of all times that it was
         incarnation += _LIVES * (1 + secrets.randbelow(_LIVES))
-    ended_there = (run_dir / SUMMARY).exists() and run_directory.sizes(run_dir).get(METRICS) == sizes.get(METRICS)
-    return Resumed(counters.env_steps, incarnation, sizes, not ended_there, counted, evaluation, messages, before)
+    is_cut = (
+        not (run_dir / SUMMARY).exists()
+        or run_directory.sizes(run_dir).get(METRICS) != sizes.get(METRICS)
+        or (run_dir / TENSORBOARD / ASIDE).exists()  # it was not told all when the run was taken up before
+    )
+    return Resumed(counters.env_steps, incarnation, sizes, is_cut, counted, evaluation, messages, before)
 
 
-def bring_back_logs(run_dir: Path, resumed: Resumed, progress: Progress) -> None:
-    """Bring a run's logs, and what `progress` has counted of them, to the checkpoint; adds messages of what is wrong.
+def bring_back_logs(run_dir: Path, resumed: Resumed, progress: Progress) -> bool:
+    """Bring a run's logs, and what `progress` has counted of them, to the checkpoint.
+
+    Adds messages of what is wrong. Returns whether TensorBoard is to be told all anew: where its files may hold what
+    does not count, or lack what does, while the logs are whole.
 
     Raises RunDirectoryError if a log is damaged, or the directory cannot be written.
     """
-    file, done, rows = run_dir / EPISODES, list[str](), None
-    if resumed.counted is not None and columns_of(file) == COLUMNS:
-        if no_rows := keep_counted(file, resumed.counted):
-            resumed.messages.append(f"{no_rows} lines of {EPISODES} were no rows, and are removed")
-        done, rows = [EPISODES], read_rows(file)
-    if progress.settle(resumed.counted or Counted(()), rows):
-        resumed.messages.append(run_directory.lines_are_missing(EPISODES))
-    resumed.messages.extend(run_directory.take_up(run_dir, resumed.sizes, done))
+    file, done, wrong, removed, rows = run_dir / EPISODES, list[str](), list[str](), Removed(0, 0), None
+    logs_are_there = {METRICS, EPISODES} <= run_directory.sizes(run_dir).keys()
+    try:
+        if resumed.counted is not None and columns_of(file) == COLUMNS:
+            removed, done = keep_counted(file, resumed.counted), [EPISODES]
+            rows = read_rows(file)
+        if removed.others:
+            wrong.append(f"{removed.others} lines of {EPISODES} were no rows, and are removed")
+        if progress.settle(resumed.counted or Counted(()), rows):
+            wrong.append(run_directory.lines_are_missing(EPISODES))
+    except OSError as error:
+        raise RunDirectoryError(run_directory.why_not_saved(run_dir, error)) from None
+    wrong += run_directory.take_up(run_dir, resumed.sizes, done)
+    resumed.messages.extend(wrong)
+    return (resumed.is_cut or removed.rows > 0) and logs_are_there and not wrong
 
 
 def _read_record(run_dir: Path) -> tuple[dict[str, Any], bool]:

@@ -20,6 +20,7 @@ from a3c.errors import MORE_FILES, RunDirectoryError
 CONFIG, METRICS, EPISODES, SUMMARY = "config.json", "metrics.jsonl", "episodes.csv", "summary.json"
 EVALUATIONS = "evaluations.csv"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+ASIDE = ".written-anew.tmp"  # in the latter, while it is told all anew: a name that TensorBoard passes over
 ERROR = "error.txt"  # what a worker failed with
 _LOCK, _PROBE, _WANDB = ".lock", ".writable", ("wandb", ".wandb")
 _MOST_LEVELS = 200  # of JSON in JSON

@@ -18,6 +18,8 @@ from a3c.experiment.loggers.jsonl import JsonlLogger
 from a3c.experiment.loggers.tensorboard import Line, TensorBoardLogger
 from a3c.experiment.loggers.wandb import WandbLogger
 
+_LONGEST_LINE = 2**20  # bytes of metrics, which are some hundred
+
 
 class RunLoggers:
     """Owns the sinks of one run: JSONL and CSV always, TensorBoard and W&B as asked for.
@@ -107,7 +109,7 @@ def history_of(run_dir: Path, sizes: Mapping[str, int], since: float) -> Iterato
     """The lines in the first so many bytes of a run's files, as sinks take them; first those of metrics."""
     for text in _first_lines(run_dir, run_directory.METRICS, sizes):
         with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            line = json.loads(text)
+            line = json.loads(text[:_LONGEST_LINE])
             yield since + float(line["seconds"]), int(line["env_steps"]), line
     rows = (row for text in _first_lines(run_dir, run_directory.EPISODES, sizes) if (row := read_row(text)) is not None)
     for number, row in enumerate(rows, 1):

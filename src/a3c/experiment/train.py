@@ -148,7 +148,7 @@ def run_training(
         with StopSignals(patience_s) as signals, view, contextlib.ExitStack() as ending:
             with saving(run_dir):
                 resumed_at = None if resumed is None else resumed.env_steps
-                since = progress.started_at if resumed is not None and resumed.was_killed else None
+                since = progress.started_at if place.tell_all_anew else None
                 loggers = RunLoggers(run_dir, config, record, view.message, resumed_at, since, place.lock.holds)
             session.saver = CheckpointSaver(
                 run_dir, spec, model, config.checkpoint_every_s, config.keep, view.message, record, place.lock.holds
@@ -196,6 +196,7 @@ class _Place(NamedTuple):
     recipe: ActorLearnerRecipe
     record: dict[str, Any]  # what config.json holds
     resumed: resuming.Resumed | None
+    tell_all_anew: bool = False  # to TensorBoard
 
 
 def _begin(
@@ -237,14 +238,14 @@ def _take_up(
     recipe = make_recipe(facts.source, config, spec, device, resumed.incarnation)
     _check_it_can_be_sent(recipe, runtime)
     # From here on things are written.
-    resuming.bring_back_logs(run_dir, resumed, progress)
+    tell_all_anew = resuming.bring_back_logs(run_dir, resumed, progress)
     with saving(run_dir):
         checkpoint.set_damaged_aside(run_dir)
         now = config_record(facts.source, config, spec)
         resumed.say_what_is_new(now)
         record = resumed.record(now, changes)
         run_directory.write_json(run_dir / run_directory.CONFIG, record)
-    return _Place(run_dir, lock, recipe, record, resumed)
+    return _Place(run_dir, lock, recipe, record, resumed, tell_all_anew)
 
 
 def _check_it_can_be_sent(recipe: ActorLearnerRecipe, runtime: AnyRuntime) -> None:
@@ -451,13 +452,16 @@ class _Session:
         It is cut now, and written at a later call if reports of episodes that it counts are still on their way.
         """
         assert self.saver is not None
-        self._keep_directory(view)
         try:
             if self._cut is None:
+                self._keep_directory(view)
                 deadline = time.monotonic() + _REPORTS_S
                 self._cut = _Cut(self.store.state_dict(), self._progress_state(loggers), deadline)
-            cut = self._cut
-            if time.monotonic() > cut.deadline or self.progress.has_reports_of(cut.state["worker_episodes"]):
+            cut, counted = self._cut, self._cut.state["worker_episodes"]
+            if time.monotonic() > cut.deadline:
+                self.progress.give_up(counted)
+            if self.progress.has_reports_of(counted):
+                self._keep_directory(view)
                 self._cut = None
                 loggers.flush_episodes()
                 self.saver.begin(cut.state, cut.progress)

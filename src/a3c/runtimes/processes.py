@@ -186,7 +186,7 @@ class ProcessRuntime:
                 if failed is None or failure is not None:
                     continue
                 if may_pass(failed) and restarts.allow(worker.number):
-                    yield Report(failures=[str(failed)])
+                    yield Report(failures=[str(failed)], deaths={worker.number: store.pushed_episodes(worker.number)})
                 else:
                     failure = failed
             crew.kill_who_hangs()
@@ -194,9 +194,8 @@ class ProcessRuntime:
             if restarts.waiting and store.counters().stop:
                 restarts.waiting.clear()
             for number in restarts.due(crew.leaving):
-                pushed = crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
+                crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
                 self.alive = len(crew.active)
-                yield Report(begun={number: pushed})
         if failure is not None:
             yield from _what_still_lies_in_the_pipes(crew.active.values())
             raise failure
@@ -230,18 +229,16 @@ class _Crew:
         self.leaving: set[int] = set()
         self._done: list[_Worker] = []
 
-    def start(self, number: int) -> int:
-        """Start a worker, for the first time or anew; how many episodes it has pushed before."""
-        pushed_episodes: int = self._store.pushed_episodes(number)
+    def start(self, number: int) -> None:
+        """Start a worker, for the first time or anew."""
         life = Life(self._lives[number], _Beat(self._beats, number * _LINE))
         self._lives[number] += 1
         self._runtime.incarnation = max(self._runtime.incarnation, life.incarnation)
         self._beats[number * _LINE] = 0.0
         self._seen[number] = 0.0
         try:
-            self.active[number] = self._launched(number, life, pushed_episodes)
+            self.active[number] = self._launched(number, life)
             self._stillness.begin(number)
-            return pushed_episodes
         except (OSError, EOFError) as error:
             # The fork server cannot say what it is short of: it ends.
             lost = isinstance(error, EOFError | ConnectionError)
@@ -253,7 +250,7 @@ class _Crew:
                 f"--workers than {len(self._lives)}"
             ) from error
 
-    def _launched(self, number: int, life: Life, pushed_episodes: int) -> _Worker:
+    def _launched(self, number: int, life: Life) -> _Worker:
         runtime, context = self._runtime, self._runtime.context
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(  # type: ignore[attr-defined]
@@ -267,7 +264,7 @@ class _Crew:
                 sender,
                 runtime.report_every_s,
                 runtime.episodes_at_once,
-                pushed_episodes,
+                self._store.pushed_episodes(number),
             ),
             name=f"a3c-worker-{number}",
         )

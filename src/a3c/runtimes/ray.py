@@ -230,7 +230,7 @@ class RayRuntime:
                 lost = isinstance(failed, WorkerDied)
                 anew = isinstance(failed, WorkerError) and may_pass(failed) and not crew.is_hopeless(worker.number)
                 if anew and (losses if lost else restarts).allow(worker.number):
-                    yield Report(failures=[str(failed)])
+                    yield Report(failures=[str(failed)], deaths={worker.number: crew.pushed_episodes(worker.number)})
                 else:
                     failure = failed
             crew.kill_who_hangs()
@@ -240,9 +240,8 @@ class RayRuntime:
                 restarts.waiting.clear()
                 losses.waiting.clear()
             for number in (*restarts.due(), *losses.due()):
-                pushed = crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
+                crew.start(number)  # its first pull counts it in: the others need not wait for it to be up
                 self.alive = len(crew.active)
-                yield Report(begun={number: pushed})
         if failure is not None:
             raise failure
 
@@ -359,12 +358,9 @@ class _Crew:
         self._versions = versions_here()
         self._stillness = Stillness(runtime.policy.timeout_s, _START_S, _LOOK_EVERY_S)
 
-    def start(self, number: int) -> int:
-        """Start a worker, for the first time or anew; how many episodes it has pushed before.
-
-        What a life has reported it had pushed, if the push may have been lost with it.
-        """
-        pushed_episodes: int = max(self._store.pushed_episodes(number), self._reported_episodes[number])
+    def start(self, number: int) -> None:
+        """Start a worker, for the first time or anew."""
+        pushed_episodes = self.pushed_episodes(number)
         life, self._lives[number] = self._lives[number], self._lives[number] + 1
         runtime, wish = self._runtime, self._runtime.wish
         runtime.incarnation = max(runtime.incarnation, life)
@@ -386,7 +382,6 @@ class _Crew:
         )
         self.active[number] = _Worker(number, actor, stream)
         self._stillness.begin(number)
-        return pushed_episodes
 
     def with_news(self, timeout_s: float) -> list[_Worker]:
         """Whoever has said something, as soon as somebody has."""
@@ -429,6 +424,10 @@ class _Crew:
         self._stillness.step(worker.number)
         if report.episodes:
             self._reported_episodes[worker.number] = report.episodes[-1].number
+
+    def pushed_episodes(self, number: int) -> int:
+        """How many episodes a worker that is not running has pushed; a push may have been lost after its report."""
+        return max(int(self._store.pushed_episodes(number)), self._reported_episodes[number])
 
     def is_hopeless(self, number: int) -> bool:
         """Whether a worker has died at once, several times in a row."""

@@ -12,12 +12,13 @@ from a3c.errors import A3CError, WorkerFailed
 from a3c.types import Report, Update
 
 _Item = TypeVar("_Item")
+_LONG_S, _SOON_S = 1.0, 0.02
 _EPISODES, _DROPPED, _STALENESS = 50, 5, 100
 """Of each so many that, with all else that a report has, it is less than the 4,096 bytes that Linux writes whole."""
 
 
 class ReportBatch:
-    """Collects updates until a report is due.
+    """Collects updates until a report is due: soon, where an episode has ended and the next update may take long.
 
     Args:
         every_s: seconds between reports; the first update makes one at once.
@@ -30,20 +31,23 @@ class ReportBatch:
         self.episodes_at_once = episodes_at_once
         self._pushed_episodes = dict(pushed_episodes)
         self._report = Report()
-        self._next_due = time.monotonic()
+        self._next_due = self._soon = self._latest = time.monotonic()
+        self._longest_s = 0.0  # from one update to the next
 
     def add(self, worker: int, update: Update) -> Report | None:
         """Count an update; returns the report if it is due now."""
         self._report.add(worker, update, time.time(), self._pushed_episodes[worker])
         self._pushed_episodes[worker] += len(update.episodes)
-        if time.monotonic() >= self._next_due or (self.episodes_at_once and self._report.episodes):
-            return self.take()
-        return None
+        now = time.monotonic()
+        self._longest_s, self._latest = max(self._longest_s, now - self._latest), now
+        soon = self.episodes_at_once or (self._longest_s > _LONG_S and now >= self._soon)
+        return self.take() if now >= self._next_due or (soon and self._report.episodes) else None
 
     def take(self) -> Report:
         """What has been collected, due or not."""
         report, self._report = self._report, Report()
-        self._next_due = time.monotonic() + self.every_s
+        now = time.monotonic()
+        self._next_due, self._soon = now + self.every_s, now + _SOON_S
         return report
 
 

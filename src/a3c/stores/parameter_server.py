@@ -19,7 +19,7 @@ from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreError
 from a3c.stores.local import LocalStore
-from a3c.stores.state import uncounted_episodes
+from a3c.stores.state import MOST_UNCOUNTED, uncounted_episodes
 from a3c.stores.synchronous import SynchronousHandle, SynchronousStore
 from a3c.types import Counts, Receipt, Snapshot, StoreHandle
 
@@ -67,8 +67,9 @@ class Numbers(NamedTuple):
         """These, and the so many numbers that end with `last`: the next ones, or such as come late or after a loss."""
         first = last - episodes + 1
         gaps = [*self.missing, (self.highest + 1, first - 1)]
-        parts = [part for begin, end in gaps for part in ((begin, min(end, first - 1)), (max(begin, last + 1), end))]
-        return Numbers(max(self.highest, last), tuple(part for part in parts if part[0] <= part[1]))
+        if episodes:
+            gaps = [part for begin, end in gaps for part in ((begin, min(end, first - 1)), (max(begin, last + 1), end))]
+        return Numbers(max(self.highest, last), tuple(gap for gap in gaps if gap[0] <= gap[1]))
 
 
 _NONE = Numbers(0, ()), Numbers(0, ())
@@ -235,7 +236,7 @@ class ParameterServer:
             highest[worker] = counted.highest
             missing += [[worker, *each] for each in counted.missing]
         state = _with_arrays(self._store.state_dict()) | {"worker_episodes": highest}
-        return state | ({"uncounted_episodes": missing} if missing else {})
+        return state | ({"uncounted_episodes": missing[-MOST_UNCOUNTED:]} if missing else {})
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self._store.load_state_dict(_with_tensors(state))

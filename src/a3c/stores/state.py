@@ -14,7 +14,8 @@ from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreError
 from a3c.types import Counts, Snapshot, StoreState
 
-_MOST_UNCOUNTED = 10_000
+MOST_UNCOUNTED = 1_000
+_MOST_WORKERS = 4096
 
 
 def check_vector(vector: Tensor, parameters: Tensor, what: str) -> None:
@@ -116,12 +117,15 @@ def uncounted_episodes(packed: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     Others that came after them were counted. Only a store whose server or workers can be lost has such. Raises
     StoreError if they are no numbers.
     """
-    try:
-        uncounted = [(int(each[0]), int(each[1]), int(each[2])) for each in packed.get("uncounted_episodes", ())]
-    except (TypeError, ValueError, OverflowError, LookupError):
-        raise StoreError("the saved state's uncounted_episodes are no lists of three whole numbers") from None
-    if len(uncounted) > _MOST_UNCOUNTED:
-        raise StoreError(f"the saved state's uncounted_episodes are more than {_MOST_UNCOUNTED:,}")
+    values = packed.get("uncounted_episodes", [])
+    if not isinstance(values, list) or len(values) > MOST_UNCOUNTED:
+        raise StoreError(f"the saved state's uncounted_episodes are no list of at most {MOST_UNCOUNTED:,}")
+    uncounted = []
+    for each in values:
+        if not isinstance(each, list | tuple) or len(each) != 3:
+            raise StoreError(f"the saved state's uncounted_episodes hold {each!r:.50}: three whole numbers are wanted")
+        worker, first, last = (_counted("uncounted_episodes", number) for number in each)
+        uncounted.append((worker, first, last))
     return uncounted
 
 
@@ -132,7 +136,8 @@ def _counted(name: str, value: Any) -> int:
 
 
 def _each_counted(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple):
-        raise StoreError(f"the saved state's worker_episodes are {values!r}: a list of whole numbers is wanted")
-    _counted("sum of worker_episodes", sum(counts := tuple(_counted("worker_episodes", value) for value in values)))
+    if not isinstance(values, list | tuple) or len(values) > _MOST_WORKERS:
+        raise StoreError(f"the saved state's worker_episodes are {values!r:.50}: a list of whole numbers is wanted")
+    counts = tuple(_counted("worker_episodes", value) for value in values)
+    _counted("sum of worker_episodes", sum(counts))
     return counts

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from a3c.experiment.loggers import finite_number, is_episode
+from a3c.experiment.run_directory import ASIDE
 
 _FLUSH_EVERY_S = 2.0
-_ASIDE = ".written-anew.tmp"  # a name that TensorBoard passes over
 _OUR_NAME = re.compile(r"events\.out\.tfevents\.\d{10}\.\d{6}\..+\.\d+")
 
 Line: TypeAlias = tuple[float, int, Mapping[str, object]]
@@ -29,7 +29,7 @@ class TensorBoardLogger:
     Args:
         directory: where the event file goes; made if it does not exist.
         resumed_at: for a run that is taken up where it ended: T. TensorBoard passes over what older files have beyond.
-        history: for a run that was killed: all lines that count, with the time of each in seconds since the epoch. They
+        history: for a run that was killed: all lines that count, with a time for each, in seconds since the epoch. They
             are written once more, and older event files, which may have others or lack some, are emptied.
         ours: says, of a directory in whose place another is, whether that is this run's, too; else lines are lost.
     """
@@ -99,7 +99,7 @@ class TensorBoardLogger:
         """Write a file that takes the place of all older ones, at one stroke, and go on with it."""
         self._take_place()
         older = [file for file in self._directory.iterdir() if _OUR_NAME.fullmatch(file.name)]
-        aside = self._directory / _ASIDE
+        aside = self._directory / ASIDE
         aside.unlink(missing_ok=True)  # left by a run that was killed, or a link that somebody has put there
         try:
             writer = self._make_writer(open(aside, "xb"))  # noqa: SIM115  (closed with the writer)
