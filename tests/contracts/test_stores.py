@@ -255,11 +255,11 @@ def test_episodes_are_counted_worker_by_worker_and_go_on_after_a_resume(name):
         handle.push(torch.ones(2), Counts(9, episodes), 0)
         if handle is second:
             second.leave()
-        assert begun.pushed_episodes(handle.worker) >= episodes  # be it counted later
-    assert [begun.pushed_episodes(worker) for worker in range(2)] == [4, 5]
+    if not name.startswith("ray"):  # there a push may still be on its way
+        assert [begun.pushed_episodes(worker) for worker in range(2)] == [4, 5]  # though it may be counted later
     finish(begun, 0, 1)
     assert begun.state_dict()["worker_episodes"] == [4, 5]
-    assert begun.pushed_episodes(1) == 5  # another life of it numbers on from there
+    assert [begun.pushed_episodes(worker) for worker in range(2)] == [4, 5]  # from there another life numbers on
     fewer = make_store(name, torch.zeros(2), make_rule())
     fewer.load_state_dict(begun.state_dict())
     assert fewer.pushed_episodes(0) == 4
