@@ -19,7 +19,9 @@ from gymnasium.envs.classic_control import CartPoleEnv
 import a3c
 from a3c import cli
 from a3c.config import TrainConfig, setting_names
+from a3c.errors import UsageError
 from a3c.experiment.policy_spec import PolicySpec
+from a3c.types import MOST_WORKERS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -380,6 +382,12 @@ def test_every_setting_says_what_it_is(capsys):
     assert set(described) == setting_names()
     for description in described.values():
         assert re.sub(r"\W+", "", description)[:30] in text
+
+
+def test_a_saved_state_may_be_of_as_many_workers_as_the_settings_take():
+    TrainConfig(workers=MOST_WORKERS).validate()
+    with pytest.raises(UsageError, match="--workers"):
+        TrainConfig(workers=MOST_WORKERS + 1).validate()
 
 
 def test_only_named_settings_override_the_preset():

@@ -25,6 +25,9 @@ State = Any
 Observation = Any
 """A flat observation: one tensor, or a dict {path: tensor} for Dict and Tuple spaces (`a3c.spaces.parts`)."""
 
+MOST_WORKERS = 4096
+"""W is no more than this."""
+
 LIFE_LOST = "life_lost"
 """Key of a step's info: who lost a life, [B] bool. No value follows there, though the episode goes on."""
 

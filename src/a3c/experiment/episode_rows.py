@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from a3c.errors import RunDirectoryError
-from a3c.experiment.run_directory import whole_lines, why_not_saved
+from a3c.experiment.run_directory import whole_lines, why_not_saved, written_aside
 
 _LONGEST_ROW = 1000  # bytes; none is by far as long
 
@@ -59,9 +58,12 @@ def read_row(line: bytes) -> Row | None:
     return row if math.isfinite(row.seconds) else None
 
 
-def read_rows(file: Path) -> Iterator[Row]:
-    """What the rows of an `episodes.csv` say. Raises RunDirectoryError if a line has no end, and OSError."""
-    yield from (row for line in whole_lines(file) if (row := read_row(line)) is not None)
+def read_rows(file: Path, size: int | None = None) -> Iterator[Row]:
+    """What the rows of an `episodes.csv`, or in its first so many bytes, say.
+
+    Raises RunDirectoryError if a line has no end, and OSError.
+    """
+    yield from (row for line in whole_lines(file, size) if (row := read_row(line)) is not None)
 
 
 class Removed(NamedTuple):
@@ -88,7 +90,8 @@ def keep_counted(file: Path, counted: Counted) -> Removed:
         if in_one_piece:
             os.truncate(file, ends_at)
         else:
-            _write_anew(file, counted)
+            with written_aside(file) as kept:
+                kept.writelines(line for line, stays, _ in _judged(file, counted) if stays)
     except OSError as error:
         raise RunDirectoryError(why_not_saved(file.parent, error)) from None
     return Removed(*removed)
@@ -99,18 +102,3 @@ def _judged(file: Path, counted: Counted) -> Iterator[tuple[bytes, bool, bool]]:
     for index, line in enumerate(whole_lines(file)):
         row = read_row(line)
         yield line, index == 0 or (row is not None and counted.has(row)), index == 0 or row is not None
-
-
-def _write_anew(file: Path, counted: Counted) -> None:
-    """Write the lines that stay aside, then in the file's place."""
-    aside = file.with_name(f".{file.name}.tmp")
-    aside.unlink(missing_ok=True)  # left by a run that was killed, or a link that somebody has put there
-    try:
-        with open(aside, "xb") as kept:
-            kept.writelines(line for line, stays, _ in _judged(file, counted) if stays)
-            kept.flush()
-            os.fsync(kept.fileno())
-        shutil.copymode(file, aside)
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)  # on a full disk half of it would be in everybody's way

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from a3c.experiment.episode_rows import Row, number_of
+from a3c.experiment.loggers.episodes_csv import COLUMNS
 from a3c.experiment.told import ENOUGH_EPISODES
-from a3c.types import FinishedEpisode, Report, Snapshot
+from a3c.types import MOST_WORKERS, FinishedEpisode, Report, Snapshot
 
 if TYPE_CHECKING:
     from a3c.experiment.episode_rows import Counted
 
-_MOST_WORKERS = 4096
 _LEAST_ELAPSED_S = 0.001  # a rate over less is noise
 
 
@@ -90,8 +90,8 @@ class Progress:
         self.best_return_mean_100 = None if best is None else float(best)
         self._last_returns.extend(float(value) for value in state["last_returns"])
         reported = state.get("reported", [])
-        if not isinstance(reported, list) or len(reported) > _MOST_WORKERS:
-            raise ValueError(f"its 'reported' is no list of at most {_MOST_WORKERS:,}")
+        if not isinstance(reported, list) or len(reported) > MOST_WORKERS:
+            raise ValueError(f"its 'reported' is no list of at most {MOST_WORKERS:,}")
         self._reported = {worker: int(number) for worker, number in enumerate(reported)}
         self._line_env_steps = env_steps
 
@@ -211,16 +211,7 @@ class Progress:
 
     def _add_episode(self, episode: FinishedEpisode) -> dict[str, Any]:
         seconds = round(episode.time - self.started_at, 4)
-        self._count(
-            Row(episode.worker, episode.env_steps, seconds, episode.episode_return, episode.length, episode.number)
-        )
+        row = Row(episode.worker, episode.env_steps, seconds, episode.episode_return, episode.length, episode.number)
+        self._count(row)
         self._reported[episode.worker] = max(self._reported.get(episode.worker, 0), episode.number)
-        return {
-            "episode": self.episodes,
-            "worker": episode.worker,
-            "env_steps": episode.env_steps,
-            "seconds": seconds,
-            "return": episode.episode_return,
-            "length": episode.length,
-            "worker_episode": episode.number,
-        }
+        return {"episode": self.episodes, **dict(zip(COLUMNS, row, strict=True))}

@@ -245,19 +245,19 @@ def bring_back_logs(run_dir: Path, resumed: Resumed, progress: Progress) -> bool
 
     Raises RunDirectoryError if a log is damaged, or the directory cannot be written.
     """
-    file, done, wrong, removed, rows = run_dir / EPISODES, list[str](), list[str](), Removed(0, 0), None
+    file, sizes, wrong, removed, rows = run_dir / EPISODES, dict(resumed.sizes), list[str](), Removed(0, 0), None
     logs_are_there = {METRICS, EPISODES} <= run_directory.sizes(run_dir).keys()
     try:
         if resumed.counted is not None and columns_of(file) == COLUMNS:
-            removed, done = keep_counted(file, resumed.counted), [EPISODES]
-            rows = read_rows(file)
+            removed, rows = keep_counted(file, resumed.counted), read_rows(file)
+            sizes[EPISODES] = file.stat().st_size
         if removed.others:
             wrong.append(f"{removed.others} lines of {EPISODES} were no rows, and are removed")
         if progress.settle(resumed.counted or Counted(()), rows):
             wrong.append(run_directory.lines_are_missing(EPISODES))
     except OSError as error:
         raise RunDirectoryError(run_directory.why_not_saved(run_dir, error)) from None
-    wrong += run_directory.take_up(run_dir, resumed.sizes, done)
+    wrong += run_directory.take_up(run_dir, sizes)
     resumed.messages.extend(wrong)
     return (resumed.is_cut or removed.rows > 0) and logs_are_there and not wrong
 

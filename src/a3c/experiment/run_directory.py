@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -134,11 +134,10 @@ def sizes(path: Path) -> dict[str, int]:
     return {name: (path / name).stat().st_size for name in _GROWING if (path / name).exists()}
 
 
-def take_up(path: Path, sizes: Mapping[str, Any], done: Collection[str] = ()) -> list[str]:
+def take_up(path: Path, sizes: Mapping[str, Any]) -> list[str]:
     """Bring a run's directory back to what it was at a checkpoint: its growing files to the `sizes` they had.
 
-    What was logged after it happens once more. The summary and what a killed run left half written go. Those of the
-    files whose names are `done` are so already.
+    What was logged after it happens once more. The summary and what a killed run left half written go.
 
     Returns what the user is to know. Raises RunDirectoryError if the directory cannot be written.
     """
@@ -146,7 +145,7 @@ def take_up(path: Path, sizes: Mapping[str, Any], done: Collection[str] = ()) ->
     try:
         for name in _GROWING:
             file, size = path / name, sizes.get(name, 0)
-            if name in done or not file.exists():
+            if not file.exists():
                 continue
             whole = _end_of_whole_lines(file, size)  # a full disk may have left half a line
             if whole < size:
@@ -299,13 +298,25 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write atomically: the file holds the old content or the new, never a part of it. Its directory may have gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(data), indent=2, allow_nan=False) + "\n"
+    with written_aside(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of what lies there, at one stroke, once the block has come to its end."""
     aside = path.with_name(f".{path.name}.tmp")
     aside.unlink(missing_ok=True)  # left by a run that was killed, or a link that somebody has put there
-    with open(aside, "x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    try:
+        with open(aside, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)  # on a full disk half of it would be in everybody's way
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from a3c.config import TrainConfig
 from a3c.experiment import run_directory
-from a3c.experiment.episode_rows import read_row
+from a3c.experiment.episode_rows import read_rows
 from a3c.experiment.loggers import Logger, LoggerList, NullLogger
 from a3c.experiment.loggers.background import BackgroundLogger
 from a3c.experiment.loggers.episodes_csv import EpisodesCsvLogger
@@ -107,17 +107,13 @@ class RunLoggers:
 
 def history_of(run_dir: Path, sizes: Mapping[str, int], since: float) -> Iterator[Line]:
     """The lines in the first so many bytes of a run's files, as sinks take them; first those of metrics."""
-    for text in _first_lines(run_dir, run_directory.METRICS, sizes):
-        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            line = json.loads(text[:_LONGEST_LINE])
-            yield since + float(line["seconds"]), int(line["env_steps"]), line
-    rows = (row for text in _first_lines(run_dir, run_directory.EPISODES, sizes) if (row := read_row(text)) is not None)
-    for number, row in enumerate(rows, 1):
-        episode = {"episode": number, "return": row.episode_return, "length": row.length}
-        yield since + row.seconds, row.env_steps, episode
-
-
-def _first_lines(run_dir: Path, name: str, sizes: Mapping[str, int]) -> Iterator[bytes]:
+    metrics, episodes = run_directory.METRICS, run_directory.EPISODES
     with contextlib.suppress(FileNotFoundError):  # it has vanished meanwhile
-        if name in sizes:
-            yield from run_directory.whole_lines(run_dir / name, sizes[name])
+        for text in run_directory.whole_lines(run_dir / metrics, sizes.get(metrics, 0)):
+            with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                line = json.loads(text[:_LONGEST_LINE])
+                yield since + float(line["seconds"]), int(line["env_steps"]), line
+    with contextlib.suppress(FileNotFoundError):
+        for number, row in enumerate(read_rows(run_dir / episodes, sizes.get(episodes, 0)), 1):
+            episode = {"episode": number, "return": row.episode_return, "length": row.length}
+            yield since + row.seconds, row.env_steps, episode

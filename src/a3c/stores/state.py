@@ -12,10 +12,9 @@ from torch import Tensor
 from a3c.core.moments import empty
 from a3c.core.update_rule import UpdateRule
 from a3c.errors import StoreError
-from a3c.types import Counts, Snapshot, StoreState
+from a3c.types import MOST_WORKERS, Counts, Snapshot, StoreState
 
 MOST_UNCOUNTED = 1_000
-_MOST_WORKERS = 4096
 
 
 def check_vector(vector: Tensor, parameters: Tensor, what: str) -> None:
@@ -136,7 +135,7 @@ def _counted(name: str, value: Any) -> int:
 
 
 def _each_counted(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or len(values) > _MOST_WORKERS:
+    if not isinstance(values, list | tuple) or len(values) > MOST_WORKERS:
         raise StoreError(f"the saved state's worker_episodes are {values!r:.50}: a list of whole numbers is wanted")
     counts = tuple(_counted("worker_episodes", value) for value in values)
     _counted("sum of worker_episodes", sum(counts))
