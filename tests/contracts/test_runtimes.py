@@ -44,6 +44,12 @@ def start_method(request):
     return request.param
 
 
+@pytest.fixture
+def runtime_with(start_method):
+    """A runtime with a policy for workers that fail."""
+    return lambda policy: ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=policy)
+
+
 def shared_store(runtime, kind="hogwild", budget=None):
     rule = UpdateRule(RMSProp(), constant(0.1), budget or Budget(env_steps=10**9))
     context = getattr(runtime, "context", None)
@@ -268,15 +274,15 @@ def slow_to_start(worker, handle, life):
     return learner(worker, handle, life)
 
 
-def test_a_start_may_take_longer_than_a_step(start_method):
-    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+def test_a_start_may_take_longer_than_a_step(runtime_with):
+    runtime = runtime_with(FailurePolicy(timeout_s=2))
     with nothing_left():
         store = shared_store(runtime)
         collect(runtime, slow_to_start, store)
         assert store.counters().version == 10 * W
 
 
-def test_who_waits_for_a_slow_one_does_not_hang(start_method):
+def test_who_waits_for_a_slow_one_does_not_hang(runtime_with):
     def recipe(worker, handle, life):
         def at_update(worker, update):
             for _ in range(0 if worker == 0 else 30):
@@ -285,7 +291,7 @@ def test_who_waits_for_a_slow_one_does_not_hang(start_method):
 
         return learner(worker, handle, life, updates=2, at_update=at_update)
 
-    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    runtime = runtime_with(FailurePolicy(timeout_s=2))
     with nothing_left():
         store = shared_store(runtime, "synchronous")
         collect(runtime, recipe, store)
@@ -349,7 +355,7 @@ def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(start_method, kind)
     assert store.counters().env_steps >= 3 * 2 * 40
 
 
-def test_who_has_waited_is_not_taken_for_hanging(start_method):
+def test_who_has_waited_is_not_taken_for_hanging(runtime_with):
     def recipe(worker, handle, life):
         def at_update(worker, update):
             if worker == 1 and update == 0:
@@ -361,15 +367,15 @@ def test_who_has_waited_is_not_taken_for_hanging(start_method):
 
         return learner(worker, handle, life, updates=2, at_update=at_update)
 
-    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
+    runtime = runtime_with(FailurePolicy(timeout_s=2))
     with nothing_left():
         store = shared_store(runtime, "synchronous")
         collect(runtime, recipe, store)
         assert store.counters().version == 2
 
 
-def test_a_parent_that_was_away_judges_nobody(start_method):
-    runtime = ProcessRuntime(start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(timeout_s=1))
+def test_a_parent_that_was_away_judges_nobody(runtime_with):
+    runtime = runtime_with(FailurePolicy(timeout_s=1))
     with (
         nothing_left(),
         contextlib.closing(runtime.run(make(updates=60, pause_s=0.05), shared_store(runtime), W)) as reports,
@@ -379,15 +385,13 @@ def test_a_parent_that_was_away_judges_nobody(start_method):
                 time.sleep(2.5)  # the workers' pipes fill meanwhile, or their beats are old
 
 
-def test_others_go_on_while_a_worker_of_a_round_is_started_anew(start_method):
+def test_others_go_on_while_a_worker_of_a_round_is_started_anew(runtime_with):
     def recipe(worker, handle, life):
         if life.incarnation:
             time.sleep(3.0)  # an environment that takes its time
         yield from learner(worker, handle, life, updates=60, pause_s=0.05, at_update=fail_at(explode, 3))
 
-    runtime = ProcessRuntime(
-        start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=3)
-    )
+    runtime = runtime_with(FailurePolicy(restarts_per_hour=3))
     with nothing_left():
         store, done = shared_store(runtime, "synchronous"), []
         with contextlib.closing(runtime.run(recipe, store, W)) as reports:
@@ -401,13 +405,11 @@ def test_others_go_on_while_a_worker_of_a_round_is_started_anew(start_method):
 
 
 @pytest.mark.parametrize("kind", ["NonFiniteError", "UsageError"])
-def test_what_would_only_fail_again_is_not_started_anew(start_method, kind):
+def test_what_would_only_fail_again_is_not_started_anew(runtime_with, kind):
     def fail():
         raise getattr(errors, kind)("for good")
 
-    runtime = ProcessRuntime(
-        start_method, preload=["torch"], report_every_s=0.05, policy=FailurePolicy(restarts_per_hour=9)
-    )
+    runtime = runtime_with(FailurePolicy(restarts_per_hour=9))
     with nothing_left(), pytest.raises(WorkerFailed, match="for good"):
         collect(runtime, make(updates=10**6, pause_s=0.01, at_update=fail_at(fail, 2)), shared_store(runtime))
     assert runtime.incarnation == 0

@@ -15,7 +15,7 @@ import ray
 import test_runtimes
 import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
-from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make, slow_to_start
+from test_runtimes import FAILURES, P, W, collect, explode, fail_at, kill_oneself, learner, make
 
 from a3c.core.optimizers import RMSProp
 from a3c.core.schedules import Budget, constant
@@ -34,7 +34,7 @@ globals().update(
     {
         name: test
         for name, test in vars(test_runtimes).items()
-        if name.startswith("test_") and "runtime" in inspect.signature(test).parameters
+        if name.startswith("test_") and {"runtime", "runtime_with"} & set(inspect.signature(test).parameters)
     }
 )
 
@@ -59,6 +59,11 @@ def _stores_on_ray(monkeypatch):
 @pytest.fixture
 def runtime():
     return RayRuntime(report_every_s=0.05)
+
+
+@pytest.fixture
+def runtime_with():
+    return lambda policy: RayRuntime(report_every_s=0.05, policy=policy)
 
 
 @pytest.mark.parametrize("kind", ["hogwild", "synchronous"])
@@ -156,14 +161,6 @@ def test_a_worker_that_hangs_ends_the_run_if_nobody_is_to_be_started_anew():
     recipe = make(updates=10**6, pause_s=0.01, at_update=fail_at(lambda: time.sleep(1000), 5))
     with nothing_left(), pytest.raises(WorkerHung, match="worker 1 hung: .* --worker-timeout-s 2"):
         collect(runtime, recipe, shared_store(runtime))
-
-
-def test_a_start_may_take_longer_than_a_step():
-    runtime = RayRuntime(report_every_s=0.05, policy=FailurePolicy(timeout_s=2))
-    with nothing_left():
-        store = shared_store(runtime)
-        collect(runtime, slow_to_start, store)
-        assert store.counters().version == 10 * W
 
 
 def test_a_worker_has_one_torch_thread():
