@@ -43,6 +43,7 @@ class OneProcess:
     """As much of Ray as a server sees, in this process."""
 
     def __init__(self, keeper):
+        self.killed = []
         self.use(keeper)
 
     def use(self, keeper):
@@ -56,6 +57,9 @@ class OneProcess:
 
     def put(self, array):
         return array.copy()
+
+    def kill(self, actor, *, no_restart):
+        self.killed.append((actor, no_restart))
 
 
 @pytest.fixture
@@ -378,5 +382,41 @@ def test_who_leaves_keeps_nobody_from_keeping_a_cut(server):
         cut_at_the_next(two)
         await two.exchange(1, sessions[1], 1, push(two))
         assert await env_steps(anew()) == 10
+
+    asyncio.run(play())
+
+
+def test_a_keeper_that_hangs_is_sent_no_more_cuts_and_killed(server, monkeypatch):
+    sent = []
+
+    class Silence:
+        """What a call of one that hangs gives."""
+
+        def remote(self, incarnation, name, what):
+            sent.append(name)
+            return self
+
+        def __await__(self):
+            yield from asyncio.Event().wait().__await__()
+
+    async def play():
+        anew = server()
+        one, ray = anew(), parameter_server.ray
+        session, _ = await one.enter(0)
+        answers, ray.keep = ray.keep, Silence()
+        for number in (1, 2, 3):
+            cut_at_the_next(one)
+            await one.exchange(0, session, number, push(one))
+        assert sent == ["standing", "cut"]
+        assert ray.killed == []
+        one._kept_by = 0.0
+        for number in (4, 5):
+            await one.exchange(0, session, number, push(one))
+        assert ray.killed == [(ray, False)]  # once: Ray starts it anew, and tries the calls again
+        ray.keep = answers
+        one._kept.cancel()  # as if that had come to its end
+        await asyncio.sleep(0)
+        await one.exchange(0, session, 6, push(one))
+        assert await env_steps(anew()) == 30
 
     asyncio.run(play())

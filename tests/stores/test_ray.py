@@ -170,6 +170,19 @@ def test_a_server_that_hangs_is_started_anew(monkeypatch):
     assert pull(handle, torch.zeros(2))[1] == Snapshot(7, 75, 1, False)
 
 
+def test_a_keeper_that_hangs_is_started_anew_and_told_again(monkeypatch):
+    store = RayStore(torch.zeros(2), make_rule(RMSProp(), 0.1), 2)
+    store.load_state_dict(store.state_dict() | {"version": 7, "env_steps": 70})
+    server, keeper = process_of(store.server), process_of(store.keeper)
+    os.kill(keeper, signal.SIGSTOP)
+    monkeypatch.setattr("a3c.stores.ray._ANSWER_S", 1.0)
+    monkeypatch.setattr("a3c.stores.ray._AT_ONCE_S", 1.0)
+    store.join(0)  # of which the keeper is to hear
+    assert process_of(store.keeper) != keeper
+    assert process_of(store.server) == server
+    assert store.counters()[:2] == (7, 70)
+
+
 @pytest.mark.parametrize("size", [2, 100_000])
 def test_a_server_may_die_while_an_update_is_in_flight(size):
     store = RayStore(torch.zeros(size), make_rule(RMSProp(), 0.1), 1, in_flight=1)

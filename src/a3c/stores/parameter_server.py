@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import pickle
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 
 from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from a3c.types import Array
 
 _KEEP_EVERY_S = 2.0
+_KEEPER_S = 60.0  # what the keeper may take to hear of a cut, before it is taken to hang
 SENT_WITH_THE_CALL = 64 * 1024  # bytes; a longer θ goes by Ray's object store, once for all who ask for that version
 
 Session = tuple[int, int]
@@ -145,6 +148,8 @@ class ParameterServer:
         self._published: tuple[int, Any] | None = None  # the reference of a version's θ
         self._changed: asyncio.Event = asyncio.Event()
         self._next_keep: float = time.monotonic() + _KEEP_EVERY_S
+        self._kept: asyncio.Future[None] | None = None  # done when the keeper has the latest cut
+        self._kept_by: float = math.inf  # when that is due
         if self.incarnation:
             self._go_on_from(kept.get("cut"), kept.get("standing"))
 
@@ -172,7 +177,7 @@ class ParameterServer:
             self._take(worker, push)
             self._count(worker, session, sequence, taken)
             self._wake()
-            if time.monotonic() >= self._next_keep and not self._pending() and not self._late:
+            if time.monotonic() >= self._next_keep and not self._pending() and not self._late and self._is_kept():
                 self._next_keep = time.monotonic() + _KEEP_EVERY_S
                 self._keep_cut()
         await self._round(worker)
@@ -327,7 +332,21 @@ class ParameterServer:
     def _keep_cut(self) -> Any:
         cut = Cut(self._state(), dict(self._sequences))
         self._keep_standing()  # with it, for a keeper that has been started anew
-        return self._keeper.keep.remote(self.incarnation, "cut", pickle.dumps(cut, protocol=5))
+        told = self._keeper.keep.remote(self.incarnation, "cut", pickle.dumps(cut, protocol=5))
+        self._kept, self._kept_by = asyncio.ensure_future(_end_of(told)), time.monotonic() + _KEEPER_S
+        return told
+
+    def _is_kept(self) -> bool:
+        """Whether the keeper has the latest cut: else there is no next one, or they would pile up on their way to it.
+
+        A keeper that does not take it is killed. Ray starts it anew, and tells it again.
+        """
+        if self._kept is None or self._kept.done():
+            return True
+        if time.monotonic() >= self._kept_by:
+            self._kept_by = time.monotonic() + _KEEPER_S
+            ray.kill(self._keeper, no_restart=False)
+        return False
 
     def _keep_standing(self) -> Any:
         sessions = {worker: session for worker, (session, _) in self._sequences.items()}
@@ -348,6 +367,12 @@ class ParameterServer:
                 self._store.join(worker)
             if standing.stop:
                 self._store.request_stop()
+
+
+async def _end_of(call: Any) -> None:
+    """However it ends."""
+    with contextlib.suppress(RayError):
+        await call
 
 
 def tensor_of(array: Array) -> torch.Tensor:
