@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -385,6 +386,25 @@ def test_pushed_moments_are_merged_and_come_back_at_a_pull_as_a_copy(name):
         copy.fill_(-1.0)
     assert torch.equal(pull(handle, torch.zeros(2))[1].moments, kept)
     assert store.counters().moments is None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_moments_are_those_of_all_data_whoever_comes_first(name, seed):
+    generator = np.random.default_rng(seed)
+    store, samples = make_store(name, torch.zeros(1), make_rule(), 3, tracked=2), []
+    handles = [store.connect(worker) for worker in range(3)]
+    for _ in range(4):
+        for handle in handles:
+            pull(handle, torch.zeros(1))
+        for worker in generator.permutation(3):
+            samples.append(1e3 * worker + generator.normal(size=(generator.integers(1, 9), 2)))
+            tracked = moments.of(torch.from_numpy(samples[-1]))
+            handles[worker].push(torch.ones(1), Counts(len(samples[-1]), 0, tracked), 0)
+    for handle in handles:
+        pull(handle, torch.zeros(1))
+    finish(store, 0, 1, 2)
+    expected = moments.of(torch.from_numpy(np.concatenate(samples)))
+    torch.testing.assert_close(store.snapshot().moments, expected, rtol=1e-11, atol=0)
 
 
 def test_where_nothing_is_tracked_nothing_comes_back(name):
