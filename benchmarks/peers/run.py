@@ -1,17 +1,21 @@
 """a3c beside its peers on CartPole-v1: seconds to solve it, and steps per second, in one run, in turn.
 
+    python benchmarks/peers/run.py all                               # solve, then speed, 5 rounds of each
     python benchmarks/peers/run.py solve --seeds 5
     python benchmarks/peers/run.py speed --rounds 5
     python benchmarks/peers/run.py solve --seeds 1 --only a3c "SB3 A2C"
     python benchmarks/peers/run.py table                             # write the table anew from what is recorded
 
 Each peer gets a virtual environment of its own in runs/peers/, made with pip at the first call, and runs with its own
-published settings; one that cannot be installed is listed with the reason. All systems run once, one after another,
-then all of them again with the next seed, so that ratios are between runs of nearly the same time.
+published settings; one that cannot be installed, or fails, is listed with the reason. All systems run once, one after
+another, then all of them again with the next seed, beginning with the next system, so that ratios are between runs of
+nearly the same time and nobody is always first. CleanRL's own package wants a gym of 2021 and does not install beside a
+Python of today: a PPO in its style, with its settings, stands in (cleanrl_style_ppo.py).
 
 solve: seconds from the start of the process until the mean return of the last 100 training episodes is 475.
 speed: environment steps per second in a window after a warm-up, with the same network everywhere: two hidden layers of
-64 units. Peers' environments are counted from inside (recording.py), a3c's by its metrics.jsonl.
+64 units; who has one for policy and value together, and who has two, the table says. Peers' environments are counted
+from inside (recording.py), a3c's by its metrics.jsonl.
 
 Results are added to benchmarks/results/peers.jsonl; the table is benchmarks/results/peers.md.
 """
@@ -25,6 +29,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -32,6 +37,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +53,7 @@ PLACE = ROOT / "runs" / "peers"
 THRESHOLD, WINDOW = 475.0, 100
 TORCH = "torch==2.13.0"
 A3C = [sys.executable, "-W", "ignore", "-m", "a3c", "train", "CartPole-v1", "--quiet", "--overwrite"]
-ENDLESS = ["--total-env-steps", "1000000000", "--stop-at-return", "501"]
+ENDLESS = ["--total-env-steps", "1000000000"]
 PAPERS_FORM = ["--envs-per-worker", "1", "--rollout-length", "5", "--no-separate-torsos"]
 SAME_NETWORK = ["--encoder_mlp_layers", "64", "64"]
 
@@ -72,6 +78,15 @@ def peer(name: str, peer: str, settings: str, script: str, *arguments: str) -> S
     return System(name, ["{python}", "-W", "ignore", str(HERE / script), *arguments], settings, True, peer)
 
 
+def sb3_at(envs: int, threads: int | None) -> System:
+    """SB3's A2C without end, with so many environments and torch threads; None: as many as torch takes."""
+    name, settings = f"SB3 A2C, {envs} envs", ZOO if envs == 8 else f"{ZOO}, {envs} environments"
+    words = ["a2c", "--seed", "{seed}", "--steps", "1000000000", "--envs", str(envs)]
+    if threads is not None:
+        name, settings, words = f"{name}, 1 thread", f"{settings}, 1 thread", [*words, "--threads", str(threads)]
+    return peer(name, "sb3", f"{settings}; two networks", "sb3.py", *words)
+
+
 ZOO = "rl-baselines3-zoo's"
 SOLVE = [
     ours("a3c", "its preset", "--stop-at-return", "475"),
@@ -87,46 +102,42 @@ SOLVE = [
         "--train_dir={run_dir}",
         "--train_for_env_steps=2000000",
     ),
-    peer("CleanRL PPO", "cleanrl", "its own", "cleanrl_ppo.py"),
+    peer("CleanRL-style PPO", "", "CleanRL's", "cleanrl_style_ppo.py", "--seed", "{seed}"),
     peer("textbook A3C", "", "examples/a3c_one_file.py", "textbook_a3c.py", "--seed", "{seed}"),
 ]
 SPEED = [
-    ours("a3c, 2 x 64", "its preset", *ENDLESS),
-    ours("a3c, 2 x 256", "its preset, 256 environments a worker", *ENDLESS, "--envs-per-worker", "256"),
-    ours("a3c, 2 x 1", "the paper's form: one environment a worker, 5 steps a rollout", *ENDLESS, *PAPERS_FORM),
-    *(
-        peer(
-            f"SB3 A2C, {envs} envs",
-            "sb3",
-            ZOO if envs == 8 else f"{ZOO}, {envs} environments",
-            "sb3.py",
-            "a2c",
-            "--seed",
-            "{seed}",
-            "--steps",
-            "1000000000",
-            "--envs",
-            str(envs),
-        )
-        for envs in (8, 64, 256)
+    ours("a3c, 2 x 64", "its preset; two networks", *ENDLESS),
+    ours("a3c, 2 x 256", "its preset, 256 environments a worker; two networks", *ENDLESS, "--envs-per-worker", "256"),
+    ours("a3c, 2 x 1", "the paper's: one environment a worker, 5 steps a rollout, one network", *ENDLESS, *PAPERS_FORM),
+    *(sb3_at(envs, threads) for envs, threads in ((8, None), (8, 1), (64, None), (256, None), (256, 1))),
+    peer(
+        "SB3 PPO, 8 envs", "sb3", f"{ZOO}; two networks", "sb3.py", "ppo", "--seed", "{seed}", "--steps", "1000000000"
     ),
-    peer("SB3 PPO, 8 envs", "sb3", ZOO, "sb3.py", "ppo", "--seed", "{seed}", "--steps", "1000000000"),
-    peer("PFRL A3C, 2 x 1", "pfrl", "the paper's form", "pfrl_a3c.py", "--seed", "{seed}", "--steps", "1000000000"),
+    peer(
+        "PFRL A3C, 2 x 1",
+        "pfrl",
+        "the paper's; one network",
+        "pfrl_a3c.py",
+        "--seed",
+        "{seed}",
+        "--steps",
+        "1000000000",
+    ),
     peer(
         "Sample Factory APPO",
         "sample-factory",
-        "its example's for CartPole, the network apart",
+        "its example's for CartPole but for the sizes; one network",
         "sample_factory_appo.py",
         "--seed={seed}",
         "--train_dir={run_dir}",
         "--train_for_env_steps=1000000000",
         *SAME_NETWORK,
     ),
-    peer("CleanRL PPO", "cleanrl", "its own", "cleanrl_ppo.py"),
+    peer("CleanRL-style PPO", "", "CleanRL's; two networks", "cleanrl_style_ppo.py", "--seed", "{seed}", *ENDLESS),
     peer(
         "textbook A3C, 2 x 1",
         "",
-        "examples/a3c_one_file.py",
+        "examples/a3c_one_file.py; two networks",
         "textbook_a3c.py",
         "--seed",
         "{seed}",
@@ -171,6 +182,10 @@ def why(text: str) -> str:
     return (telling or lines or ["pip says nothing"])[-1][:200]
 
 
+class Failed(Exception):
+    """A system that ended before its time; the message is the last that it said."""
+
+
 class Running:
     """A system at work, with its processes; leaves none behind."""
 
@@ -207,6 +222,11 @@ class Running:
                 break
             time.sleep(2 if number == signal.SIGTERM else 0)
         self.process.wait()
+
+    def last_words(self) -> str:
+        """What it has printed last."""
+        lines = [line.strip() for line in self.printed.read_text().splitlines() if line.strip()]
+        return f"exit code {self.process.returncode}: {lines[-1][:200] if lines else 'it printed nothing'}"
 
     def progress(self, system: System) -> tuple[list[tuple[float, float]], Callable[[float], int]]:
         """Finished episodes (time, return) so far, and steps at a time. Times are seconds of `time.time`."""
@@ -247,7 +267,7 @@ def solve(system: System, seed: int, limit_s: float) -> dict[str, Any]:
                 break
             time.sleep(0.25)
         if solved is None and running.process.returncode:
-            raise RuntimeError(f"{system.name} failed:\n{running.printed.read_text()[-2000:]}")
+            raise Failed(running.last_words())
         return {"seconds": None if solved is None else round(solved - running.began, 2), "limit_s": limit_s}
 
 
@@ -257,7 +277,7 @@ def speed(system: System, seed: int, warm_up_s: float, seconds: float) -> dict[s
         first = None
         while first is None or time.time() < first + warm_up_s + seconds + 2:
             if running.process.poll() is not None:
-                raise RuntimeError(f"{system.name} ended early:\n{running.printed.read_text()[-2000:]}")
+                raise Failed(running.last_words())
             time.sleep(0.5)
             if first is None and (running.progress(system)[0] or running.progress(system)[1](time.time())):
                 first = time.time()
@@ -267,13 +287,14 @@ def speed(system: System, seed: int, warm_up_s: float, seconds: float) -> dict[s
 
 
 def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All systems in turn, seed by seed."""
+    """All systems in turn, seed by seed, each time from another one on."""
     run = f"{commit()} {time.strftime('%F %T')}"
     machine = {"platform": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
-    for seed in seeds:
-        for system in systems:
+    for number, seed in enumerate(seeds):
+        first = number % len(systems)
+        for system in [*systems[first:], *systems[:first]]:
             record = {"kind": kind, "run": run, "system": system.name, "settings": system.settings, "seed": seed}
-            record |= {"machine": machine, "python": platform.python_version()}
+            record |= {"machine": machine, "python": platform.python_version(), "versions": versions(system)}
             try:
                 if kind == "solve":
                     yield record | solve(system, seed, arguments.limit_s)
@@ -281,6 +302,16 @@ def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.
                     yield record | speed(system, seed, arguments.warm_up_s, arguments.seconds)
             except NotInstalled as reason:
                 yield record | {"not_installed": str(reason)}
+            except Failed as reason:
+                yield record | {"failed": str(reason)}
+
+
+def versions(system: System) -> list[str]:
+    """What a peer's environment was made of; torch and gymnasium where it runs in ours."""
+    if not system.peer:
+        return [f"{name}=={version(name)}" for name in ("torch", "gymnasium")]
+    lines = (HERE / "requirements" / f"{system.peer}.txt").read_text().splitlines()
+    return [TORCH, *(line for line in lines if not line.startswith("#"))]
 
 
 def spread(numbers: list[float], digits: int) -> str:
@@ -300,18 +331,20 @@ def table(records: list[dict[str, Any]]) -> str:
         run = some[-1]["run"]
         some = [r for r in some if r["run"] == run]
         key, counted = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
-        names = list(dict.fromkeys(r["system"] for r in some))
+        order = [system.name for system in (SOLVE if kind == "solve" else SPEED)]
+        names = sorted(dict.fromkeys(r["system"] for r in some), key=lambda n: order.index(n) if n in order else 99)
         references = {
             name: {r["seed"]: r[key] for r in some if r["system"] == name and r.get(key)}
             for name in names
             if name.startswith("a3c")
         }
         machine = "{platform}, {cores} cores".format(**some[0]["machine"])
+        command = some[0].get("command", f"python benchmarks/peers/run.py {kind}")
         lines += [
             "",
             f"## {title}",
             "",
-            f"`python benchmarks/peers/run.py {kind}`, {run} (commit and time), {machine}.",
+            f"`{command}`, {run} (commit and time), {machine}.",
         ]
         if kind == "solve":
             lines += [
@@ -326,24 +359,43 @@ def table(records: list[dict[str, Any]]) -> str:
         ratios_to = " | ".join(f"ratio, {name}" for name in references)
         lines.append(f"| system | settings | {counted} | {key.replace('_per_', '/')} | {ratios_to} |")
         lines.append("|---" * (4 + len(references)) + "|")
+        failures: list[str] = []
         for name in names:
             runs = [r for r in some if r["system"] == name]
             if reason := runs[0].get("not_installed"):
                 lines.append(f"| {name} | {runs[0]['settings']} | not installed | {reason} |{' |' * len(references)}")
                 continue
-            done = [r for r in runs if r.get(key)]
+            done, failed = [r for r in runs if r.get(key)], [r["failed"] for r in runs if "failed" in r]
             cells = [spread([r[key] for r in done], digits) if done else "-"]
             for reference in references.values():
                 pairs = [(r[key], reference[r["seed"]]) for r in done if r["seed"] in reference]
                 ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
                 cells.append(spread(ratios, 2) if ratios else "-")
             lines.append(f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} | {' | '.join(cells)} |")
+            failures += [f"{name} failed {len(failed)} times, the last with {failed[-1]}"] if failed else []
+        lines += ["", *failures] if failures else []
     return "\n".join(lines) + "\n"
+
+
+def run_kind(kind: str, systems: list[System], arguments: argparse.Namespace) -> None:
+    """Measure systems and record what came of it."""
+    systems = [s for s in systems if not arguments.only or s.name in arguments.only]
+    for system in systems:  # before anything is measured
+        if system.peer:
+            with contextlib.suppress(NotInstalled):
+                python_of(system.peer)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    command = shlex.join(["python", "benchmarks/peers/run.py", *sys.argv[1:]])
+    for record in measure(kind, systems, seeds, arguments):
+        print(record, flush=True)
+        if not arguments.only:
+            with open(RESULTS, "a") as file:
+                file.write(json.dumps(record | {"command": command}) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["solve", "speed", "table"])
+    parser.add_argument("kind", choices=["solve", "speed", "all", "table"])
     parser.add_argument("--seeds", "--rounds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--only", nargs="+", metavar="SYSTEM", help="printed, not recorded")
@@ -351,21 +403,13 @@ def main() -> None:
     parser.add_argument("--warm-up-s", type=float, default=5.0)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the window in which steps are counted")
     arguments = parser.parse_args()
-    if arguments.kind != "table":
-        systems = SOLVE if arguments.kind == "solve" else SPEED
-        if unknown := set(arguments.only or ()) - {s.name for s in systems}:
-            parser.error(f"no system {sorted(unknown)[0]!r}; there are: {', '.join(s.name for s in systems)}")
-        systems = [s for s in systems if not arguments.only or s.name in arguments.only]
-        for system in systems:  # before anything is measured
-            if system.peer:
-                with contextlib.suppress(NotInstalled):
-                    python_of(system.peer)
-        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-        for record in measure(arguments.kind, systems, seeds, arguments):
-            print(record, flush=True)
-            if not arguments.only:
-                with open(RESULTS, "a") as file:
-                    file.write(json.dumps(record) + "\n")
+    kinds = {"solve": SOLVE, "speed": SPEED}
+    kinds = {kind: systems for kind, systems in kinds.items() if arguments.kind in (kind, "all")}
+    known = {system.name: None for systems in kinds.values() for system in systems}
+    if unknown := set(arguments.only or ()) - set(known):
+        parser.error(f"no system {sorted(unknown)[0]!r}; there are: {', '.join(known)}")
+    for kind, systems in kinds.items():
+        run_kind(kind, systems, arguments)
     if RESULTS.exists():
         records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
         RESULTS.with_suffix(".md").write_text(table(records))
