@@ -180,7 +180,7 @@ class Profile:
     seconds: float = 5.0
     """Of each of the four measurements."""
     run: Path | None = None
-    """Directory of a run to begin with: a step's time can depend on how well one plays."""
+    """Directory of a run whose policy plays, and stays as it is: a step's time can depend on how one plays."""
     json: bool = False
     """Print one JSON object."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)

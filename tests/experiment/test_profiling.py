@@ -235,6 +235,18 @@ def test_a_run_to_begin_with(tmp_path, capsys):
         profile("CartPole-v1", run=run.path, hidden_sizes=(8,), seconds=0.05, **SETTINGS)
 
 
+def test_the_policy_of_a_run_stays_as_it_is_while_it_is_timed(tmp_path, monkeypatch):
+    stores = []
+    monkeypatch.setattr(profiling, "make_store", lambda *given: stores.append(make_store(*given)) or stores[-1])
+    settings = {"total_env_steps": 2000, "tensorboard": False, **SETTINGS}
+    run = a3c.train("CartPole-v1", run_dir=str(tmp_path / "run"), quiet=True, **settings)
+    profile("CartPole-v1", run=run.path, seconds=0.05, **SETTINGS)
+    played = a3c.Policy.load(run.path).model.flat
+    assert stores[0].counters().version > 0
+    for store in stores:
+        torch.testing.assert_close(store.snapshot().parameters, played, rtol=0, atol=1e-12)
+
+
 def test_workers_that_share_a_process_are_not_measured():
     with pytest.raises(UsageError, match="add --workers 1"):
         profile("CartPole-v1", **SETTINGS | {"workers": 2})

@@ -57,6 +57,7 @@ What = Literal["environment", "forward", "backward"]
 
 _WARM_UP_S = 1.0
 _NO_END = 10**15  # steps; who measures says when it is enough
+_STANDSTILL = 1e-20  # a learning rate that moves no weight, but costs what any does
 _REFERENCES: tuple[What, ...] = get_args(What)
 _TURNS, _WARM_UP_TURNS = 50, 20  # of a reference measurement, between two looks at the clock
 
@@ -273,8 +274,8 @@ def profile(
         env: as in `a3c.train`.
         seconds: of each of the four measurements, apart from what it takes to start; and as long again for drawing the
             actions with which the environments alone are stepped.
-        run: directory of a run whose weights are begun with: what an environment's step takes can depend on how it is
-            played.
+        run: directory of a run whose policy plays, and stays as it is, in training and in the environments alone: what
+            a step takes can depend on how it is played.
         **settings: as in `a3c.train`.
 
     Raises:
@@ -294,6 +295,8 @@ def profile(
     refuse_idle(settings, facts)
     spec = make_spec(config, facts)
     state = None if run is None else starting_state(run, spec, "--run")
+    if state is not None:
+        config = replace(config, learning_rate=_STANDSTILL)
     recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
     timed = _sums(Timed(recipe), config, spec, state, seconds)
     steps = timed["steps"]
