@@ -1,12 +1,19 @@
 """How images lie in memory; what is one is tested with the encoder."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
 from a3c.core import moments
+from a3c.core.distributions import Categorical
+from a3c.core.flat import flat_gradient
+from a3c.core.normalisation import Normaliser
+from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.encoder import Encoder
+from a3c.models.torsos import IMAGE_FEATURES
 from a3c.spaces.images import buffer_of, pieces_of
 from a3c.spaces.parts import array_of
 
@@ -65,3 +72,31 @@ def test_a_torso_gets_channels_last_without_a_copy(shape, monkeypatch):
     monkeypatch.setattr(torch, "stack", None)  # what turns an image round
     encoder(torch.from_numpy(buffer_of(space, (3, 2))).float())
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("torso", IMAGE_FEATURES)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_gradients_are_those_of_plain_images_made_by_hand(torso, normalise):
+    space = image_space((36, 40, 3))
+    buffer = buffer_of(space, (4, 2))
+    buffer[...] = np.random.default_rng(0).integers(0, 256, buffer.shape)
+    normaliser = Normaliser(image_units={"": 255.0}) if normalise else None
+    torch.manual_seed(0)
+    model = ActorCritic(space, Categorical(3), Network(torso=torso), normaliser=normaliser, dtype=torch.float64)
+    if normalise:
+        normaliser.load(moments.of_bytes(torch.from_numpy(buffer), 255.0))
+
+    def gradient(of, policy, values):
+        weights = torch.linspace(-1, 2, policy.numel(), dtype=policy.dtype).reshape(policy.shape)
+        return flat_gradient((weights * policy).sum() + (values**2).sum(), of)
+
+    plain = copy.deepcopy(model)
+    pixels = torch.from_numpy(buffer.reshape(8, 36, 40, 3).transpose(0, 3, 1, 2).copy()).double() / 255
+    if normalise:
+        pixels = (pixels - pixels.mean()) / pixels.std(correction=0)
+    assert pixels.is_contiguous()
+    of_policy, of_values = (each.torsos[0].torso(pixels) for each in (plain.policy_torso, plain.value_torso))
+    by_hand = gradient(plain, plain.policy_head.linear(of_policy).view(4, 2, 3), plain.value_head(of_values).view(4, 2))
+    found = gradient(model, *model.policy_value(torch.from_numpy(buffer)))
+    assert found.abs().max() > 1e-3
+    torch.testing.assert_close(found, by_hand, rtol=1e-9, atol=1e-11)
