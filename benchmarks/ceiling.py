@@ -4,9 +4,9 @@
     python benchmarks/ceiling.py --runs 1 --only HalfCheetah-v5
 
 Each measurement is `a3c profile ENV --json`: W workers at once train for some seconds under a stopwatch, then step bare
-environments, then call the network alone. Environments that Python steps begin with a trained policy, which is trained
-first, for a million steps, if runs/ceiling/ENV is not there: a step's time depends on how one plays. Results go to
-benchmarks/results/ceiling.md and .json; those of --only some are only printed.
+environments, then call the network alone. In environments that Python steps a trained policy plays, and stays as it is;
+it is trained first, for a million steps, if runs/ceiling/ENV is not there: a step's time depends on how one plays.
+Results go to benchmarks/results/ceiling.md and .json; those of --only some are only printed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     name: str
     env: str
     flags: tuple[str, ...] = ()
-    trained: bool = False  # begin with a trained policy
+    trained: bool = False  # a trained policy plays
 
 
 CASES = [
@@ -57,19 +57,25 @@ CASES = [
     Case("HalfCheetah-v5", "HalfCheetah-v5", trained=True),
     Case("HalfCheetah-v5, 32 environments", "HalfCheetah-v5", ("--envs-per-worker", "32"), trained=True),
     Case("BipedalWalker-v3", "BipedalWalker-v3", trained=True),
+    Case("MinAtar/Breakout-v1", "MinAtar/Breakout-v1"),
     Case("Pong", "ALE/Pong-v5"),
 ]
+
+
+def trained_run(env: str) -> Path:
+    """The directory of a run with a trained policy; it is trained if it is not there."""
+    run_dir = RUNS / env
+    if not (run_dir / "summary.json").exists():
+        train = ["train", env, "--total-env-steps", "1e6", "--run-dir", str(run_dir), "--quiet", "--overwrite"]
+        subprocess.run([*PYTHON, *train], check=True)
+    return run_dir
 
 
 def measured(case: Case, seconds: float) -> dict[str, Any]:
     """One measurement."""
     flags = list(case.flags)
     if case.trained:
-        run_dir = RUNS / case.env
-        if not (run_dir / "summary.json").exists():
-            train = ["train", case.env, "--total-env-steps", "1e6", "--run-dir", str(run_dir), "--quiet", "--overwrite"]
-            subprocess.run([*PYTHON, *train], check=True)
-        flags += ["--run", str(run_dir)]
+        flags += ["--run", str(trained_run(case.env))]
     command = [*PYTHON, "profile", case.env, "--seconds", str(seconds), "--json", *flags]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return {"name": case.name, "command": " ".join(["a3c", *command[5:]]), **json.loads(output.splitlines()[-1])}

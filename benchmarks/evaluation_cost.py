@@ -6,7 +6,8 @@
 Each run is `a3c train ENV --total-env-steps N` in a process of its own, once without and once with
 `--evaluate-every M --evaluate-episodes 20`, in turn and with the same seed, so that whatever else the machine does
 falls on both. Steps a second are the run's own, from summary.json; the time is from start to exit and so has the wait
-for the last evaluation in it. Results go to benchmarks/results/evaluation-cost.md and .json.
+for the last evaluation in it. Results go to benchmarks/results/evaluation-cost.md and .json; those of --only one
+environment, or of fewer than 5 runs, are only printed.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def main() -> None:
     rows = [row for case in cases for row in measure(case, arguments.runs)]
     text = table(cases, rows)
     print(text)
-    RESULTS.mkdir(exist_ok=True)
+    if arguments.only is not None or arguments.runs < 5:  # less would take the place of the whole record
+        return
     (RESULTS / "evaluation-cost.md").write_text(text, encoding="utf-8")
     (RESULTS / "evaluation-cost.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -6,7 +6,7 @@
 Each run is `a3c train ENV` with its preset and no end of steps. Now and then the proportional set size (PSS: what is
 shared counts in parts) of each of its processes is read from /proc. A process that makes the same environments and
 steps them at random, and knows nothing of PyTorch, says what they take by themselves. Results go to
-benchmarks/results/memory.md and .json; those of --envs are only printed.
+benchmarks/results/memory.md and .json; those of --envs or --seconds are only printed.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def main() -> None:
         "|---" * 14 + "|",
         *map(row, results),
     ]
-    if arguments.envs is None:
+    if arguments.envs is None and arguments.seconds is None:  # less would take the place of the whole record
         (RESULTS / "memory.json").write_text(json.dumps(results) + "\n")
         (RESULTS / "memory.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -61,8 +61,8 @@ class Case(NamedTuple):
 
 CASES = [
     Case("CartPole-v1", spaces.Box(-9, 9, (4,)), spaces.Discrete(2), 64, 8, normalised=False),
-    Case("LunarLander-v3", spaces.Box(-9, 9, (8,)), spaces.Discrete(4), 8, 8),
-    Case("HalfCheetah-v5", spaces.Box(-9, 9, (17,), np.float64), spaces.Box(-1, 1, (6,)), 4, 16),
+    Case("LunarLander-v3", spaces.Box(-9, 9, (8,)), spaces.Discrete(4), 16, 8),
+    Case("HalfCheetah-v5", spaces.Box(-9, 9, (17,), np.float64), spaces.Box(-1, 1, (6,)), 8, 16),
     Case("CartPole-v1, paper", spaces.Box(-9, 9, (4,)), spaces.Discrete(2), 1, 5, normalised=False, separate=False),
 ]
 COEFFICIENTS = {"discount": 0.99, "lambda_": 0.95, "entropy_coef": 0.01, "value_coef": 0.5}

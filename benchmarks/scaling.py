@@ -43,6 +43,7 @@ from a3c.stores.shared import SharedStore
 from a3c.types import Counts, Life, Report, StoreHandle, Update
 from adding import Adding
 from cartpole import commit, timed
+from ceiling import trained_run
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
@@ -51,6 +52,7 @@ CASES = {
     "LunarLander-v3": ["LunarLander-v3"],
     "ALE/Pong-v5": ["ALE/Pong-v5"],
 }
+PLAYED = ("LunarLander-v3",)  # by a trained policy, on which the time of a step depends
 ON_DEVICES = {
     "ALE/Pong-v5, the A3C network": ["ALE/Pong-v5"],
     "ALE/Pong-v5, the residual network": ["ALE/Pong-v5", "--torso", "impala"],
@@ -116,6 +118,8 @@ def profiled(case: str, arguments: list[str], device: str, workers: int, seconds
     """Training and bare environments with so many workers."""
     command = [*PYTHON, "profile", *arguments, "--device", device, "--workers", str(workers)]
     command += ["--seconds", str(seconds), "--json"]
+    if case in PLAYED:
+        command += ["--run", str(trained_run(case))]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return {"case": case, "device": device, **json.loads(output.splitlines()[-1])}
 
@@ -131,39 +135,43 @@ def time_to_score(workers: int, seed: int) -> dict[str, float]:
 
 
 def training_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Steps/s and efficiency, beside those of the environments alone."""
+    """Steps/s and efficiency, beside those of the environments alone; efficiencies round by round."""
     lines = ["| environment | device | workers | steps/s | efficiency | environments alone | efficiency | of theirs |"]
     lines.append("|---" * 8 + "|")
     for case, device in dict.fromkeys((row["case"], row["device"]) for row in rows):
-        one: tuple[float, float] | None = None
         own = [row for row in rows if (row["case"], row["device"]) == (case, device)]
-        for workers in sorted({row["workers"] for row in own}):
-            some = [row for row in own if row["workers"] == workers]
-            rates = [row["steps_per_second"] for row in some]
-            rate, alone = statistics.median(rates), statistics.median(row["environment_only"] for row in some)
-            one = one or (rate / workers, alone / workers)
-            efficiencies = rate / workers / one[0], alone / workers / one[1]
+        by_workers = {w: [row for row in own if row["workers"] == w] for w in sorted({row["workers"] for row in own})}
+        for workers, some in by_workers.items():
+            rates, alone = ([row[key] for row in some] for key in ("steps_per_second", "environment_only"))
+            ones = by_workers[1][: len(some)]
+            efficiency, theirs = (
+                [row[key] / workers / one[key] for row, one in zip(some, ones, strict=True)]
+                for key in ("steps_per_second", "environment_only")
+            )
+            share = [own / environments for own, environments in zip(efficiency, theirs, strict=True)]
             lines.append(
-                f"| {case} | {device} | {workers} | {rate:,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
-                f"| {efficiencies[0]:.0%} | {alone:,.0f} | {efficiencies[1]:.0%} "
-                f"| {efficiencies[0] / efficiencies[1]:.0%} |"
+                f"| {case} | {device} | {workers} | {spread(rates)} | {spread(efficiency, '.0%')} | {spread(alone)} "
+                f"| {spread(theirs, '.0%')} | {spread(share, '.0%')} |"
             )
     return lines
 
 
+def spread(numbers: list[float], form: str = ",.0f") -> str:
+    """Median, least and most."""
+    median, least, most = statistics.median(numbers), min(numbers), max(numbers)
+    return f"{median:{form}} ({least:{form}} to {most:{form}})"
+
+
 def score_table(rows: dict[int, list[dict[str, float]]]) -> list[str]:
-    """Seconds to the score, and how much sooner than one worker."""
-    lines = ["| workers | solved | seconds, median (spread) | sooner than one worker | steps, median |"]
+    """Seconds to the score, and how much sooner than one worker with the same seed."""
+    lines = ["| workers | solved | seconds | sooner than one worker | steps |"]
     lines.append("|---|---|---|---|---|")
-    first: float | None = None
     for workers, some in rows.items():
-        seconds = [row["seconds"] for row in some]
-        median = statistics.median(seconds)
-        first = first or median
+        sooner = [one["seconds"] / row["seconds"] for one, row in zip(rows[1], some, strict=True)]
         lines.append(
             f"| {workers} | {sum(row['solved'] for row in some):.0f} of {len(some)} "
-            f"| {median:.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {first / median:.1f} "
-            f"| {statistics.median(row['env_steps'] for row in some):,.0f} |"
+            f"| {spread([row['seconds'] for row in some], '.2f')} | {spread(sooner, '.1f')} "
+            f"| {spread([row['env_steps'] for row in some])} |"
         )
     return lines
 
@@ -233,7 +241,8 @@ def main() -> None:
         "# Scaling",
         "",
         f"`python benchmarks/scaling.py {' '.join(sys.argv[1:])}`, commit {commit()}, medians of {arguments.runs} "
-        f"runs; {platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.",
+        f"runs (least to most); {platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}.",
         "",
     ]
     if arguments.part is None:  # a part alone would take the others' place
