@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def of_two_seeds_one_is_solved(damaged, stays_true):
-    """A run may end just below the threshold by chance, but rarely: two on end are no chance.
+    """A run may end just below the threshold by chance, but rarely: two on end are hardly chance.
 
     Whatever becomes of the returns, all else must be true of each run.
     """
@@ -35,6 +35,7 @@ def of_two_seeds_one_is_solved(damaged, stays_true):
     raise AssertionError(json.dumps(unsolved, indent=1))
 
 
+@pytest.mark.timeout(480)  # two runs
 @pytest.mark.parametrize("store", list(survival.STORES))
 def test_workers_are_killed_and_it_is_learned_all_the_same(tmp_path, store):
     def damaged(seed):
@@ -61,6 +62,7 @@ def workers_were_killed(result):
     assert result["most_env_steps_in_hand"] < 0.05 * result["env_steps"]  # else that would say nothing
 
 
+@pytest.mark.timeout(480)  # two runs
 def test_a_run_is_killed_and_resumed_until_it_is_solved(tmp_path):
     def damaged(seed):
         return survival.kill_parents(tmp_path / f"run-{seed}", 4, 600_000, 0.0001, (0.0, 2.0), seed)

@@ -7,17 +7,19 @@
     python benchmarks/peers/run.py table                             # write the table anew from what is recorded
 
 Each peer gets a virtual environment of its own in runs/peers/, made with pip at the first call, and runs with its own
-published settings; one that cannot be installed, or fails, is listed with the reason. All systems run once, one after
-another, then all of them again with the next seed, beginning with the next system, so that ratios are between runs of
-nearly the same time and nobody is always first. CleanRL's own package wants a gym of 2021 and does not install beside a
-Python of today: a PPO in its style, with its settings, stands in (cleanrl_style_ppo.py).
+published settings; one that cannot be installed, or fails, is listed with the reason. (The textbook A3C and the PPO run
+in ours.) All systems run once, one after another, then all of them again with the next seed, in another order, so that
+ratios are between runs of nearly the same time and nobody is always first. Of CleanRL's package the newer releases do
+not admit Python 3.11, and the one that does wants a gym of 2021: a PPO in its style, with its settings, stands in
+(cleanrl_style_ppo.py).
 
 solve: seconds from the start of the process until the mean return of the last 100 training episodes is 475.
 speed: environment steps per second in a window after a warm-up, with the same network everywhere: two hidden layers of
 64 units; who has one for policy and value together, and who has two, the table says. Peers' environments are counted
 from inside (recording.py), a3c's by its metrics.jsonl.
 
-Results are added to benchmarks/results/peers.jsonl; the table is benchmarks/results/peers.md.
+Results of 5 rounds and more are added to benchmarks/results/peers.jsonl, those of fewer or of --only some are only
+printed; the table of the newest whole run is benchmarks/results/peers.md.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import re
 import shlex
 import shutil
@@ -37,7 +40,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +54,7 @@ RESULTS = HERE.parent / "results" / "peers.jsonl"
 PLACE = ROOT / "runs" / "peers"
 THRESHOLD, WINDOW = 475.0, 100
 TORCH = "torch==2.13.0"
+TELLING = ("torch", "numpy", "gymnasium", "gym", "stable-baselines3", "stable_baselines3", "pfrl", "sample-factory")
 A3C = [sys.executable, "-W", "ignore", "-m", "a3c", "train", "CartPole-v1", "--quiet", "--overwrite"]
 ENDLESS = ["--total-env-steps", "1000000000"]
 PAPERS_FORM = ["--envs-per-worker", "1", "--rollout-length", "5", "--no-separate-torsos"]
@@ -83,7 +86,8 @@ def sb3_at(envs: int, threads: int | None) -> System:
     name, settings = f"SB3 A2C, {envs} envs", ZOO if envs == 8 else f"{ZOO}, {envs} environments"
     words = ["a2c", "--seed", "{seed}", "--steps", "1000000000", "--envs", str(envs)]
     if threads is not None:
-        name, settings, words = f"{name}, 1 thread", f"{settings}, 1 thread", [*words, "--threads", str(threads)]
+        suffix = f", threads: {threads}"
+        name, settings, words = name + suffix, settings + suffix, [*words, "--threads", str(threads)]
     return peer(name, "sb3", f"{settings}; two networks", "sb3.py", *words)
 
 
@@ -159,7 +163,7 @@ def python_of(peer: str) -> str:
     python, reason = place / "bin" / "python", place / "not-installed.txt"
     requirements = HERE / "requirements" / f"{peer}.txt"
     made = place / "made-of.txt"
-    if reason.exists():
+    if reason.exists():  # in this run of the program: the next one tries again
         raise NotInstalled(reason.read_text())
     if not made.exists() or made.read_text() != requirements.read_text():
         print(f"making an environment for {peer} ...", flush=True)
@@ -268,17 +272,20 @@ def solve(system: System, seed: int, limit_s: float) -> dict[str, Any]:
             time.sleep(0.25)
         if solved is None and running.process.returncode:
             raise Failed(running.last_words())
-        return {"seconds": None if solved is None else round(solved - running.began, 2), "limit_s": limit_s}
+        return {"seconds": None if solved is None else round(solved - running.began, 2)}
 
 
-def speed(system: System, seed: int, warm_up_s: float, seconds: float) -> dict[str, Any]:
+def speed(system: System, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Steps per second in the window, which begins so long after the first step."""
+    warm_up_s, seconds = arguments.warm_up_s, arguments.seconds
     with Running(system, seed) as running:
         first = None
         while first is None or time.time() < first + warm_up_s + seconds + 2:
             if running.process.poll() is not None:
                 raise Failed(running.last_words())
             time.sleep(0.5)
+            if first is None and time.time() > running.began + arguments.limit_s:
+                raise Failed(f"no step within {arguments.limit_s:g} s")
             if first is None and (running.progress(system)[0] or running.progress(system)[1](time.time())):
                 first = time.time()
         _, steps_at = running.progress(system)
@@ -287,19 +294,19 @@ def speed(system: System, seed: int, warm_up_s: float, seconds: float) -> dict[s
 
 
 def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All systems in turn, seed by seed, each time from another one on."""
+    """All systems in turn, seed by seed, each time in another order."""
     run = f"{commit()} {time.strftime('%F %T')}"
     machine = {"platform": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
-    for number, seed in enumerate(seeds):
-        first = number % len(systems)
-        for system in [*systems[first:], *systems[:first]]:
+    for seed in seeds:
+        for system in random.Random(seed).sample(systems, len(systems)):
             record = {"kind": kind, "run": run, "system": system.name, "settings": system.settings, "seed": seed}
-            record |= {"machine": machine, "python": platform.python_version(), "versions": versions(system)}
+            record |= {"machine": machine, "python": platform.python_version(), "limit_s": arguments.limit_s}
             try:
+                record |= {"versions": versions(system)}
                 if kind == "solve":
                     yield record | solve(system, seed, arguments.limit_s)
                 else:
-                    yield record | speed(system, seed, arguments.warm_up_s, arguments.seconds)
+                    yield record | speed(system, seed, arguments)
             except NotInstalled as reason:
                 yield record | {"not_installed": str(reason)}
             except Failed as reason:
@@ -307,11 +314,11 @@ def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.
 
 
 def versions(system: System) -> list[str]:
-    """What a peer's environment was made of; torch and gymnasium where it runs in ours."""
-    if not system.peer:
-        return [f"{name}=={version(name)}" for name in ("torch", "gymnasium")]
-    lines = (HERE / "requirements" / f"{system.peer}.txt").read_text().splitlines()
-    return [TORCH, *(line for line in lines if not line.startswith("#"))]
+    """What a system is made of, as far as it makes a difference."""
+    python = python_of(system.peer) if system.peer else sys.executable
+    command = [python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
+    listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return [line for line in listed if line.partition("==")[0].lower() in TELLING]
 
 
 def spread(numbers: list[float], digits: int) -> str:
@@ -319,8 +326,20 @@ def spread(numbers: list[float], digits: int) -> str:
     return f"{statistics.median(numbers):,.{digits}f} ({min(numbers):,.{digits}f} to {max(numbers):,.{digits}f})"
 
 
+def newest_whole_run(records: list[dict[str, Any]]) -> str | None:
+    """The newest run in which each system has a record with each seed."""
+    for run in reversed(dict.fromkeys(r["run"] for r in records)):
+        seeds: dict[str, set[int]] = {}
+        for record in records:
+            if record["run"] == run:
+                seeds.setdefault(record["system"], set()).add(record["seed"])
+        if len({frozenset(each) for each in seeds.values()}) == 1:
+            return str(run)
+    return None
+
+
 def table(records: list[dict[str, Any]]) -> str:
-    """The newest run of each kind."""
+    """The newest whole run of each kind."""
     lines = ["# a3c beside its peers", "", "CartPole-v1. `python benchmarks/peers/run.py` has the method."]
     for kind, title, digits in (
         ("solve", "Seconds from the start of the process to a mean return of 475 over 100 episodes", 1),
@@ -328,7 +347,8 @@ def table(records: list[dict[str, Any]]) -> str:
     ):
         if not (some := [r for r in records if r["kind"] == kind]):
             continue
-        run = some[-1]["run"]
+        if (run := newest_whole_run(some)) is None:
+            continue
         some = [r for r in some if r["run"] == run]
         key, counted = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
         order = [system.name for system in (SOLVE if kind == "solve" else SPEED)]
@@ -372,7 +392,7 @@ def table(records: list[dict[str, Any]]) -> str:
                 ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
                 cells.append(spread(ratios, 2) if ratios else "-")
             lines.append(f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} | {' | '.join(cells)} |")
-            failures += [f"{name} failed {len(failed)} times, the last with {failed[-1]}"] if failed else []
+            failures += [f"- {name} failed in {len(failed)} of {len(runs)}: {failed[-1]}"] if failed else []
         lines += ["", *failures] if failures else []
     return "\n".join(lines) + "\n"
 
@@ -382,13 +402,14 @@ def run_kind(kind: str, systems: list[System], arguments: argparse.Namespace) ->
     systems = [s for s in systems if not arguments.only or s.name in arguments.only]
     for system in systems:  # before anything is measured
         if system.peer:
+            (PLACE / "venvs" / system.peer / "not-installed.txt").unlink(missing_ok=True)
             with contextlib.suppress(NotInstalled):
                 python_of(system.peer)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     command = shlex.join(["python", "benchmarks/peers/run.py", *sys.argv[1:]])
     for record in measure(kind, systems, seeds, arguments):
         print(record, flush=True)
-        if not arguments.only:
+        if not arguments.only and arguments.seeds >= 5:
             with open(RESULTS, "a") as file:
                 file.write(json.dumps(record | {"command": command}) + "\n")
 

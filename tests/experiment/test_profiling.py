@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 import a3c
 from a3c.cli import main
 from a3c.config import TrainConfig
+from a3c.core import moments
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import UsageError
@@ -238,13 +239,21 @@ def test_a_run_to_begin_with(tmp_path, capsys):
 def test_the_policy_of_a_run_stays_as_it_is_while_it_is_timed(tmp_path, monkeypatch):
     stores = []
     monkeypatch.setattr(profiling, "make_store", lambda *given: stores.append(make_store(*given)) or stores[-1])
-    settings = {"total_env_steps": 2000, "tensorboard": False, **SETTINGS}
-    run = a3c.train("CartPole-v1", run_dir=str(tmp_path / "run"), quiet=True, **settings)
-    profile("CartPole-v1", run=run.path, seconds=0.05, **SETTINGS)
-    played = a3c.Policy.load(run.path).model.flat
+    settings = {"normalise_observations": True, "scale_rewards": True, **SETTINGS}
+    run = a3c.train(
+        "CartPole-v1", run_dir=str(tmp_path / "run"), quiet=True, tensorboard=False, total_env_steps=2000, **settings
+    )
+    profile("CartPole-v1", run=run.path, seconds=0.05, **settings)
+    model = a3c.Policy.load(run.path).model
     assert stores[0].counters().version > 0
     for store in stores:
-        torch.testing.assert_close(store.snapshot().parameters, played, rtol=0, atol=1e-12)
+        state = store.snapshot()
+        torch.testing.assert_close(state.parameters, model.flat, rtol=0, atol=1e-12)
+        for number in (moments.mean, moments.variance):
+            ours, theirs = number(state.moments), number(model.normaliser.moments)
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UsageError, match="leave --learning-rate out"):
+        profile("CartPole-v1", run=run.path, learning_rate=1e-3, **settings)
 
 
 def test_workers_that_share_a_process_are_not_measured():

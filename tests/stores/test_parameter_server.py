@@ -386,37 +386,42 @@ def test_who_leaves_keeps_nobody_from_keeping_a_cut(server):
     asyncio.run(play())
 
 
-def test_a_keeper_that_hangs_is_sent_no_more_cuts_and_killed(server, monkeypatch):
-    sent = []
+def test_a_keeper_that_hangs_is_killed_and_sent_no_more_cuts(server, monkeypatch):
+    told = []
 
     class Silence:
         """What a call of one that hangs gives."""
 
         def remote(self, incarnation, name, what):
-            sent.append(name)
+            told.append(name)
             return self
 
         def __await__(self):
-            yield from asyncio.Event().wait().__await__()
+            yield from heard.wait().__await__()
 
     async def play():
         anew = server()
         one, ray = anew(), parameter_server.ray
         session, _ = await one.enter(0)
         answers, ray.keep = ray.keep, Silence()
+        monkeypatch.setattr(parameter_server, "_KEEPER_S", 0.05)
         for number in (1, 2, 3):
             cut_at_the_next(one)
             await one.exchange(0, session, number, push(one))
-        assert sent == ["standing", "cut"]
-        assert ray.killed == []
-        one._kept_by = 0.0
-        for number in (4, 5):
-            await one.exchange(0, session, number, push(one))
-        assert ray.killed == [(ray, False)]  # once: Ray starts it anew, and tries the calls again
+        assert told == ["standing", "cut"]
+        joining = asyncio.ensure_future(one.join(1))  # waits until the keeper knows
+        while not ray.killed:
+            await asyncio.sleep(0.01)
+        assert ray.killed[0] == (ray, False)  # Ray starts it anew, and tries the calls again
+        assert not joining.done()
+        heard.set()
+        await asyncio.wait_for(joining, 1)
         ray.keep = answers
-        one._kept.cancel()  # as if that had come to its end
-        await asyncio.sleep(0)
-        await one.exchange(0, session, 6, push(one))
-        assert await env_steps(anew()) == 30
+        await one.exchange(0, session, 4, push(one))
+        assert await env_steps(anew()) == 20
+        killed = len(ray.killed)
+        await asyncio.sleep(0.2)
+        assert len(ray.killed) == killed  # nobody waits for it any more
 
+    heard = asyncio.Event()
     asyncio.run(play())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -170,17 +171,28 @@ def test_a_server_that_hangs_is_started_anew(monkeypatch):
     assert pull(handle, torch.zeros(2))[1] == Snapshot(7, 75, 1, False)
 
 
-def test_a_keeper_that_hangs_is_started_anew_and_told_again(monkeypatch):
+def test_a_keeper_that_hangs_is_started_anew_and_told_again():
     store = RayStore(torch.zeros(2), make_rule(RMSProp(), 0.1), 2)
     store.load_state_dict(store.state_dict() | {"version": 7, "env_steps": 70})
+
+    def hurry(server):
+        parameter_server = sys.modules[type(server).__module__]
+        parameter_server._KEEPER_S, parameter_server._KEEP_EVERY_S = 1.0, 0.0
+        server._next_keep = 0.0
+
     server, keeper = process_of(store.server), process_of(store.keeper)
+    answer(store.server.__ray_call__.remote(hurry))
     os.kill(keeper, signal.SIGSTOP)
-    monkeypatch.setattr("a3c.stores.ray._ANSWER_S", 1.0)
-    monkeypatch.setattr("a3c.stores.ray._AT_ONCE_S", 1.0)
     store.join(0)  # of which the keeper is to hear
     assert process_of(store.keeper) != keeper
     assert process_of(store.server) == server
-    assert store.counters()[:2] == (7, 70)
+    handle = store.connect(0)
+    push_each(handle, [torch.ones(2)] * 3, ONE_STEP)
+    pull(handle, torch.zeros(2))
+    while not answer(store.keeper.__ray_call__.remote(lambda keeper: "cut" in keeper._kept)):
+        time.sleep(0.05)
+    kill_process_of(store.server)
+    assert 71 <= store.counters().env_steps <= 73  # by the latest cut that the new keeper has heard of
 
 
 @pytest.mark.parametrize("size", [2, 100_000])

@@ -58,6 +58,7 @@ What = Literal["environment", "forward", "backward"]
 _WARM_UP_S = 1.0
 _NO_END = 10**15  # steps; who measures says when it is enough
 _STANDSTILL = 1e-20  # a learning rate that moves no weight, but costs what any does
+_INERTIA = 1e9  # how often what moments are of is taken to have been seen, so that what comes moves them no more
 _REFERENCES: tuple[What, ...] = get_args(What)
 _TURNS, _WARM_UP_TURNS = 50, 20  # of a reference measurement, between two looks at the clock
 
@@ -284,6 +285,8 @@ def profile(
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds must be more than 0, not {seconds}")
     config, description = presets.resolve(EnvSource(env).name, settings)
+    if run is not None and "learning_rate" in settings:
+        raise UsageError("with --run the policy stays as it is: leave --learning-rate out")
     if config.runtime == "ray":
         raise UsageError("a3c profile measures the processes of this machine: leave --runtime ray out")
     if config.runtime == "serial" and config.workers > 1:
@@ -296,7 +299,7 @@ def profile(
     spec = make_spec(config, facts)
     state = None if run is None else starting_state(run, spec, "--run")
     if state is not None:
-        config = replace(config, learning_rate=_STANDSTILL)
+        config, state = replace(config, learning_rate=_STANDSTILL), state | {"moments": _at_rest(state["moments"])}
     recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
     timed = _sums(Timed(recipe), config, spec, state, seconds)
     steps = timed["steps"]
@@ -312,6 +315,11 @@ def profile(
         description=description,
         **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
     )
+
+
+def _at_rest(moments: torch.Tensor) -> torch.Tensor:
+    """Moments [3, M] with the same means and variances, of many times as much."""
+    return moments * moments.new_tensor([[_INERTIA], [1.0], [_INERTIA]])
 
 
 def _sums(

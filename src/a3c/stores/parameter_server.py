@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from a3c.types import Array
 
 _KEEP_EVERY_S = 2.0
-_KEEPER_S = 60.0  # what the keeper may take to hear of a cut, before it is taken to hang
+_KEEPER_S = 60.0  # what the keeper may take to take anything of what it is told, before it is taken to hang
 SENT_WITH_THE_CALL = 64 * 1024  # bytes; a longer θ goes by Ray's object store, once for all who ask for that version
 
 Session = tuple[int, int]
@@ -148,8 +148,9 @@ class ParameterServer:
         self._published: tuple[int, Any] | None = None  # the reference of a version's θ
         self._changed: asyncio.Event = asyncio.Event()
         self._next_keep: float = time.monotonic() + _KEEP_EVERY_S
-        self._kept: asyncio.Future[None] | None = None  # done when the keeper has the latest cut
-        self._kept_by: float = math.inf  # when that is due
+        self._unheard: set[asyncio.Future[None]] = set()  # what the keeper has been told, and not yet taken
+        self._latest_cut: asyncio.Future[None] | None = None  # of these
+        self._watch: asyncio.Future[None] | None = None
         if self.incarnation:
             self._go_on_from(kept.get("cut"), kept.get("standing"))
 
@@ -177,7 +178,7 @@ class ParameterServer:
             self._take(worker, push)
             self._count(worker, session, sequence, taken)
             self._wake()
-            if time.monotonic() >= self._next_keep and not self._pending() and not self._late and self._is_kept():
+            if time.monotonic() >= self._next_keep and not self._pending() and not self._late and self._cut_is_kept():
                 self._next_keep = time.monotonic() + _KEEP_EVERY_S
                 self._keep_cut()
         await self._round(worker)
@@ -332,26 +333,37 @@ class ParameterServer:
     def _keep_cut(self) -> Any:
         cut = Cut(self._state(), dict(self._sequences))
         self._keep_standing()  # with it, for a keeper that has been started anew
-        told = self._keeper.keep.remote(self.incarnation, "cut", pickle.dumps(cut, protocol=5))
-        self._kept, self._kept_by = asyncio.ensure_future(_end_of(told)), time.monotonic() + _KEEPER_S
+        told, self._latest_cut = self._tell_keeper("cut", cut)
         return told
 
-    def _is_kept(self) -> bool:
-        """Whether the keeper has the latest cut: else there is no next one, or they would pile up on their way to it.
-
-        A keeper that does not take it is killed. Ray starts it anew, and tells it again.
-        """
-        if self._kept is None or self._kept.done():
-            return True
-        if time.monotonic() >= self._kept_by:
-            self._kept_by = time.monotonic() + _KEEPER_S
-            ray.kill(self._keeper, no_restart=False)
-        return False
+    def _cut_is_kept(self) -> bool:
+        """Whether the keeper has the latest cut: until then there is no next, or they would pile up on their way."""
+        return self._latest_cut is None or self._latest_cut.done()
 
     def _keep_standing(self) -> Any:
         sessions = {worker: session for worker, (session, _) in self._sequences.items()}
-        standing = Standing(frozenset(self._members), self._stop, sessions)
-        return self._keeper.keep.remote(self.incarnation, "standing", pickle.dumps(standing))
+        return self._tell_keeper("standing", Standing(frozenset(self._members), self._stop, sessions))[0]
+
+    def _tell_keeper(self, name: str, what: Cut | Standing) -> tuple[Any, asyncio.Future[None]]:
+        """What to wait for, and what is done when the keeper has taken it."""
+        told = self._keeper.keep.remote(self.incarnation, name, pickle.dumps(what, protocol=5))
+        end = asyncio.ensure_future(_end_of(told))
+        self._unheard.add(end)
+        end.add_done_callback(self._unheard.discard)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.ensure_future(self._watch_keeper())
+        return told, end
+
+    async def _watch_keeper(self) -> None:
+        """While there is something that the keeper has not taken: kill it if it takes nothing for long.
+
+        Ray starts it anew, and tells it again.
+        """
+        while self._unheard:
+            taken, _ = await asyncio.wait(self._unheard, timeout=_KEEPER_S, return_when=asyncio.FIRST_COMPLETED)
+            if not taken:
+                with contextlib.suppress(RayError):
+                    ray.kill(self._keeper, no_restart=False)
 
     def _go_on_from(self, cut: Cut | None, standing: Standing | None) -> None:
         self._doubtful = dict.fromkeys(range(len(self._handles)), math.inf)

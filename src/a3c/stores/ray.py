@@ -35,7 +35,6 @@ _HELD: list[Any] = []
 _LIVES = 100  # of the server, and of its keeper: each is started anew so often
 _START_S = 120.0  # what a start may take
 _ANSWER_S = 120.0  # what an answer may take, as long as a start, before the server is taken to hang
-_AT_ONCE_S = 10.0  # what the keeper may take, which has next to nothing to do
 _SOME_MEMORY = 1  # byte: Ray places an actor that asks for nothing on any node, whatever its strategy says
 _FIX = "the run's last checkpoint is in its run directory, and `a3c resume` goes on from it"
 _OTHER_CALLS = 64  # at once, besides those of workers
@@ -181,20 +180,13 @@ class RayStore:
     def _ask(self, what: str, *arguments: Any) -> Any:
         """What the server answers. One that does not is started anew, and answers then: Ray repeats the call.
 
-        If it is its keeper that does not answer, for which it may be waiting, that is started anew.
-
         Raises ClusterError if it is gone for good, or its next life does not answer either.
         """
         reference = getattr(self.server, what).remote(*arguments)
         with contextlib.suppress(_Silent):
             return answer(reference, _ANSWER_S)
-        silent = self.server
-        try:
-            answer(self.keeper.__ray_ready__.remote(), _AT_ONCE_S)
-        except _Silent:
-            silent = self.keeper
         with contextlib.suppress(RayError):
-            ray.kill(silent, no_restart=False)
+            ray.kill(self.server, no_restart=False)
         return answer(reference, _START_S)
 
 
