@@ -26,6 +26,14 @@ util.Finalize(None, shutil.rmtree, (tempfile.tempdir, True), exitpriority=-200) 
 
 torch.set_num_threads(1)
 
+LONGEST = ("test_survival.py", "test_ray_nodes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: begun last, they would run alone while the other processes have nothing left to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 settings.register_profile("a3c", deadline=None)
 settings.load_profile("a3c")
 

@@ -30,6 +30,7 @@ from leftovers import descendants, nothing_left, nothing_left_of_children
 W = 2
 P = 4
 pytestmark = pytest.mark.timeout(60)
+PATIENCE = 1  # how much longer waits and time limits are where messages take longer
 
 
 @pytest.fixture(params=["serial", "forkserver", "spawn"])
@@ -283,15 +284,17 @@ def test_a_start_may_take_longer_than_a_step(runtime_with):
 
 
 def test_who_waits_for_a_slow_one_does_not_hang(runtime_with):
+    waits = 30 * PATIENCE
+
     def recipe(worker, handle, life):
         def at_update(worker, update):
-            for _ in range(0 if worker == 0 else 30):
+            for _ in range(0 if worker == 0 else waits):
                 time.sleep(0.1)
                 life.beat()
 
         return learner(worker, handle, life, updates=2, at_update=at_update)
 
-    runtime = runtime_with(FailurePolicy(timeout_s=2))
+    runtime = runtime_with(FailurePolicy(timeout_s=2 * PATIENCE))
     with nothing_left():
         store = shared_store(runtime, "synchronous")
         collect(runtime, recipe, store)
@@ -356,10 +359,12 @@ def test_a_worker_stopped_in_an_update_keeps_nobody_for_ever(start_method, kind)
 
 
 def test_who_has_waited_is_not_taken_for_hanging(runtime_with):
+    waits = 40 * PATIENCE
+
     def recipe(worker, handle, life):
         def at_update(worker, update):
             if worker == 1 and update == 0:
-                for _ in range(40):
+                for _ in range(waits):
                     time.sleep(0.1)
                     life.beat()
             else:
@@ -367,7 +372,7 @@ def test_who_has_waited_is_not_taken_for_hanging(runtime_with):
 
         return learner(worker, handle, life, updates=2, at_update=at_update)
 
-    runtime = runtime_with(FailurePolicy(timeout_s=2))
+    runtime = runtime_with(FailurePolicy(timeout_s=2 * PATIENCE))
     with nothing_left():
         store = shared_store(runtime, "synchronous")
         collect(runtime, recipe, store)
@@ -375,14 +380,14 @@ def test_who_has_waited_is_not_taken_for_hanging(runtime_with):
 
 
 def test_a_parent_that_was_away_judges_nobody(runtime_with):
-    runtime = runtime_with(FailurePolicy(timeout_s=2))
+    runtime = runtime_with(FailurePolicy(timeout_s=2 * PATIENCE))
     with (
         nothing_left(),
-        contextlib.closing(runtime.run(make(updates=90, pause_s=0.05), shared_store(runtime), W)) as reports,
+        contextlib.closing(runtime.run(make(updates=90 * PATIENCE, pause_s=0.05), shared_store(runtime), W)) as reports,
     ):
         for number, _ in enumerate(reports):
             if number == 3:
-                time.sleep(4.0)  # the workers' pipes fill meanwhile, or their beats are old
+                time.sleep(4.0 * PATIENCE)  # the workers' pipes fill meanwhile, or their beats are old
 
 
 def test_others_go_on_while_a_worker_of_a_round_is_started_anew(runtime_with):

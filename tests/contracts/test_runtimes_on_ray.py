@@ -54,6 +54,7 @@ def shared_store(runtime, kind="hogwild", budget=None):
 @pytest.fixture(autouse=True)
 def _stores_on_ray(monkeypatch):
     monkeypatch.setattr(test_runtimes, "shared_store", shared_store)
+    monkeypatch.setattr(test_runtimes, "PATIENCE", 2)
 
 
 @pytest.fixture

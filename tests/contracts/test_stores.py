@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -135,10 +137,10 @@ def test_staleness_counts_the_updates_since_the_pull(name):
 def test_the_learning_rate_follows_the_steps_of_all_workers_together(name):
     store = make_store(name, torch.zeros(1), make_rule(learning_rate=1.0, final=0.0, budget=Budget(env_steps=8)), 2)
     first, second = store.connect(0), store.connect(1)
-    for handle in (first, second):
-        push_each(handle, [-torch.ones(1)], ONE_STEP)
-    for handle in (first, second):
-        push_each(handle, [-torch.ones(1)], Counts(2, 0))
+    for handle, steps, together in ((first, 1, 1), (second, 1, 2), (first, 2, 4), (second, 2, 6)):
+        push_each(handle, [-torch.ones(1)], Counts(steps, 0))
+        while name in ("ray", "ray-1") and store.counters().env_steps < together:  # it is still on its way
+            time.sleep(0.01)
     finish(store, 0, 1)
     # At once: T = 1, 2, 4, 6 gives 7/8 + 6/8 + 4/8 + 2/8. Rounds of two, averaged: T = 2, 6.
     assert theta(store) == [6 / 8 + 2 / 8 if name.endswith("synchronous") else 19 / 8]
