@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -302,7 +303,7 @@ def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.
             record = {"kind": kind, "run": run, "system": system.name, "settings": system.settings, "seed": seed}
             record |= {"machine": machine, "python": platform.python_version(), "limit_s": arguments.limit_s}
             try:
-                record |= {"versions": versions(system)}
+                record |= {"versions": versions(system.peer)}
                 if kind == "solve":
                     yield record | solve(system, seed, arguments.limit_s)
                 else:
@@ -313,9 +314,10 @@ def measure(kind: str, systems: list[System], seeds: range, arguments: argparse.
                 yield record | {"failed": str(reason)}
 
 
-def versions(system: System) -> list[str]:
-    """What a system is made of, as far as it makes a difference."""
-    python = python_of(system.peer) if system.peer else sys.executable
+@functools.cache
+def versions(peer: str) -> list[str]:
+    """What a peer's environment, or ours, is made of, as far as it makes a difference."""
+    python = python_of(peer) if peer else sys.executable
     command = [python, "-m", "pip", "list", "--format=freeze", "--disable-pip-version-check"]
     listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
     return [line for line in listed if line.partition("==")[0].lower() in TELLING]

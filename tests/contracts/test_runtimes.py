@@ -383,11 +383,13 @@ def test_a_parent_that_was_away_judges_nobody(runtime_with):
     runtime = runtime_with(FailurePolicy(timeout_s=2 * PATIENCE))
     with (
         nothing_left(),
-        contextlib.closing(runtime.run(make(updates=90 * PATIENCE, pause_s=0.05), shared_store(runtime), W)) as reports,
+        contextlib.closing(
+            runtime.run(make(updates=120 * PATIENCE, pause_s=0.05), shared_store(runtime), W)
+        ) as reports,
     ):
         for number, _ in enumerate(reports):
             if number == 3:
-                time.sleep(4.0 * PATIENCE)  # the workers' pipes fill meanwhile, or their beats are old
+                time.sleep(5.0 * PATIENCE)  # the workers' pipes fill meanwhile, or their beats are old
 
 
 def test_others_go_on_while_a_worker_of_a_round_is_started_anew(runtime_with):

@@ -170,9 +170,10 @@ def test_receipts_of_a_store_that_applies_at_once(name):
     assert (poisoned.applied, poisoned.staleness, poisoned.learning_rate) == (False, 0, 0.25)
 
 
-def test_receipts_of_a_synchronous_store_come_one_push_later():
+@pytest.mark.parametrize("name", ["synchronous"])
+def test_receipts_of_a_store_that_waits_come_one_push_later(name):
     rule = make_rule(learning_rate=1.0, final=0.0, budget=Budget(env_steps=8), max_gradient_norm=1.0)
-    handle = make_store("synchronous", torch.zeros(2), rule).connect(0)
+    handle = make_store(name, torch.zeros(2), rule).connect(0)
     gradients = [torch.tensor([3.0, 4.0]), None, torch.tensor([0.0, torch.inf]), torch.zeros(2)]
     none, applied, dropped, poisoned = push_each(handle, gradients, Counts(2, 0))
     assert none is None

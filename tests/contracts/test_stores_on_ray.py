@@ -4,9 +4,8 @@ import pytest
 import test_stores
 import torch
 
-from a3c.core.schedules import Budget
-from a3c.types import Counts, Receipt
-from builders import make_rule, make_store, pull, push_each
+from a3c.types import Counts
+from builders import make_rule, make_store, pull
 from ray_cluster import ray_cluster
 
 pytest.importorskip("ray")
@@ -56,21 +55,9 @@ def test_staleness_counts_the_updates_since_the_pull():
 
 @pytest.mark.parametrize("name", ["ray", "ray-synchronous"])
 def test_receipts_come_one_push_later(name):
-    rule = make_rule(learning_rate=1.0, final=0.0, budget=Budget(env_steps=8), max_gradient_norm=1.0)
-    handle = make_store(name, torch.zeros(2), rule).connect(0)
-    gradients = [torch.tensor([3.0, 4.0]), None, torch.tensor([0.0, torch.inf]), torch.zeros(2)]
-    none, applied, dropped, poisoned = push_each(handle, gradients, Counts(2, 0))
-    assert none is None
-    assert applied == Receipt(True, 0, 0.75, 5.0)
-    assert dropped == Receipt(False, 0, 0.0, 0.0)
-    assert poisoned == Receipt(False, 0, 0.25, torch.inf)
+    test_stores.test_receipts_of_a_store_that_waits_come_one_push_later(name)
 
 
 @pytest.mark.parametrize("name", ["ray", "ray-synchronous"])
 def test_the_next_pull_sees_each_gradient(name):
-    store = make_store(name, torch.zeros(2), make_rule())
-    handle, seen = store.connect(0), []
-    for gradient in ([1.0, 0.0], [0.0, 2.0], [4.0, 0.0]):
-        push_each(handle, [torch.tensor(gradient)], Counts(1, 0))
-        seen.append(pull(handle, torch.zeros(2))[0].tolist())
-    assert seen == [[-1.0, 0.0], [-1.0, -2.0], [-5.0, -2.0]]
+    test_stores.test_the_next_pull_sees_each_gradient(name)
