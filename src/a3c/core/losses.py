@@ -59,32 +59,37 @@ def actor_critic_loss(
     assert values.shape == rollout.episode_start.shape, f"values {values.shape} of T+1 rows of B"
     number = values.dtype.type
     real, terminated, truncated = (flag.numpy() for flag in (rollout.real, rollout.terminated, rollout.truncated))
-    discounts = number(discount) * ~terminated  # [T, B]; a terminal state has no future
-    lambdas = number(lambda_) * ~truncated  # [T, B]; a time limit bootstraps
+    discounts = np.where(terminated, number(0), number(discount))  # [T, B]; a terminal state has no future
+    lambdas = np.where(truncated, number(0), number(lambda_))  # [T, B]; a time limit bootstraps
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         # R, advantages, and log π and H with their derivatives.
         returns = lambda_returns(rewards.numpy().astype(values.dtype), discounts, values[1:], lambdas)  # R, [T, B]
-        # What is not real is selected away before it is multiplied by a weight of 0: 0 times NaN is NaN.
-        errors = np.where(real, returns - values[:-1], number(0))  # R - V(s_t), [T, B]
-        parameters = np.where(real[..., None], policy[:-1], number(0))  # [T, B, D]
-        actions = rollout.actions.numpy()  # [T, B, *K]
-        actions = np.where(real if actions.ndim == 2 else real[..., None], actions, actions.dtype.type(0))
+        errors, parameters, actions = returns - values[:-1], policy[:-1], rollout.actions.numpy()
+        if (transitions := np.count_nonzero(real)) < real.size:
+            # What is not real is selected away before it is multiplied by a weight of 0: 0 times NaN is NaN.
+            errors, parameters, actions = (_where(real, numbers) for numbers in (errors, parameters, actions))
         log_prob, entropies, of_log_prob, of_entropy = distribution.gradients(parameters, actions)
         # L and its terms.
-        weights = real / number(real.sum() if reduction == "mean" else 1)  # [T, B]
+        weights = real / number(transitions if reduction == "mean" else 1)  # [T, B]
         weighted_errors = weights * errors
         policy_loss = -float(np.vdot(weighted_errors, log_prob))
         value_loss = float(np.vdot(weighted_errors, errors))
         entropy = float(np.vdot(weights, entropies))
         # ∂L/∂p and ∂L/∂V, [T, B, D] and [T, B].
-        of_policy = -weighted_errors[..., None] * of_log_prob - entropy_coef * weights[..., None] * of_entropy
-        of_values = -2 * value_coef * weighted_errors
+        of_policy = -weighted_errors[..., None] * of_log_prob
+        of_policy -= (entropy_coef * weights)[..., None] * of_entropy
+        of_values = (-2 * value_coef) * weighted_errors
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
     return Loss(_with_gradients(total, outputs, of_policy, of_values), policy_loss, value_loss, entropy)
 
 
 def _on_host(tensor: Tensor) -> Array:
     return tensor.numpy(force=True)
+
+
+def _where(real: Array, numbers: Array) -> Array:
+    """The numbers [T, B, ...] of real transitions, and 0 elsewhere."""
+    return np.where(real.reshape(real.shape + (1,) * (numbers.ndim - 2)), numbers, numbers.dtype.type(0))
 
 
 def _with_gradients(total: float, outputs: PolicyValue, of_policy: Array, of_values: Array) -> Tensor:

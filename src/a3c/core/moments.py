@@ -5,9 +5,14 @@ their squared deviations from m. A column with n = 0 is empty: zeros. They are s
 of calls, and NumPy's cost a third of torch's: these functions look at the tensors' memory as arrays.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
 
 _EXACTLY = 256  # the sum of so many squares of bytes is below 2^24
 
@@ -31,16 +36,23 @@ def of(samples: Tensor) -> Tensor:
     Returns:
         The moments, [3, M].
     """
+    return torch.from_numpy(of_rows(samples.detach().cpu().double().numpy()))
+
+
+def of_rows(samples: Array) -> Array:
+    """The same of an array [N, M] as an array [3, M]."""
     assert samples.ndim == 2, f"samples {samples.shape} must be [N, M]"
-    values = samples.detach().cpu().double().numpy()
     moments = np.zeros((3, samples.shape[1]))
-    if len(values):
-        offsets = values - values[0]  # [N, M]; zeros, not rounding errors, where the samples are all the same
-        shift = offsets.mean(0)  # [M]
+    if len(samples):
+        # Zeros, not rounding errors, where the samples are all the same.
+        offsets = np.subtract(samples, samples[0], dtype=np.float64)  # [N, M]
+        shift = np.add.reduce(offsets, 0)  # [M]
+        shift /= len(samples)
         offsets -= shift
-        moments[0], moments[1] = len(values), values[0] + shift
-        moments[2] = np.einsum("nm,nm->m", offsets, offsets)
-    return torch.from_numpy(moments)
+        moments[0] = len(samples)
+        np.add(samples[0], shift, out=moments[1])
+        np.einsum("nm,nm->m", offsets, offsets, out=moments[2])
+    return moments
 
 
 def of_bytes(samples: Tensor, unit: float) -> Tensor:
@@ -120,11 +132,13 @@ def merge_all(parts: Tensor) -> Tensor:
     assert parts.shape[1:-1] == (3,), f"parts {parts.shape} must be [K, 3, M]"
     counts, means, deviations = parts.numpy().transpose(1, 0, 2)  # [K, M] each
     merged = np.empty(parts.shape[1:])
-    merged[0] = counts.sum(0)
-    reference = np.take_along_axis(means, counts.argmax(0)[None], 0)  # [1, M]
-    merged[1] = reference[0] + (counts * (means - reference)).sum(0) / np.maximum(merged[0], 1)
+    np.add.reduce(counts, 0, out=merged[0])
+    reference = means[counts.argmax(0), np.arange(means.shape[1])]  # [M]
+    distances = means - reference  # [K, M]
+    distances *= counts
+    np.add(reference, np.add.reduce(distances, 0) / np.maximum(merged[0], 1), out=merged[1])
     offsets = means - merged[1]  # [K, M]
-    merged[2] = (deviations + counts * offsets * offsets).sum(0)
+    np.add.reduce(deviations + counts * offsets * offsets, 0, out=merged[2])
     return torch.from_numpy(merged)
 
 

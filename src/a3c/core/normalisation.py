@@ -65,7 +65,7 @@ class Normaliser:
         self.tracked = ends[-1] + scale_rewards
         self.moments = running.empty(self.tracked)  # [3, M]
         self.reward_unit = 1.0  # std(R)
-        self._affine: dict[str, tuple[Array, Array]] = {}  # mean and scale of each part, [O] each
+        self._means, self._scales = np.zeros(self.tracked), np.ones(self.tracked)  # [M] each
         self._returns: Array | None = None  # R of each environment, [B] float64
 
     def load(self, moments: Tensor | None) -> None:
@@ -75,9 +75,9 @@ class Normaliser:
         assert moments is not None
         assert moments.shape == (3, self.tracked), "moments of another normaliser"
         self.moments = moments
-        self._affine.clear()
+        self._means, self._scales = _affine(moments)
         if self.scale_rewards:
-            self.reward_unit = 1 / _scale(moments[:, -1:]).item()
+            self.reward_unit = 1 / float(self._scales[-1])
 
     def observations(self, observation: Any, dtype: torch.dtype, device: torch.device | None = None) -> Any:
         """A flat observation ([..., *O], or a dict of such) with its tracked parts normalised.
@@ -97,9 +97,9 @@ class Normaliser:
         """Numbers [N, O] of the part at `path`, normalised if it is tracked: the same with NumPy."""
         if path not in self.observation_sizes:
             return values.astype(dtype)
-        mean, scale = self._mean_and_scale(path)
-        normal: Array = values - mean  # in float64, as the moments are: a mean of 1e6 with a variance of 1 survives
-        normal *= scale
+        columns = self._columns[path]
+        normal: Array = values - self._means[columns]  # in float64, as the moments are: a mean of 1e6 with a variance of 1 survives
+        normal *= self._scales[columns]
         np.minimum(np.maximum(normal, -_WIDEST, out=normal), _WIDEST, out=normal)
         return normal.astype(dtype)
 
@@ -120,46 +120,43 @@ class Normaliser:
         if not self.tracked:
             return None
         observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
-        columns = [
-            running.of(observations[path][:-1].reshape(-1, size)) for path, size in self.observation_sizes.items()
-        ]
-        columns += [_of_image(observations[path][:-1], unit) for path, unit in self.image_units.items()]
+        deltas = np.empty((3, self.tracked))
+        for path, columns in self._columns.items():
+            seen = observations[path][:-1]
+            if path in self.image_units:
+                deltas[:, columns] = _of_image(seen, self.image_units[path])
+            else:
+                deltas[:, columns] = running.of_rows(seen.numpy().reshape(-1, self.observation_sizes[path]))
         if self.scale_rewards:
-            columns.append(running.of(self._discounted_returns(rollout).unsqueeze(-1)))
-        return torch.cat(columns, dim=1)
+            deltas[:, -1:] = running.of_rows(self._discounted_returns(rollout)[:, None])
+        return torch.from_numpy(deltas)
 
     def forget_returns(self) -> None:
         """Begin the running returns anew, as after a rollout that must not be trusted."""
         self._returns = None
 
-    def _discounted_returns(self, rollout: Rollout) -> Tensor:
-        """R at every real transition, [N]."""
+    def _discounted_returns(self, rollout: Rollout) -> Array:
+        """R at every real transition, [N] float64."""
         real = rollout.real.numpy()  # [T, B]
         # The step in which the environment merely reset has no reward; its R is 0, and so is R before a first step.
-        returns = np.where(real, rollout.rewards.numpy(), 0.0).astype(np.float64)  # [T, B]
+        returns = np.where(real, rollout.rewards.numpy(), 0.0).astype(np.float64, copy=False)  # [T, B]
         weights = self.discount * (real & ~rollout.episode_start[:-1].numpy())
         before = np.zeros(returns.shape[1]) if self._returns is None else self._returns  # [B]
-        for t in range(len(returns)):
-            returns[t] += weights[t] * before
-            before = returns[t]
+        for row, weight in zip(returns, weights, strict=True):
+            row += weight * before
+            before = row
         self._returns = before
-        return torch.from_numpy(returns[real])
+        numbers: Array = returns[real]
+        return numbers
 
     def _part(self, path: str, part: Tensor, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         if path in self.image_units:
             return self._image(path, part if device is None else part.to(device), dtype)
         return self._numbers(path, part, dtype) if path in self.observation_sizes else part
 
-    def _mean_and_scale(self, path: str) -> tuple[Array, Array]:
-        """Of a part's numbers, float64 [O] each."""
-        if path not in self._affine:
-            own = self.moments[:, self._columns[path]]  # [3, O]
-            self._affine[path] = (running.mean(own).numpy(), _scale(own))
-        return self._affine[path]
-
     def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
         unit = self.image_units[path]
-        mean, scale = (number.item() for number in self._mean_and_scale(path))
+        mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
         if image.dtype == torch.uint8:
             # In one pass over many pixels, and seldom a second one.
             image = torch.add(image.new_tensor(-mean * scale, dtype=dtype), image, alpha=scale / unit)
@@ -174,15 +171,16 @@ class Normaliser:
         return torch.from_numpy(self.numbers(rows, np.float64, path)).reshape(part.shape).to(part.device, dtype)
 
 
-def _scale(moments: Tensor) -> Array:
-    """What makes the deviation 1, [M]; 1 where there is hardly one."""
+def _affine(moments: Tensor) -> tuple[Array, Array]:
+    """The means, [M], and what makes each deviation 1, [M]: 1 where there is hardly one."""
     mean, variance = running.mean(moments).numpy(), running.variance(moments).numpy()
-    least = _LEAST_VARIANCE * np.minimum(mean * mean, 1.0)
-    return 1 / np.sqrt(np.where(variance > least, variance, 1.0))
+    least = np.minimum(mean * mean, 1.0)
+    least *= _LEAST_VARIANCE
+    return mean, 1 / np.sqrt(np.where(variance > least, variance, 1.0))
 
 
-def _of_image(image: Tensor, unit: float) -> Tensor:
+def _of_image(image: Tensor, unit: float) -> Array:
     """Moments of all pixels, [3, 1]."""
     if image.dtype == torch.uint8:
-        return running.of_bytes(image, unit)
-    return running.of(image.reshape(-1, 1).double() / unit)
+        return running.of_bytes(image, unit).numpy()
+    return running.of(image.reshape(-1, 1).double() / unit).numpy()

@@ -20,6 +20,8 @@ from a3c.errors import UnsupportedEnvironment
 from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described, join_path
 
 Check = Callable[[Any], None]
+Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+"""What a step gives: observation, reward, terminated, truncated and info."""
 
 _NUMBERS = (float, int, np.floating, np.integer)
 
@@ -58,14 +60,17 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
             )
         return result
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Step:
         """Observation, reward, terminated, truncated and info."""
-        result = self.env.step(action)
+        return self.checked(self.env.step(action))
+
+    def checked(self, result: Any) -> Step:
+        """What the step of an environment returned, as a step."""
         if not (isinstance(result, tuple) and len(result) == 5):
             raise _no_step(result, self.name)
         observation, reward, terminated, truncated, info = result
         if type(terminated) is bool and type(truncated) is bool and type(info) is dict:  # nearly always, and quick
-            return result
+            return cast(Step, result)
         terminated, truncated = self._end(terminated, "terminated"), self._end(truncated, "truncated")
         if not isinstance(info, Mapping):
             raise UnsupportedEnvironment(f"the info of a step of {self.name!r} is {_kind(info)}: a dict is wanted")
@@ -105,15 +110,15 @@ class Checked(Interface):
         """The first observation, checked."""
         observation, info = super().reset(seed=seed, options=options)
         self._check(observation)
-        return observation, self._kept(info)
+        return observation, self.kept(info)
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """The next observation and reward, checked."""
-        observation, reward, terminated, truncated, info = super().step(action)
+    def checked(self, result: Any) -> Step:
+        """What the step of an environment returned, with its observation and reward looked at."""
+        observation, reward, terminated, truncated, info = super().checked(result)
         self._check(observation)
         if not isinstance(reward, _NUMBERS):
             reward = self._number(reward)
-        return observation, reward, terminated, truncated, self._kept(info) if info else info
+        return observation, reward, terminated, truncated, self.kept(info) if info else info
 
     def render(self) -> Any:
         """A frame; [H, W, 3] of bytes if the environment is in the mode "rgb_array"."""
@@ -122,7 +127,8 @@ class Checked(Interface):
             return np.rint(frame * 255.0).astype(np.uint8)
         return frame
 
-    def _kept(self, info: dict[str, Any]) -> dict[str, Any]:
+    def kept(self, info: dict[str, Any]) -> dict[str, Any]:
+        """Of an info the keys that are kept."""
         if self.infos is None:
             return info
         if ACTION_MASK in info and not self._masked:
@@ -201,6 +207,22 @@ def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
     if not isinstance(innermost, Interface):
         innermost.env = Interface(innermost.env, name)
     return env
+
+
+def direct(env: Checked) -> tuple[Callable[[Any], Any], int | None]:
+    """What steps the same environment with the fewest calls, and how many steps an episode has at most, if limited.
+
+    Whoever steps it so looks at each result itself, ends episodes at the limit, and resets before the first step: of
+    the wrappers only those are left out that do no more than that.
+    """
+    inner, limit = env.env, None
+    if type(inner) is gym.wrappers.TimeLimit:
+        inner, limit = inner.env, inner._max_episode_steps
+    if type(inner) is gym.wrappers.OrderEnforcing:
+        inner = inner.env
+    if type(inner) is Interface and not isinstance(inner.env, gym.Wrapper):
+        return inner.env.step, limit
+    return env.env.step, None
 
 
 def unchecked(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

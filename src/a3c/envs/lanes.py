@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -10,9 +12,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from a3c.envs.checks import Checked, direct
 from a3c.errors import UnsupportedEnvironment
 
 _ROW_BY_ROW = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # whose batches are arrays
+_KNOWN_BY_SHAPE = (spaces.Box, spaces.MultiBinary)  # where an array of shape and dtype is an observation
 
 _open: WeakValueDictionary[int, Any] = WeakValueDictionary()  # environments that a lane of this process steps, by id
 
@@ -23,14 +27,24 @@ class Lanes(SyncVectorEnv):
     Observations that are arrays are written straight into the batch, which is this object's own: it holds until the
     next step. Of everything else it is SyncVectorEnv.
 
-    Raises UnsupportedEnvironment for an environment that is in two lanes, of this or of another vector that is open.
+    Args:
+        make_env: makes one environment; its infos are as `Checked` keeps them.
+        count: B, how many.
+
+    Raises UnsupportedEnvironment for an environment that is in two lanes, of this or of another vector that is open,
+    and for what is no step of the environment's.
     """
 
-    def __init__(self, env_fns: Any) -> None:
-        super().__init__(env_fns, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-        self._by_rows = isinstance(self.single_observation_space, _ROW_BY_ROW) and isinstance(
-            self.single_action_space, _ROW_BY_ROW
-        )
+    def __init__(self, make_env: Callable[[], Checked], count: int) -> None:
+        super().__init__([make_env] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self.lanes: list[Checked] = self.envs
+        ways = [direct(env) for env in self.lanes]
+        self._steps = [step for step, _ in ways]
+        self._limits = [sys.maxsize if limit is None else limit for _, limit in ways]
+        self._taken = [0] * count  # steps of the episode under way, of each
+        space = self.single_observation_space
+        self._by_rows = isinstance(space, _ROW_BY_ROW) and isinstance(self.single_action_space, _ROW_BY_ROW)
+        self._known = (space.shape, space.dtype) if isinstance(space, _KNOWN_BY_SHAPE) else (None, None)
         cores = {id(env.unwrapped): env.unwrapped for env in self.envs}
         if len(cores) < len(self.envs) or any(core in _open for core in cores):
             raise UnsupportedEnvironment(
@@ -39,24 +53,55 @@ class Lanes(SyncVectorEnv):
             )
         _open.update(cores)
 
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in each, or in those of `options["reset_mask"]`."""
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
+        self._taken = [0 if anew else taken for anew, taken in zip(mask, self._taken, strict=True)]
+        return super().reset(seed=seed, options=options)
+
     def step(
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Step every environment, but reset those whose episodes have ended."""
         if not self._by_rows:
             return super().step(actions)
-        observations, rewards = self._observations, self._rewards
-        terminated, truncated, ended = self._terminations, self._truncations, self._autoreset_envs
+        observations, rewards, taken, limits = self._observations, self._rewards, self._taken, self._limits
+        shape, dtype = self._known
+        ended = self._autoreset_envs.tolist()
+        terminated, truncated = np.zeros_like(self._terminations), np.zeros_like(self._truncations)
         infos: dict[str, Any] = {}
-        for i, env in enumerate(self.envs):
+        for i, (step, action) in enumerate(zip(self._steps, actions, strict=True)):
             if ended[i]:
-                observations[i], info = env.reset()
-                rewards[i], terminated[i], truncated[i] = 0.0, False, False
+                observations[i], info = self.lanes[i].reset()
+                rewards[i], taken[i] = 0.0, 0
             else:
-                observations[i], rewards[i], terminated[i], truncated[i], info = env.step(actions[i])
+                result = step(action)
+                # What nearly every step is; anything else is looked at closely, and is made one or raises.
+                if not (
+                    type(result) is tuple
+                    and len(result) == 5
+                    and type(observation := result[0]) is np.ndarray
+                    and observation.shape == shape
+                    and observation.dtype is dtype
+                    and isinstance(result[1], float)
+                    and type(result[2]) is type(result[3]) is bool
+                    and result[4].__class__ is dict
+                ):
+                    result = self.lanes[i].checked(result)
+                observations[i], rewards[i], over, cut, info = result
+                taken[i] += 1
+                if over:
+                    terminated[i] = True
+                if cut or taken[i] >= limits[i]:
+                    truncated[i] = True
+                if info:
+                    info = self.lanes[i].kept(info)
             if info:
                 infos = self._add_info(infos, info, i)
-        np.logical_or(terminated, truncated, out=ended)
+        self._terminations, self._truncations = terminated, truncated
+        np.logical_or(terminated, truncated, out=self._autoreset_envs)
         return observations, rewards.copy(), terminated.copy(), truncated.copy(), infos
 
     def close_extras(self, **kwargs: Any) -> None:

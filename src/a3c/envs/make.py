@@ -150,7 +150,7 @@ class EnvSource:
         """`count` environments in one, in NEXT_STEP mode: native if there is such and it is the faster."""
         native = self._native(count)
         if native is None:
-            return Lanes([self._decided()._make_lane] * count)
+            return Lanes(self._decided()._make_lane, count)
         package = type(native.unwrapped).__module__.partition(".")[0]
         return native if package in _TAKEN_AT_THEIR_WORD else CheckedVector(native, self.name)
 
@@ -163,7 +163,7 @@ class EnvSource:
     def _decided(self) -> EnvSource:
         return self if self.action_mask is not None else examine(self).source
 
-    def _make_lane(self) -> gym.Env[Any, Any]:
+    def _make_lane(self) -> Checked:
         return Checked(self._masked(), self.name, infos=(LIFE_LOST,))
 
     def _native(self, count: int) -> AnyVectorEnv | None:

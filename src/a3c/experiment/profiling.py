@@ -56,6 +56,7 @@ STAGES = {
 What = Literal["environment", "forward", "backward"]
 
 _WARM_UP_S = 1.0
+_TAKEN_EVERY_S = 0.05
 _NO_END = 10**15  # steps; who measures says when it is enough
 _STANDSTILL = 1e-20  # a learning rate that moves no weight, but costs what any does
 _INERTIA = 1e9  # how often what moments are of is taken to have been seen, so that what comes moves them no more
@@ -67,39 +68,45 @@ class Stopwatch:
     """Adds up seconds by name; every moment belongs to the innermost timed function that is running, else to `rest`."""
 
     def __init__(self, rest: str) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
         self._running = [rest]
         self._since = time.perf_counter()
 
     def timed(self, name: str, function: Function) -> Function:
         """The function, with its time counted as `name`."""
+        seconds, running, clock = self._seconds, self._running, time.perf_counter
 
         def call(*arguments: Any, **options: Any) -> Any:
-            self._switch()
-            self._running.append(name)
+            now = clock()
+            seconds[running[-1]] += now - self._since
+            self._since = now
+            running.append(name)
             try:
                 return function(*arguments, **options)
             finally:
-                self._switch()
-                self._running.pop()
+                now = clock()
+                seconds[name] += now - self._since
+                self._since = now
+                running.pop()
 
         return call  # type: ignore[return-value]
 
     def take(self) -> dict[str, float]:
         """The seconds since the last call, by name."""
-        self._switch()
-        taken, self.seconds = dict(self.seconds), defaultdict(float)
-        return taken
-
-    def _switch(self) -> None:
         now = time.perf_counter()
-        self.seconds[self._running[-1]] += now - self._since
+        self._seconds[self._running[-1]] += now - self._since
         self._since = now
+        taken = dict(self._seconds)
+        self._seconds.clear()
+        return taken
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A recipe whose actor-learners do what the given one's do, and whose updates tell seconds, by stage, as losses."""
+    """A recipe whose actor-learners do what the given one's do, and whose updates tell seconds, by stage, as losses.
+
+    Now and then one does, for all since the last that did: it takes as long as a stage.
+    """
 
     recipe: ActorLearnerRecipe
 
@@ -119,8 +126,14 @@ class Timed:
             ):
                 setattr(thing, method, watch.timed(stage, getattr(thing, method)))
             learner = actor_critic.actor_learner(self.recipe.settings, actor, model, _TimedHandle(store, watch))
+            steps, due = 0, 0.0
             for update in learner:
-                yield replace(update, losses=watch.take() | {"steps": float(update.rollout_steps)})
+                steps += update.rollout_steps
+                losses: dict[str, float] = {}
+                if time.monotonic() >= due:
+                    losses, steps = watch.take() | {"steps": float(steps)}, 0
+                    due = time.monotonic() + _TAKEN_EVERY_S
+                yield replace(update, losses=losses)
 
 
 class _TimedHandle:

@@ -136,8 +136,8 @@ class SharedStore:
 
     def merged_moments(self) -> Tensor:
         """The moments of all slots merged in their order, [3, M]."""
-        read = np.full(len(self.slots), -1)  # what the word beside each part was when it was copied
-        parts = np.empty((len(self.slots), 3, self.tracked))
+        read = self.slots[:, _MERGES].copy()  # what the word beside each part was when it was copied
+        parts = self.moments[np.arange(len(read)), read % 2]  # [W+1, 3, M]
         # A buffer is written to only after the word has changed: the part is whole if the word is still the same.
         while (changed := np.flatnonzero(self.slots[:, _MERGES] != read)).size:
             read[changed] = self.slots[changed, _MERGES]
