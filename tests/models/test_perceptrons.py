@@ -15,7 +15,8 @@ from a3c.core.flat import flat_gradient
 from a3c.core.losses import actor_critic_loss
 from a3c.core.normalisation import Normaliser
 from a3c.models.actor_critic import ActorCritic, Network
-from a3c.models.perceptrons import Perceptrons
+from a3c.models.numpy_acting import NumpyPolicy
+from a3c.models.perceptrons import Layer, Perceptrons
 from random_rollout import random_rollout
 
 VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
@@ -179,3 +180,70 @@ def test_a_second_derivative_is_refused_not_wrong():
     (gradient,) = torch.autograd.grad((values**2).sum(), [model.value_head.bias], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+# Passes that acting has made already
+
+
+@pytest.mark.parametrize(("name", "distribution"), SUITED, ids=repr)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, normalise):
+    model = built(NETWORKS[name], distribution=distribution, normalise=normalise)
+    acting = NumpyPolicy(model, seed=1, kept_steps=7)
+    for seed, length in ((1, 7), (2, 4), (3, 7)):  # less than there is room for, too
+        rollout = random_rollout(seed, length, observation_shape=(5,))
+        steps = [acting(row.numpy(), None, np.ones(3, np.bool_))[0] for row in rollout.observations[:-1]]
+        rollout = replace(rollout, actions=torch.from_numpy(np.stack(steps)))
+        known = replace(rollout, acted=acting.kept(length))
+        assert known.acted.steps == length
+        for ours, anew in zip(model(known), model(rollout), strict=True):
+            torch.testing.assert_close(ours, anew, rtol=1e-12, atol=1e-12)
+        gradients = [flat_gradient(loss_of(model(each), each, distribution), model) for each in (known, rollout)]
+        torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
+        by_autograd = flat_gradient(loss_of(model(known), known, distribution) + 0, model)
+        torch.testing.assert_close(by_autograd, gradients[1], rtol=1e-11, atol=1e-13)
+        model.flat.mul_(1.1)  # the next steps are by other parameters
+
+
+def test_it_takes_the_policys_layers_no_more_than_the_last_row(monkeypatch):
+    model = built(NETWORKS["separate"])
+    acting, rollout = NumpyPolicy(model, seed=1, kept_steps=6), random_rollout(1, observation_shape=(5,))
+    for row in rollout.observations[:-1]:
+        acting(row.numpy(), None, np.ones(3, np.bool_))
+    rows, plain = [], Layer.__call__
+    monkeypatch.setattr(Layer, "__call__", lambda self, x, out=None: rows.append(len(x)) or plain(self, x, out))
+    model(replace(rollout, acted=acting.kept(6)))
+    assert rows == [3, 3, 3, 21, 21, 21]  # the policy's layers and head, the value's
+
+
+def test_what_acting_has_kept_is_that_of_its_last_steps_or_nothing():
+    model = built(NETWORKS["shared"])
+    acting, row = NumpyPolicy(model, seed=1, kept_steps=3), np.zeros((2, 5))
+    assert acting.kept(0) is None
+
+    def act(times, rows=row):
+        for _ in range(times):
+            acting(rows, None, np.ones(len(rows), np.bool_))
+
+    act(3)
+    assert acting.kept(3) is not None
+    assert acting.kept(3) is None  # no steps since
+    act(3)
+    assert acting.kept(2) is None  # of another beginning
+    act(5)
+    assert acting.kept(5) is None  # more than there is room for
+    act(2, np.zeros((4, 5)))  # other lanes
+    assert acting.kept(2).rows[0].shape == (4, 4, 5)
+    forgetful = NumpyPolicy(model, seed=1)
+    forgetful(row, None, np.ones(2, np.bool_))
+    assert forgetful.kept(1) is None
+
+
+def test_another_networks_passes_are_not_taken():
+    model, other = built(NETWORKS["shared"]), built(NETWORKS["shared"])
+    other.flat.mul_(0.5)
+    acting, rollout = NumpyPolicy(model, seed=1, kept_steps=6), random_rollout(1, observation_shape=(5,))
+    for row in rollout.observations[:-1]:
+        acting(row.numpy(), None, np.ones(3, np.bool_))
+    theirs = other(replace(rollout, acted=acting.kept(6)))
+    torch.testing.assert_close(theirs.policy, other(rollout).policy, rtol=0, atol=0)

@@ -98,7 +98,8 @@ class Normaliser:
         if path not in self.observation_sizes:
             return values.astype(dtype)
         columns = self._columns[path]
-        normal: Array = values - self._means[columns]  # in float64, as the moments are: a mean of 1e6 with a variance of 1 survives
+        # In float64, as the moments are: a mean of 1e6 with a variance of 1 survives.
+        normal: Array = values - self._means[columns]
         normal *= self._scales[columns]
         np.minimum(np.maximum(normal, -_WIDEST, out=normal), _WIDEST, out=normal)
         return normal.astype(dtype)

@@ -74,7 +74,7 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
         terminated, truncated = self._end(terminated, "terminated"), self._end(truncated, "truncated")
         if not isinstance(info, Mapping):
             raise UnsupportedEnvironment(f"the info of a step of {self.name!r} is {_kind(info)}: a dict is wanted")
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, cast(dict[str, Any], info)
 
     def _end(self, ended: Any, which: str) -> bool:
         if type(ended) is bool or isinstance(ended, np.bool_):
@@ -216,8 +216,8 @@ def direct(env: Checked) -> tuple[Callable[[Any], Any], int | None]:
     the wrappers only those are left out that do no more than that.
     """
     inner, limit = env.env, None
-    if type(inner) is gym.wrappers.TimeLimit:
-        inner, limit = inner.env, inner._max_episode_steps
+    if type(inner) is gym.wrappers.TimeLimit and isinstance(limit := getattr(inner, "_max_episode_steps", None), int):
+        inner = inner.env
     if type(inner) is gym.wrappers.OrderEnforcing:
         inner = inner.env
     if type(inner) is Interface and not isinstance(inner.env, gym.Wrapper):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -37,7 +37,7 @@ class Lanes(SyncVectorEnv):
 
     def __init__(self, make_env: Callable[[], Checked], count: int) -> None:
         super().__init__([make_env] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-        self.lanes: list[Checked] = self.envs
+        self.lanes = cast(list[Checked], self.envs)
         ways = [direct(env) for env in self.lanes]
         self._steps = [step for step, _ in ways]
         self._limits = [sys.maxsize if limit is None else limit for _, limit in ways]
@@ -59,6 +59,8 @@ class Lanes(SyncVectorEnv):
         """Begin an episode in each, or in those of `options["reset_mask"]`."""
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
         self._taken = [0 if anew else taken for anew, taken in zip(mask, self._taken, strict=True)]
+        if self._by_rows:
+            self._env_obs = list(self._observations.copy())
         return super().reset(seed=seed, options=options)
 
     def step(

@@ -63,14 +63,17 @@ class ActorLearnerRecipe:
         try:
             model = self.spec.build(seed=model_seed(self.seed), device=self.device)
             assert is_flattened(model, model.flat), "a pull would miss the network"
+            length = self.settings.rollout_length
+            act = acting_policy(model, seeds.actions, noise_steps=self.noise_steps, kept_steps=length)
             actor = Actor(
                 envs,
-                acting_policy(model, seeds.actions, noise_steps=self.noise_steps),
+                act,
                 self.spec.actions,
                 seed=self.env_seed(worker, envs, life),
-                max_rollout_length=self.settings.rollout_length,
+                max_rollout_length=length,
                 end_at_episode_end=self.end_rollout_at_episode_end,
                 beat=life.beat,
+                kept=act.kept,
             )
             yield actor, model
         finally:

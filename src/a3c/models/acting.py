@@ -49,6 +49,9 @@ class ActingPolicy:
             action = self.distribution.sample(parameters, self.generator)
         return action.cpu().numpy(), state
 
+    def kept(self, steps: int) -> None:
+        """Nothing is kept of the passes: there is no gradient in them."""
+
     def _smooth_noise(self, features: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Noise [B, K] that is a fixed function of the features until it is drawn anew."""
         lanes, actions = len(features), self.distribution.action_shape[0]

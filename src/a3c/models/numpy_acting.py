@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from a3c.core.distributions import GREATEST_LOG_STD, LEAST_LOG_STD, Categorical, Normal
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic
+from a3c.models.perceptrons import PolicySteps
 from a3c.types import State
 
 Array = NDArray[Any]
@@ -23,10 +24,13 @@ _DRAWS_AHEAD, _MOST_AHEAD = 16, 100_000  # steps whose noise is drawn together, 
 _GREATEST_STD = math.exp(GREATEST_LOG_STD)
 
 
-def acting_policy(model: ActorCritic, seed: int, *, noise_steps: int = 1) -> ActingPolicy | NumpyPolicy:
-    """The fastest way to draw actions from this model's policy. Arguments as `ActingPolicy`."""
-    kind = NumpyPolicy if NumpyPolicy.suits(model) else ActingPolicy
-    return kind(model, seed, noise_steps=noise_steps)
+def acting_policy(
+    model: ActorCritic, seed: int, *, noise_steps: int = 1, kept_steps: int = 0
+) -> ActingPolicy | NumpyPolicy:
+    """The fastest way to draw actions from this model's policy. Arguments as those of the two."""
+    if NumpyPolicy.suits(model):
+        return NumpyPolicy(model, seed, noise_steps=noise_steps, kept_steps=kept_steps)
+    return ActingPolicy(model, seed, noise_steps=noise_steps)
 
 
 class NumpyPolicy:
@@ -39,15 +43,20 @@ class NumpyPolicy:
         model: whose policy; one that it `suits`.
         seed: of the stream.
         noise_steps: as `ActingPolicy`.
+        kept_steps: of how many steps in a row `kept` is asked for at most; 0 if it is not asked.
     """
 
-    def __init__(self, model: ActorCritic, seed: int, *, noise_steps: int = 1) -> None:
+    def __init__(self, model: ActorCritic, seed: int, *, noise_steps: int = 1, kept_steps: int = 0) -> None:
         assert self.suits(model)
         self.model = model
         self.random = np.random.Generator(np.random.SFC64(seed))
         assert model.perceptrons is not None
         self._network = model.perceptrons
         self.noise_steps = noise_steps
+        self.kept_steps = kept_steps
+        self._kept: PolicySteps | None = None
+        self._places: list[list[Array]] = []  # in it, of each step
+        self._step = 0
         self._age = 0  # steps since the start
         self._standard_normal: Array | None = None  # of gSDE, [B, F, K]
         self._noise = np.empty((0, 0, 0))  # of choices, for some steps ahead, [steps, B, A]
@@ -62,13 +71,31 @@ class NumpyPolicy:
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""
         del state
-        features, outputs = self._network.policy_pass(observation, self.model.normaliser)
+        features, outputs = self._network.policy_pass(observation, self.model.normaliser, self._place(len(observation)))
         if isinstance(self.model.distribution, Categorical):
             return self._choice(outputs), None
         if self._network.gsde:
-            outputs += self._smooth_noise(features, episode_start)
-            return outputs.astype(np.float32, copy=False), None
+            action = outputs + self._smooth_noise(features, episode_start)
+            return action.astype(np.float32, copy=False), None
         return self._numbers(outputs), None
+
+    def kept(self, steps: int) -> PolicySteps | None:
+        """What the last so many steps went through, if these are all since it was asked last; None if not."""
+        taken, self._step = self._step, 0
+        if self._kept is None or taken != steps or taken > self.kept_steps:
+            return None
+        self._kept.steps = steps
+        return self._kept
+
+    def _place(self, lanes: int) -> list[Array] | None:
+        """Where this step is kept, if it is."""
+        t, self._step = self._step, self._step + 1
+        if t >= self.kept_steps:
+            return None
+        if self._kept is None or self._places[0][0].shape[0] != lanes:
+            self._kept = PolicySteps(self._network, self.kept_steps, lanes)
+            self._places = [self._kept.row(step) for step in range(self.kept_steps)]
+        return self._places[t]
 
     def outputs(self, observation: Array) -> Array:
         """The policy head's numbers [B, D or fewer], before anything is drawn."""
@@ -79,9 +106,8 @@ class NumpyPolicy:
         if self._drawn == len(self._noise) or self._noise.shape[1:] != logits.shape:
             steps = min(_DRAWS_AHEAD, 1 + _MOST_AHEAD // (1 + logits.size))
             self._noise, self._drawn = self._gumbel((steps, *logits.shape), logits.dtype), 0
-        logits += self._noise[self._drawn]
+        choice: Array = (logits + self._noise[self._drawn]).argmax(-1)
         self._drawn += 1
-        choice: Array = logits.argmax(-1)
         return choice
 
     def _gumbel(self, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -66,9 +66,9 @@ class Layer(NamedTuple):
         own = places[linear.weight.data_ptr()], places[linear.bias.data_ptr()]
         return cls(linear.weight.detach().numpy(), linear.bias.detach().numpy(), following, own)
 
-    def __call__(self, inputs: Array) -> Array:
-        """[N, O] for [N, I]."""
-        outputs: Array = inputs @ self.weight.T
+    def __call__(self, inputs: Array, out: Array | None = None) -> Array:
+        """[N, O] for [N, I], written to `out` if there is one."""
+        outputs: Array = np.matmul(inputs, self.weight.T, out=out)
         outputs += self.bias
         return outputs if self.activation is None else self.activation.apply(outputs)
 
@@ -140,22 +140,43 @@ class Perceptrons:
         return self._address == model.value_head.bias.data_ptr()
 
     @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
-    def __call__(self, model: ActorCritic, observations: Tensor) -> PolicyValue:
-        """Policy parameters [..., D] and values [...] of the model that these are of, for observations [..., *O]."""
+    def __call__(self, model: ActorCritic, observations: Tensor, acted: PolicySteps | None = None) -> PolicyValue:
+        """Policy parameters [..., D] and values [...] of the model that these are of, for observations [..., *O].
+
+        `acted` are the policy's passes over all rows but the last one of a rollout's observations, if these are known.
+        """
         lead = observations.shape[: observations.ndim - self._own_dims]
-        inputs = self.inputs(observations.numpy(), model.normaliser)
-        return PolicyValue(*_Pass.apply(self, model, inputs, lead, *self.parameters))  # type: ignore[no-untyped-call]
+        if acted is not None and acted.network is self:
+            passes = self._completed(acted, observations[-1].numpy(), model.normaliser)
+        else:
+            passes = self._policy_passes(self.inputs(observations.numpy(), model.normaliser))
+        return PolicyValue(*_Pass.apply(self, model, passes, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     @np.errstate(invalid="ignore", over="ignore")
-    def policy_pass(self, observations: Array, normaliser: Normaliser) -> tuple[Array, Array]:
+    def policy_pass(
+        self, observations: Array, normaliser: Normaliser, out: Sequence[Array] | None = None
+    ) -> tuple[Array, Array]:
         """The policy's features [N, F] of observations [..., *O], one row each, and its head's numbers for them.
 
-        These are without log σ of its own.
+        These are without log σ of its own. `out` is what they and all on the way to them are written to: see
+        `PolicySteps`.
         """
-        features = self.inputs(observations, normaliser)
-        for layer in self.torsos[0]:
-            features = layer(features)
-        return features, self.policy_head(features)
+        passes = self._policy_passes(self.inputs(observations, normaliser), out)
+        return passes[-2], passes[-1]
+
+    def _policy_passes(self, inputs: Array, out: Sequence[Array] | None = None) -> list[Array]:
+        """The inputs [N, I], what each of the policy's layers gives out, and what its head does."""
+        passes = [inputs]
+        if out is not None:
+            out[0][...] = inputs
+        for i, layer in enumerate([*self.torsos[0], self.policy_head], 1):
+            passes.append(layer(passes[-1], None if out is None else out[i]))
+        return passes
+
+    def _completed(self, acted: PolicySteps, last: Array, normaliser: Normaliser) -> list[Array]:
+        """The passes over a whole rollout, whose last row [B, *O] is the one that nobody has acted on."""
+        self.policy_pass(last, normaliser, acted.row(acted.steps))
+        return [rows[: acted.steps + 1].reshape(-1, rows.shape[-1]) for rows in acted.rows]
 
     def inputs(self, observations: Array, normaliser: Normaliser) -> Array:
         """Normalised, a row each, [N, I]."""
@@ -163,13 +184,18 @@ class Perceptrons:
 
     def forward(self, inputs: Array) -> tuple[Array, Array, list[list[Array]]]:
         """Policy parameters [N, D], values [N], and what each torso's layers took in and gave out."""
-        tapes = []
-        for torso in self.torsos:
-            tape = [inputs]
+        return self.forward_from(self._policy_passes(inputs))
+
+    def forward_from(self, policy_passes: list[Array]) -> tuple[Array, Array, list[list[Array]]]:
+        """The same, where the policy's own passes are known already."""
+        *policy_tape, policy = policy_passes
+        tapes = [policy_tape]
+        for torso in self.torsos[1:]:
+            tape = policy_tape[:1]
             for layer in torso:
                 tape.append(layer(tape[-1]))
             tapes.append(tape)
-        policy, values = self.policy_head(tapes[0][-1]), self.value_head(tapes[-1][-1])[:, 0]
+        values = self.value_head(tapes[-1][-1])[:, 0]
         if self.log_std is not None:
             policy = np.concatenate([policy, self._log_stds(tapes[0][-1])], 1)
         return policy, values, tapes
@@ -240,14 +266,37 @@ class Perceptrons:
         return [gradient[begin:end].reshape(shape) for begin, end, shape in self._parts]
 
 
+class PolicySteps:
+    """What the policy's layers took in and gave out in acting: learning begins with it instead of doing it once more.
+
+    It holds as long as parameters and moments stay what they were, and is overwritten by the next steps.
+
+    Args:
+        network: whose layers.
+        steps: T, the most that are kept.
+        lanes: B.
+    """
+
+    def __init__(self, network: Perceptrons, steps: int, lanes: int) -> None:
+        self.network = network
+        layers = [*network.torsos[0], network.policy_head]
+        widths = [layers[0].weight.shape[1], *(len(layer.bias) for layer in layers)]
+        self.rows = [np.empty((steps + 1, lanes, width), network.dtype) for width in widths]  # [T+1, B, ...] each
+        self.steps = 0  # how many there are
+
+    def row(self, t: int) -> list[Array]:
+        """Where those of one step are written."""
+        return [rows[t] for rows in self.rows]
+
+
 class _Pass(torch.autograd.Function):
     """The network's pass as one node; see also `flat_gradient`."""
 
     @staticmethod
     def forward(
-        ctx: Any, network: Perceptrons, model: ActorCritic, inputs: Array, lead: tuple[int, ...], *parameters: Tensor
+        ctx: Any, network: Perceptrons, model: ActorCritic, passes: list[Array], lead: tuple[int, ...], *_: Tensor
     ) -> tuple[Tensor, Tensor]:
-        policy, values, ctx.tapes = network.forward(inputs)
+        policy, values, ctx.tapes = network.forward_from(passes)
         ctx.network, ctx.module, ctx.parameters = network, model, network.parameters
         ctx.chain_rule = _chain_rule
         return torch.from_numpy(policy.reshape(*lead, policy.shape[1])), torch.from_numpy(values.reshape(lead))
