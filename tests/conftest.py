@@ -26,11 +26,17 @@ util.Finalize(None, shutil.rmtree, (tempfile.tempdir, True), exitpriority=-200) 
 
 torch.set_num_threads(1)
 
-LONGEST = ("test_survival.py", "test_ray_nodes.py")
+LONGEST = ("test_ray_nodes.py", "test_survival.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first: begun last, they would run alone while the other processes have nothing left to do."""
+    """All tests with Ray in one process (--dist loadgroup), so that there is one cluster at a time; the longest first.
+
+    Begun last, these would run alone while the other processes have nothing left to do.
+    """
+    for item in items:
+        if "ray" in item.path.stem.split("_"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

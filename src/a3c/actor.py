@@ -34,7 +34,7 @@ class Actor:
         max_rollout_length: the largest T that will be asked for.
         end_at_episode_end: end a rollout where its episode ends, as in the paper; one environment only.
         beat: is called after every step, by which others know that this worker lives.
-        kept: what `act` has kept of its last so many calls, all since it was asked last; None where it keeps nothing.
+        passes: what `act` has worked out in its last so many calls, all since it was asked last, or None.
 
     Raises:
         UnsupportedEnvironment: the environment resets in another autoreset mode.
@@ -50,7 +50,7 @@ class Actor:
         max_rollout_length: int,
         end_at_episode_end: bool = False,
         beat: Callable[[], None] = no_beat,
-        kept: Callable[[int], Any] = lambda steps: None,
+        passes: Callable[[int], Any] = lambda steps: None,
     ) -> None:
         if end_at_episode_end and envs.num_envs != 1:
             raise ValueError("rollouts can only end at an episode's end with one environment a worker")
@@ -64,7 +64,7 @@ class Actor:
         self.act = act
         self.end_at_episode_end = end_at_episode_end
         self.beat = beat
-        self.kept = kept
+        self.passes = passes
         self.action_space = action_space or ActionSpace(envs.single_action_space)
         length, lanes = max_rollout_length, envs.num_envs
         self.observation_space = envs.single_observation_space
@@ -130,7 +130,7 @@ class Actor:
             truncated=torch.from_numpy(self.truncated[:length]),
             episode_start=torch.from_numpy(self.episode_start[: length + 1]),
             state=state,
-            acted=self.kept(length),
+            passes=self.passes(length),
         )
 
     def finished_episodes(self) -> tuple[Episode, ...]:

@@ -49,7 +49,7 @@ class Rollout:
     truncated: Tensor  # [T, B] bool
     episode_start: Tensor  # [T+1, B] bool: observations[t] is the first of an episode
     state: State = None  # recurrent state at row 0
-    acted: Any = None  # what acting has worked out of rows 0 to T-1 already, for the same parameters; the model's own
+    passes: Any = None  # what acting has worked out of these very observations, for its model; None is as good
 
     @cached_property
     def real(self) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from a3c.envs.checks import Checked, direct
+from a3c.envs.checks import Checked, direct, with_interface
 from a3c.envs.lanes import Lanes
 from a3c.envs.make import EnvSource
 from a3c.errors import UnsupportedEnvironment
@@ -61,7 +61,6 @@ def test_steps_are_those_of_gymnasiums_vector(source):
     source = EnvSource(source.env, source.max_episode_steps, wrappers=source.wrappers, action_mask=False)
     ours = Lanes(source._make_lane, 3)
     theirs = SyncVectorEnv([source._make_lane] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
-    ours.action_space.seed(1)
     seen, ends = [], 0
     for envs in (ours, theirs):
         ours.action_space.seed(1)
@@ -83,24 +82,55 @@ def test_steps_are_those_of_gymnasiums_vector(source):
     assert ends > 3
 
 
+class OwnLimit(gym.wrappers.TimeLimit):
+    pass
+
+
+class OwnOrder(gym.wrappers.OrderEnforcing):
+    pass
+
+
+def lane(env):
+    return Checked(with_interface(env, "it"), "it")
+
+
 def test_only_what_does_nothing_else_is_stepped_around():
-    limited = gym.make("CartPole-v1", disable_env_checker=True)
-    step, limit = direct(EnvSource("CartPole-v1", action_mask=False)._make_lane())
-    assert (step.__self__.__class__, limit) == (type(limited.unwrapped), 500)
-    step, limit = direct(EnvSource(Walk, max_episode_steps=5, action_mask=False)._make_lane())
-    assert (step.__self__.__class__, limit) == (Walk, 5)
-    wrapped = EnvSource("CartPole-v1", wrappers=('ClipReward:{"max_reward": 0.5}',), action_mask=False)._make_lane()
-    step, limit = direct(wrapped)
-    assert step.__self__ is wrapped.env
-    assert limit is None
+    registered = EnvSource("CartPole-v1", action_mask=False)._make_lane()
+    assert direct(registered) == (registered.unwrapped, 500)
+    own = EnvSource(Walk, max_episode_steps=5, action_mask=False)._make_lane()
+    assert direct(own) == (own.unwrapped, 5)
+    clipped = EnvSource("CartPole-v1", wrappers=('ClipReward:{"max_reward": 0.5}',), action_mask=False)._make_lane()
+    limit, order = gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing
+    whole = [
+        clipped,
+        lane(OwnLimit(order(Walk()), 3)),
+        lane(limit(OwnOrder(Walk()), 3)),
+        lane(limit(limit(Walk(), 3), 5)),
+        lane(order(limit(Walk(), 3))),
+        Checked(limit(order(Walk()), 3), "no interface"),
+    ]
+    assert [direct(env) for env in whole] == [(env.env, None) for env in whole]
 
-    class Own(gym.wrappers.TimeLimit):
-        pass
 
-    own = Checked(Own(Walk(), 3), "own")
-    step, limit = direct(own)
-    assert step.__self__ is own.env
-    assert limit is None
+def test_a_step_that_a_reset_puts_in_its_place_is_taken():
+    class ByStates(Walk):
+        def reset(self, *, seed=None, options=None):
+            self.step = self.first
+            return super().reset(seed=seed)
+
+        def first(self, action):
+            self.step = super().step
+            return self.observation(), 7.0, False, False, {}
+
+    envs = EnvSource(ByStates, max_episode_steps=5).make_vector(2)
+    envs.reset(seed=1)
+    rewards = [envs.step(np.ones(2, np.int64))[1].tolist() for _ in range(3)]
+    assert rewards == [[7.0, 7.0], [1.0, 1.0], [2.0, 2.0]]
+
+
+def test_a_step_before_the_first_reset_is_refused():
+    with pytest.raises(gym.error.ResetNeeded):
+        EnvSource(Walk, max_episode_steps=5).make_vector(2).step(np.zeros(2, np.int64))
 
 
 @pytest.mark.parametrize(

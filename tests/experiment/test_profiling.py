@@ -95,6 +95,17 @@ def test_looking_changes_nothing():
     assert all(second >= 0 for update in seen for second in update.losses.values())
 
 
+def test_what_is_told_is_of_all_updates_since_the_last_that_told(monkeypatch):
+    monkeypatch.setattr(profiling, "_TAKEN_EVERY_S", 0.01)
+    recipe, store = recipe_and_store()
+    seen = list(islice(Timed(recipe)(0, store.connect(0)), 300))
+    telling = [i for i, update in enumerate(seen) if update.losses]
+    assert 2 < len(telling) < 300
+    for i in telling:
+        until = seen[: i + 1]
+        assert sum(update.losses.get("steps", 0) for update in until) == sum(update.rollout_steps for update in until)
+
+
 def test_the_algorithm_is_left_as_it_was():
     before = vars(profiling.actor_critic).copy(), vars(profiling.losses).copy()
     recipe, store = recipe_and_store()

@@ -194,8 +194,8 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
         rollout = random_rollout(seed, length, observation_shape=(5,))
         steps = [acting(row.numpy(), None, np.ones(3, np.bool_))[0] for row in rollout.observations[:-1]]
         rollout = replace(rollout, actions=torch.from_numpy(np.stack(steps)))
-        known = replace(rollout, acted=acting.kept(length))
-        assert known.acted.steps == length
+        known = replace(rollout, passes=acting.passes(length))
+        assert known.passes.hold(model.perceptrons, length + 1)
         for ours, anew in zip(model(known), model(rollout), strict=True):
             torch.testing.assert_close(ours, anew, rtol=1e-12, atol=1e-12)
         gradients = [flat_gradient(loss_of(model(each), each, distribution), model) for each in (known, rollout)]
@@ -203,47 +203,80 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
         by_autograd = flat_gradient(loss_of(model(known), known, distribution) + 0, model)
         torch.testing.assert_close(by_autograd, gradients[1], rtol=1e-11, atol=1e-13)
         model.flat.mul_(1.1)  # the next steps are by other parameters
+        assert not known.passes.hold(model.perceptrons, length + 1)
 
 
 def test_it_takes_the_policys_layers_no_more_than_the_last_row(monkeypatch):
     model = built(NETWORKS["separate"])
-    acting, rollout = NumpyPolicy(model, seed=1, kept_steps=6), random_rollout(1, observation_shape=(5,))
-    for row in rollout.observations[:-1]:
-        acting(row.numpy(), None, np.ones(3, np.bool_))
+    _, rollout = acted(model)
     rows, plain = [], Layer.__call__
     monkeypatch.setattr(Layer, "__call__", lambda self, x, out=None: rows.append(len(x)) or plain(self, x, out))
-    model(replace(rollout, acted=acting.kept(6)))
+    model(rollout)
     assert rows == [3, 3, 3, 21, 21, 21]  # the policy's layers and head, the value's
 
 
+def acted(model, steps=6, lanes=3):
+    """A rollout, with what acting has kept of its passes."""
+    acting, rollout = NumpyPolicy(model, seed=1, kept_steps=6), random_rollout(1, steps, lanes, observation_shape=(5,))
+    for row in rollout.observations[:-1]:
+        acting(row.numpy(), None, np.ones(lanes, np.bool_))
+    return acting, replace(rollout, passes=acting.passes(steps))
+
+
 def test_what_acting_has_kept_is_that_of_its_last_steps_or_nothing():
-    model = built(NETWORKS["shared"])
-    acting, row = NumpyPolicy(model, seed=1, kept_steps=3), np.zeros((2, 5))
-    assert acting.kept(0) is None
+    acting, rollout = acted(built(NETWORKS["shared"]))
+    row, wide = np.zeros((3, 5)), np.zeros((4, 5))
 
-    def act(times, rows=row):
-        for _ in range(times):
-            acting(rows, None, np.ones(len(rows), np.bool_))
+    def act(*rows):
+        for each in rows:
+            acting(each, None, np.ones(len(each), np.bool_))
 
-    act(3)
-    assert acting.kept(3) is not None
-    assert acting.kept(3) is None  # no steps since
-    act(3)
-    assert acting.kept(2) is None  # of another beginning
-    act(5)
-    assert acting.kept(5) is None  # more than there is room for
-    act(2, np.zeros((4, 5)))  # other lanes
-    assert acting.kept(2).rows[0].shape == (4, 4, 5)
-    forgetful = NumpyPolicy(model, seed=1)
-    forgetful(row, None, np.ones(2, np.bool_))
-    assert forgetful.kept(1) is None
+    assert rollout.passes is not None
+    assert acting.passes(6) is None  # no steps since
+    act(*[row] * 3)
+    assert acting.passes(2) is None  # of another beginning
+    act(*[row] * 7)
+    assert acting.passes(7) is None  # more than there is room for
+    act(row, wide)
+    assert acting.passes(2) is None  # no one rollout
+    act(wide, wide)
+    assert acting.passes(2).kept.rows[0].shape == (7, 4, 5)
+    forgetful = NumpyPolicy(acting.model, seed=1)
+    forgetful(row, None, np.ones(3, np.bool_))
+    assert forgetful.passes(1) is None
 
 
-def test_another_networks_passes_are_not_taken():
+def by_the_vector(model, rollout, acting):
+    model.flat.add_(0.1)
+
+
+def by_a_parameter(model, rollout, acting):
+    with torch.no_grad():
+        model.value_head.bias.add_(1.0)
+
+
+def by_moments(model, rollout, acting):
+    model.normaliser.load(moments.of(torch.randn(50, 5, dtype=torch.float64)))
+
+
+def by_the_next_rollout(model, rollout, acting):
+    acting(np.ones((3, 5)), None, np.ones(3, np.bool_))
+
+
+@pytest.mark.parametrize("change", [by_the_vector, by_a_parameter, by_moments, by_the_next_rollout])
+def test_passes_that_no_longer_hold_are_made_anew(change):
+    model = built(NETWORKS["shared"], normalise=True)
+    acting, rollout = acted(model)
+    rollout = replace(rollout, observations=rollout.observations.clone())
+    change(model, rollout, acting)
+    for ours, anew in zip(model(rollout), model(replace(rollout, passes=None)), strict=True):
+        torch.testing.assert_close(ours, anew, rtol=0, atol=0)
+
+
+def test_passes_of_another_network_or_of_other_rows_are_not_taken():
     model, other = built(NETWORKS["shared"]), built(NETWORKS["shared"])
     other.flat.mul_(0.5)
-    acting, rollout = NumpyPolicy(model, seed=1, kept_steps=6), random_rollout(1, observation_shape=(5,))
-    for row in rollout.observations[:-1]:
-        acting(row.numpy(), None, np.ones(3, np.bool_))
-    theirs = other(replace(rollout, acted=acting.kept(6)))
-    torch.testing.assert_close(theirs.policy, other(rollout).policy, rtol=0, atol=0)
+    _, rollout = acted(model)
+    torch.testing.assert_close(other(rollout).policy, other(replace(rollout, passes=None)).policy, rtol=0, atol=0)
+    shorter = replace(rollout, observations=rollout.observations[:4])
+    assert model(shorter).policy.shape == (4, 3, 4)

@@ -1,4 +1,4 @@
-"""Bare environments: stepped for the sake of the time that it takes, with as little around them as there can be."""
+"""Bare environments: as they come, with nothing of ours around them, stepped for the sake of the time that it takes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What an environment must keep to: its spaces, and that its steps are what they declare.
 
 An environment that breaks its word makes an agent learn from something else than was meant, or fails far away from
-the mistake. So each single environment has a wrapper at its core and one at its edge that look at every step, and a
-person's own vector environment has one. Those of Gymnasium, ALE and EnvPool are taken at their word.
+the mistake. So each single environment has a wrapper at its core and one at its edge that look at every step (`Lanes`
+does in one look what the two do), and a person's own vector environment has one. Those of Gymnasium, ALE and EnvPool
+are taken at their word.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class Interface(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Step:
         """Observation, reward, terminated, truncated and info."""
-        return self.checked(self.env.step(action))
+        return self.as_step(self.env.step(action))
 
-    def checked(self, result: Any) -> Step:
-        """What the step of an environment returned, as a step."""
+    def as_step(self, result: Any) -> Step:
+        """What an environment's `step` returned, as a step."""
         if not (isinstance(result, tuple) and len(result) == 5):
             raise _no_step(result, self.name)
         observation, reward, terminated, truncated, info = result
@@ -110,15 +111,15 @@ class Checked(Interface):
         """The first observation, checked."""
         observation, info = super().reset(seed=seed, options=options)
         self._check(observation)
-        return observation, self.kept(info)
+        return observation, self.kept_info(info)
 
-    def checked(self, result: Any) -> Step:
-        """What the step of an environment returned, with its observation and reward looked at."""
-        observation, reward, terminated, truncated, info = super().checked(result)
+    def as_step(self, result: Any) -> Step:
+        """What an environment's `step` returned, as a step; its observation and reward are looked at, too."""
+        observation, reward, terminated, truncated, info = super().as_step(result)
         self._check(observation)
         if not isinstance(reward, _NUMBERS):
             reward = self._number(reward)
-        return observation, reward, terminated, truncated, self.kept(info) if info else info
+        return observation, reward, terminated, truncated, self.kept_info(info) if info else info
 
     def render(self) -> Any:
         """A frame; [H, W, 3] of bytes if the environment is in the mode "rgb_array"."""
@@ -127,7 +128,7 @@ class Checked(Interface):
             return np.rint(frame * 255.0).astype(np.uint8)
         return frame
 
-    def kept(self, info: dict[str, Any]) -> dict[str, Any]:
+    def kept_info(self, info: dict[str, Any]) -> dict[str, Any]:
         """Of an info the keys that are kept."""
         if self.infos is None:
             return info
@@ -209,11 +210,11 @@ def with_interface(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
     return env
 
 
-def direct(env: Checked) -> tuple[Callable[[Any], Any], int | None]:
-    """What steps the same environment with the fewest calls, and how many steps an episode has at most, if limited.
+def direct(env: Checked) -> tuple[gym.Env[Any, Any], int | None]:
+    """The environment whose `step` is the same with the fewest calls, and how many steps an episode has, if limited.
 
-    Whoever steps it so looks at each result itself, ends episodes at the limit, and resets before the first step: of
-    the wrappers only those are left out that do no more than that.
+    Whoever steps it so looks at each result itself, ends episodes at the limit, and resets the outer one before the
+    first step: of the wrappers only those are left out that do no more than that.
     """
     inner, limit = env.env, None
     if type(inner) is gym.wrappers.TimeLimit and isinstance(limit := getattr(inner, "_max_episode_steps", None), int):
@@ -221,8 +222,8 @@ def direct(env: Checked) -> tuple[Callable[[Any], Any], int | None]:
     if type(inner) is gym.wrappers.OrderEnforcing:
         inner = inner.env
     if type(inner) is Interface and not isinstance(inner.env, gym.Wrapper):
-        return inner.env.step, limit
-    return env.env.step, None
+        return inner.env, limit
+    return env.env, None
 
 
 def unchecked(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:

@@ -155,7 +155,7 @@ class EnvSource:
         return native if package in _TAKEN_AT_THEIR_WORD else CheckedVector(native, self.name)
 
     def make_bare(self, count: int) -> BareVector | BareLanes:
-        """`count` environments with as little around them as there can be: what a measurement compares with."""
+        """`count` environments with nothing of ours around them: what a measurement compares with."""
         if (native := self._native(count)) is not None:
             return BareVector(native)
         return BareLanes([unchecked(self._decided()._masked()) for _ in range(count)])

@@ -41,7 +41,7 @@ STAGES = {
     "act": "choosing actions: the network's policy, without gradients, and the draw",
     "environment": "stepping the vector of environments",
     "unroll": "the rest of a rollout: buffers, episodes, actions in the environment's form",
-    "forward": "the network on a whole rollout, with gradients",
+    "forward": "the network on a whole rollout, with gradients, but for what acting has worked out already",
     "returns": "the returns that values are held to",
     "loss": "the rest of the loss, and its gradient at the network's outputs",
     "backward": "the gradient with respect to the parameters",
@@ -105,7 +105,7 @@ class Stopwatch:
 class Timed:
     """A recipe whose actor-learners do what the given one's do, and whose updates tell seconds, by stage, as losses.
 
-    Now and then one does, for all since the last that did: it takes as long as a stage.
+    Only an update now and then does, for all since the last that did: what is told takes time itself.
     """
 
     recipe: ActorLearnerRecipe
@@ -129,11 +129,11 @@ class Timed:
             steps, due = 0, 0.0
             for update in learner:
                 steps += update.rollout_steps
-                losses: dict[str, float] = {}
-                if time.monotonic() >= due:
-                    losses, steps = watch.take() | {"steps": float(steps)}, 0
+                told: dict[str, float] = {}
+                if update.dropped is None and time.monotonic() >= due:
+                    told, steps = watch.take() | {"steps": float(steps)}, 0
                     due = time.monotonic() + _TAKEN_EVERY_S
-                yield replace(update, losses=losses)
+                yield replace(update, losses=told)
 
 
 class _TimedHandle:
@@ -247,7 +247,8 @@ class Profile:
         forward_us: of the network's policy alone, a call on B observations.
         backward_us: of the network and its gradient alone, a call on (T + 1) B observations.
         description: the settings in one line, with where they come from, as a run prints them.
-        ceiling: steps/s of W workers that do these three things and nothing else.
+        ceiling: steps/s of W workers that do these three things and nothing else. Training can spare a part of the
+            third: where acting has kept the policy's pass, it is not made again.
     """
 
     env: str
@@ -363,7 +364,7 @@ def _sums(
                 total.merge(report)
             elif report.updates:
                 begins = min(begins, now)
-            enough = now > begins + _WARM_UP_S + seconds and total.updates > 0
+            enough = now > begins + _WARM_UP_S + seconds and "steps" in total.sums
             if enough:
                 store.request_stop()
     return total.sums

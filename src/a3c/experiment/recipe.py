@@ -73,7 +73,7 @@ class ActorLearnerRecipe:
                 max_rollout_length=length,
                 end_at_episode_end=self.end_rollout_at_episode_end,
                 beat=life.beat,
-                kept=act.kept,
+                passes=act.passes,
             )
             yield actor, model
         finally:

@@ -49,8 +49,8 @@ class ActingPolicy:
             action = self.distribution.sample(parameters, self.generator)
         return action.cpu().numpy(), state
 
-    def kept(self, steps: int) -> None:
-        """Nothing is kept of the passes: there is no gradient in them."""
+    def passes(self, steps: int) -> None:
+        """None are kept: there is no gradient in them."""
 
     def _smooth_noise(self, features: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
         """Noise [B, K] that is a fixed function of the features until it is drawn anew."""

@@ -145,7 +145,7 @@ class ActorCritic(nn.Module):
     def forward(self, rollout: Rollout) -> PolicyValue:
         """Policy parameters [T+1, B, D] and values [T+1, B] of all of a rollout's observations."""
         if self.policy_memory is None:
-            return self.policy_value(rollout.observations, rollout.acted)
+            return self.policy_value(rollout.observations, rollout.passes)
         policy_features, value_features = self._features(rollout.observations)  # [T+1, B, F]
         lanes = rollout.episode_start.shape[1]
         # Cloned: it was made in inference mode, where autograd keeps nothing.
@@ -160,14 +160,14 @@ class ActorCritic(nn.Module):
             value_features = policy_features
         return self._heads(policy_features, value_features, rollout.observations)
 
-    def policy_value(self, observations: Any, acted: Any = None) -> PolicyValue:
+    def policy_value(self, observations: Any, passes: Any = None) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of flat observations [..., *O], for a network without memory.
 
-        `acted`: a rollout's.
+        `passes`: a rollout's, whose observations these are.
         """
         assert self.policy_memory is None, "a network with memory needs a state: use step"
         if (perceptrons := self.perceptrons) is not None:
-            return perceptrons(self, observations, acted)
+            return perceptrons(self, observations, passes)
         return self._heads(*self._features(observations), observations)
 
     def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from a3c.core.distributions import GREATEST_LOG_STD, LEAST_LOG_STD, Categorical, Normal
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic
-from a3c.models.perceptrons import PolicySteps
+from a3c.models.perceptrons import Passes, PolicySteps
 from a3c.types import State
 
 Array = NDArray[Any]
@@ -43,7 +43,7 @@ class NumpyPolicy:
         model: whose policy; one that it `suits`.
         seed: of the stream.
         noise_steps: as `ActingPolicy`.
-        kept_steps: of how many steps in a row `kept` is asked for at most; 0 if it is not asked.
+        kept_steps: of how many steps in a row `passes` is asked for at most; 0 if it is not asked.
     """
 
     def __init__(self, model: ActorCritic, seed: int, *, noise_steps: int = 1, kept_steps: int = 0) -> None:
@@ -55,8 +55,7 @@ class NumpyPolicy:
         self.noise_steps = noise_steps
         self.kept_steps = kept_steps
         self._kept: PolicySteps | None = None
-        self._places: list[list[Array]] = []  # in it, of each step
-        self._step = 0
+        self._step = 0  # since it was last asked
         self._age = 0  # steps since the start
         self._standard_normal: Array | None = None  # of gSDE, [B, F, K]
         self._noise = np.empty((0, 0, 0))  # of choices, for some steps ahead, [steps, B, A]
@@ -79,23 +78,27 @@ class NumpyPolicy:
             return action.astype(np.float32, copy=False), None
         return self._numbers(outputs), None
 
-    def kept(self, steps: int) -> PolicySteps | None:
-        """What the last so many steps went through, if these are all since it was asked last; None if not."""
+    def passes(self, steps: int) -> Passes | None:
+        """Those of the last so many steps, if these are all since it was asked last; None if not."""
         taken, self._step = self._step, 0
         if self._kept is None or taken != steps or taken > self.kept_steps:
             return None
-        self._kept.steps = steps
-        return self._kept
+        return Passes(self._kept, self._kept.rollout, steps)
 
     def _place(self, lanes: int) -> list[Array] | None:
         """Where this step is kept, if it is."""
         t, self._step = self._step, self._step + 1
         if t >= self.kept_steps:
             return None
-        if self._kept is None or self._places[0][0].shape[0] != lanes:
-            self._kept = PolicySteps(self._network, self.kept_steps, lanes)
-            self._places = [self._kept.row(step) for step in range(self.kept_steps)]
-        return self._places[t]
+        if t == 0:
+            if self._kept is None or self._kept.lanes != lanes:
+                self._kept = PolicySteps(self.model, self.kept_steps, lanes)
+            self._kept.begin()
+        assert self._kept is not None
+        if self._kept.lanes != lanes:  # this is no one rollout
+            self._step = self.kept_steps + 1
+            return None
+        return self._kept.places[t]
 
     def outputs(self, observation: Array) -> Array:
         """The policy head's numbers [B, D or fewer], before anything is drawn."""

@@ -140,17 +140,18 @@ class Perceptrons:
         return self._address == model.value_head.bias.data_ptr()
 
     @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
-    def __call__(self, model: ActorCritic, observations: Tensor, acted: PolicySteps | None = None) -> PolicyValue:
+    def __call__(self, model: ActorCritic, observations: Tensor, passes: Passes | None = None) -> PolicyValue:
         """Policy parameters [..., D] and values [...] of the model that these are of, for observations [..., *O].
 
-        `acted` are the policy's passes over all rows but the last one of a rollout's observations, if these are known.
+        `passes` are the policy's over all rows of a rollout's observations but the last one, if they are known; where
+        they no longer hold they are made anew.
         """
         lead = observations.shape[: observations.ndim - self._own_dims]
-        if acted is not None and acted.network is self:
-            passes = self._completed(acted, observations[-1].numpy(), model.normaliser)
+        if passes is not None and passes.hold(self, len(observations)):
+            arrays = self._completed(passes, observations[-1].numpy(), model.normaliser)
         else:
-            passes = self._policy_passes(self.inputs(observations.numpy(), model.normaliser))
-        return PolicyValue(*_Pass.apply(self, model, passes, lead, *self.parameters))  # type: ignore[no-untyped-call]
+            arrays = self._policy_passes(self.inputs(observations.numpy(), model.normaliser))
+        return PolicyValue(*_Pass.apply(self, model, arrays, lead, *self.parameters))  # type: ignore[no-untyped-call]
 
     @np.errstate(invalid="ignore", over="ignore")
     def policy_pass(
@@ -173,10 +174,10 @@ class Perceptrons:
             passes.append(layer(passes[-1], None if out is None else out[i]))
         return passes
 
-    def _completed(self, acted: PolicySteps, last: Array, normaliser: Normaliser) -> list[Array]:
-        """The passes over a whole rollout, whose last row [B, *O] is the one that nobody has acted on."""
-        self.policy_pass(last, normaliser, acted.row(acted.steps))
-        return [rows[: acted.steps + 1].reshape(-1, rows.shape[-1]) for rows in acted.rows]
+    def _completed(self, passes: Passes, last: Array, normaliser: Normaliser) -> list[Array]:
+        """Those over a whole rollout, on whose last row [B, *O] nobody has acted."""
+        self.policy_pass(last, normaliser, passes.kept.places[passes.steps])
+        return [rows[: passes.steps + 1].reshape(-1, rows.shape[-1]) for rows in passes.kept.rows]
 
     def inputs(self, observations: Array, normaliser: Normaliser) -> Array:
         """Normalised, a row each, [N, I]."""
@@ -267,26 +268,52 @@ class Perceptrons:
 
 
 class PolicySteps:
-    """What the policy's layers took in and gave out in acting: learning begins with it instead of doing it once more.
+    """What the policy's layers took in and gave out, step by step, while a rollout was acted.
 
-    It holds as long as parameters and moments stay what they were, and is overwritten by the next steps.
+    Owns the memory, which the next rollout overwrites.
 
     Args:
-        network: whose layers.
+        model: whose policy.
         steps: T, the most that are kept.
         lanes: B.
     """
 
-    def __init__(self, network: Perceptrons, steps: int, lanes: int) -> None:
-        self.network = network
-        layers = [*network.torsos[0], network.policy_head]
+    def __init__(self, model: ActorCritic, steps: int, lanes: int) -> None:
+        assert model.perceptrons is not None
+        self.model, self.network, self.lanes = model, model.perceptrons, lanes
+        layers = [*self.network.torsos[0], self.network.policy_head]
         widths = [layers[0].weight.shape[1], *(len(layer.bias) for layer in layers)]
-        self.rows = [np.empty((steps + 1, lanes, width), network.dtype) for width in widths]  # [T+1, B, ...] each
-        self.steps = 0  # how many there are
+        self.rows = [np.empty((steps + 1, lanes, width), self.network.dtype) for width in widths]  # [T+1, B, ...] each
+        self.places = [[rows[t] for rows in self.rows] for t in range(steps + 1)]  # where each step's are written
+        self.rollout = 0  # which one it is, by number
+        self._versions: list[int] = []  # of the parameters that act
+        self._moments: Tensor | None = None  # that they act by
 
-    def row(self, t: int) -> list[Array]:
-        """Where those of one step are written."""
-        return [rows[t] for rows in self.rows]
+    def begin(self) -> None:
+        """The next rollout begins, with the parameters and moments as they are."""
+        self.rollout += 1
+        self._versions, self._moments = self._versions_now(), self.model.normaliser.moments
+
+    def are_by(self, network: Perceptrons) -> bool:
+        """Whether that is the network, and its parameters and moments are what they were."""
+        same = network is self.network and self.model.normaliser.moments is self._moments
+        return same and self._versions_now() == self._versions
+
+    def _versions_now(self) -> list[int]:
+        # Torch counts how often a tensor was written to; a parameter's memory has two counts, its own and the vector's.
+        return [self.model.flat._version, *(parameter._version for parameter in self.network.parameters)]
+
+
+class Passes(NamedTuple):
+    """The policy's passes over the first T rows of one rollout's observations: learning begins with them."""
+
+    kept: PolicySteps
+    rollout: int
+    steps: int  # T
+
+    def hold(self, network: Perceptrons, rows: int) -> bool:
+        """Whether they are still there, and are what the network would make of all but the last of so many rows."""
+        return self.kept.rollout == self.rollout and self.steps + 1 == rows and self.kept.are_by(network)
 
 
 class _Pass(torch.autograd.Function):
