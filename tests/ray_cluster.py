@@ -76,7 +76,7 @@ class StoreOnUsedServer(RayStore):
             server, keeper = self.started[number]
             name = ray.get(server.__ray_call__.remote(lambda server: server.keeper_name))
             ray.get(keeper.__ray_call__.remote(lambda keeper, contents: keeper.__init__(contents), contents))
-            ray.get(server.__ray_call__.remote(lambda server, name: server.__init__(name), name))
+            server.__ray_call__.remote(lambda server, name: server.__init__(name), name)  # it waits for the first θ
         else:
             number = len(self.started)
             self.started.append(super().start(contents))

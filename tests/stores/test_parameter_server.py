@@ -1,6 +1,7 @@
 """The parameter server without a cluster: what it does when it is started anew, call by call."""
 
 import asyncio
+import pickle
 
 import cloudpickle
 import numpy as np
@@ -80,8 +81,10 @@ def server(monkeypatch):
 
     def begin(reduction=None, workers=2):
         rule = UpdateRule(make_rule().optimizer, constant(0.1), Budget(None, None))
-        contents = Contents(np.zeros(2, np.float32), rule, workers, reduction, 0)
-        monkeypatch.setattr(parameter_server, "ray", OneProcess(Keeper(cloudpickle.dumps(contents))))
+        keeper = Keeper(cloudpickle.dumps(Contents(2, "float32", rule, workers, reduction, 0)))
+        assert keeper.begin() is None
+        keeper.keep(-1, "initial", pickle.dumps(np.zeros(2, np.float32)))
+        monkeypatch.setattr(parameter_server, "ray", OneProcess(keeper))
         monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
         return anew
 

@@ -171,8 +171,9 @@ def test_a_server_that_hangs_is_started_anew(monkeypatch):
     assert pull(handle, torch.zeros(2))[1] == Snapshot(7, 75, 1, False)
 
 
-def test_a_keeper_that_hangs_is_started_anew_and_told_again():
-    store = RayStore(torch.zeros(2), make_rule(RMSProp(), 0.1), 2)
+@pytest.mark.parametrize("size", [2, 200_000])
+def test_a_keeper_that_hangs_is_started_anew_and_told_again(size):
+    store = RayStore(torch.zeros(size), make_rule(RMSProp(), 0.1), 2)
     store.load_state_dict(store.state_dict() | {"version": 7, "env_steps": 70})
 
     def hurry(server):
@@ -187,8 +188,8 @@ def test_a_keeper_that_hangs_is_started_anew_and_told_again():
     assert process_of(store.keeper) != keeper
     assert process_of(store.server) == server
     handle = store.connect(0)
-    push_each(handle, [torch.ones(2)] * 3, ONE_STEP)
-    pull(handle, torch.zeros(2))
+    push_each(handle, [torch.ones(size)] * 3, ONE_STEP)
+    pull(handle, torch.zeros(size))
     while not answer(store.keeper.__ray_call__.remote(lambda keeper: "cut" in keeper._kept)):
         time.sleep(0.05)
     kill_process_of(store.server)

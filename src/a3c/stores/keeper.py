@@ -14,7 +14,7 @@ class Keeper:
     at its next words, tells it the rest.
 
     Args:
-        contents: what the server is made of.
+        contents: what the server is made of, which is short: Ray does not keep a long one for an actor that dies.
         knows_all: whether it has been there from the beginning; else a server must have spoken before one begins.
     """
 
@@ -29,13 +29,17 @@ class Keeper:
         if incarnation >= self._incarnation:
             self._incarnation = incarnation
             self._kept[name] = what
+            if name == "cut":
+                self._kept.pop("initial", None)  # which is in it, or past
 
-    def begin(self) -> tuple[int, bytes, dict[str, bytes]]:
+    def begin(self) -> tuple[int, bytes, dict[str, bytes]] | None:
         """For a server that begins: which of its lives this is, from 0, and what the one before has left.
 
-        Raises ClusterError if that is lost.
+        None before it has been told the initial θ. Raises ClusterError if what there was is lost.
         """
-        if not self._knows_all and "cut" not in self._kept:
+        if not self._kept.keys() & {"initial", "cut"}:
+            if self._knows_all:
+                return None
             raise ClusterError("the server and its keeper have been lost, one after the other")
         self._incarnation += 1
         return self._incarnation, self._contents, self._kept

@@ -28,7 +28,7 @@ from a3c.types import Counts, Receipt, Snapshot, StoreHandle
 if TYPE_CHECKING:
     from a3c.types import Array
 
-_KEEP_EVERY_S = 2.0
+_KEEP_EVERY_S, _POLL_S = 2.0, 0.01
 _KEEPER_S = 60.0  # what the keeper may take to take anything of what it is told, before it is taken to hang
 SENT_WITH_THE_CALL = 64 * 1024  # bytes; a longer θ goes by Ray's object store, once for all who ask for that version
 
@@ -42,7 +42,8 @@ class Contents(NamedTuple):
     With a `reduction` it waits for every worker's gradient and applies them as one (a2c), else it applies each at once.
     """
 
-    initial: Array  # the first θ, [P]
+    size: int  # P
+    dtype: str  # of θ, as NumPy names it
     rule: UpdateRule
     workers: int
     reduction: Reduction | None
@@ -121,11 +122,15 @@ class ParameterServer:
         self.keeper_name = keeper
         self._keeper: Any = ray.get_actor(keeper)
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a wait that holds everybody up: they must wait
-        begun: Any = ray.get(self._keeper.begin.remote())
+        begun: Any = None
+        while begun is None:
+            time.sleep(_POLL_S)
+            begun = ray.get(self._keeper.begin.remote())
         self.incarnation: int = begun[0]
         contents: Contents = pickle.loads(begun[1])
         kept = {name: pickle.loads(what) for name, what in begun[2].items()}
-        initial = torch.from_numpy(np.array(contents.initial))
+        # The cut has θ, if there is one.
+        initial = torch.from_numpy(np.array(kept.get("initial", np.zeros(contents.size, contents.dtype))))
         self._waits_for_all: bool = contents.reduction is not None
         self._store: Any = (
             LocalStore(initial, contents.rule, tracked=contents.tracked)

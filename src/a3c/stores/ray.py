@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -77,11 +78,14 @@ class RayStore:
         self.rule, self.workers, self.tracked, self.in_flight = rule, workers, tracked, in_flight
         self.rounds = reduction is not None
         self.like = initial.detach().to("meta")  # θ's shape and dtype, without its numbers
-        contents = cloudpickle.dumps(Contents(initial.detach().cpu().numpy(), rule, workers, reduction, tracked))
-        self.server, self.keeper = self.start(contents)
+        first = initial.detach().cpu().numpy()
+        contents = Contents(first.size, str(first.dtype), rule, workers, reduction, tracked)
+        self.server, self.keeper = self.start(cloudpickle.dumps(contents))
         self._handles: dict[int, RayHandle] = {}
         _HELD.extend((self.server, self.keeper))
         try:
+            # Not with the constructor's arguments: Ray does not keep long ones for an actor that it starts anew.
+            self.keeper.keep.remote(-1, "initial", pickle.dumps(first, protocol=5))
             answer(self.server.counters.remote(), _START_S)
         except BaseException:
             self.close()
