@@ -51,9 +51,13 @@ JSON_OBJECT = tyro.constructors.PrimitiveConstructorSpec(
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    wanted = 'a JSON object is wanted, like {"gravity": -5.0}'
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{wanted} ({error})") from None
     if not isinstance(value, dict):
-        raise ValueError('a JSON object is wanted, like {"gravity": -5.0}')
+        raise ValueError(wanted)
     return value
 
 

@@ -211,6 +211,23 @@ def test_a_cluster_that_nobody_answers_at_is_named():
         ray_runtime._check_reachable("127.0.0.1:9")
 
 
+@pytest.mark.parametrize("address", ["foo", "foo:", ":6379", "foo:bar"])
+def test_an_address_that_is_none_is_named(address):
+    with pytest.raises(UsageError, match=rf"--ray-address {address} is no HOST:PORT"):
+        ray_runtime._check_reachable(address)
+
+
+def test_a_runtime_environment_that_ray_does_not_take_is_named(monkeypatch):
+    def refuse(**options):
+        raise ValueError(f"directory {options['runtime_env']['working_dir']} must be an existing directory")
+
+    monkeypatch.setattr(ray_runtime.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_runtime, "_found", lambda address: None)
+    monkeypatch.setattr(ray_runtime.ray, "init", refuse)
+    with pytest.raises(UsageError, match="^--ray-runtime-env: directory nowhere must be an existing directory$"):
+        RayRuntime(ClusterWish(runtime_env={"working_dir": "nowhere"})).prepare()
+
+
 def test_a_cluster_that_ray_remembers_and_that_has_gone_is_named(monkeypatch):
     monkeypatch.setattr(ray_runtime.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_runtime, "_found", lambda address: "127.0.0.1:9")

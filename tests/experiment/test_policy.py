@@ -316,6 +316,14 @@ def test_the_order_of_an_action_spaces_keys_is_the_trained_one(tmp_path):
     assert list(a3c.load(tmp_path).spec.actions.parts) == ["z", "a"]
 
 
+def test_a_run_without_its_checkpoints_is_said_to_have_none(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(
+        RunDirectoryError, match="holds no checkpoint: it is no run, or one that ended before its first"
+    ):
+        a3c.Policy.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "policy.json"])
 def test_damaged_files_are_named(name, policy, tmp_path):
     policy.save(tmp_path)

@@ -36,6 +36,18 @@ def test_envpools_tasks_have_presets(task, preset):
     assert preset in resolve(f"envpool:{task}", {})[1]
 
 
+def test_wrappers_make_other_observations_which_are_normalised():
+    wrapped = {"wrappers": ("TimeAwareObservation",)}
+    config, source = resolve("CartPole-v1", wrapped)
+    assert config.normalise_observations
+    assert "preset for CartPole-v1, with normalised observations for the wrappers' sake" in source
+    assert config.learning_rate == resolve("CartPole-v1", {})[0].learning_rate
+    assert not resolve("CartPole-v1", {})[0].normalise_observations
+    assert not resolve("CartPole-v1", wrapped | {"normalise_observations": False})[0].normalise_observations
+    assert not resolve("CartPole-v1", wrapped | {"preset": "paper"})[0].normalise_observations
+    assert "sake" not in resolve("LunarLander-v3", wrapped)[1]
+
+
 @pytest.mark.parametrize("named", [{"torso": "a3c"}, {"hidden_sizes": (8,)}, {"activation": "relu"}], ids=str)
 def test_a_network_of_your_own_takes_no_settings_of_ours(named):
     with pytest.raises(UsageError, match="changes nothing of --model"):

@@ -130,4 +130,7 @@ def check_mask(name: str, observation_space: Space, action_space: Space) -> None
 
 
 def _wrong_size(name: str, what: str, got: list[int], wanted: list[int]) -> UnsupportedEnvironment:
-    return UnsupportedEnvironment(f"{what} of {name!r} is of size {got}, and its action space has {wanted} choices")
+    fix = f"one array of {sum(wanted)} entries is wanted" + (", or one for each" if len(wanted) > 1 else "")
+    return UnsupportedEnvironment(
+        f"{what} of {name!r} is of size {got}, and its action space has {wanted} choices: {fix}"
+    )

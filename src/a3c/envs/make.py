@@ -248,7 +248,10 @@ class EnvSource:
             import_registering(module, f"import {module!r}")
 
     def _not_rendered(self, render_mode: str) -> UsageError:
-        return UsageError(f"environment {self.name!r} cannot be rendered: it takes no render_mode={render_mode!r}")
+        return UsageError(
+            f"environment {self.name!r} cannot be rendered: it takes no render_mode={render_mode!r}; give its class "
+            "that argument, and a `render` that then returns frames [H, W, 3] of bytes"
+        )
 
     def _an_env(self, env: Any, what: str) -> gym.Env[Any, Any]:
         if not isinstance(env, gym.Env):

@@ -171,7 +171,8 @@ def _read_episodes(path: Path) -> NDArray[Any]:
             return np.zeros(0, kinds)
         return np.loadtxt(rows.splitlines(), dtype=kinds, delimiter=",", ndmin=1)
     except ValueError as error:
-        raise _damaged(path, f"{EPISODES} has a bad row ({error})") from None
+        why = str(error).partition(";")[0]  # NumPy's advice behind that is for who calls it
+        raise _damaged(path, f"{EPISODES} has a bad row ({why})") from None
 
 
 def _damaged(path: Path, what: str) -> RunDirectoryError:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from a3c.errors import UsageError
 from a3c.experiment import checkpoint as checkpoints
 from a3c.experiment.policy_spec import PolicySpec
-from a3c.experiment.run_directory import CHECKPOINTS
+from a3c.experiment.run_directory import CHECKPOINTS, METRICS
 from a3c.models.actor_critic import ActorCritic
 from a3c.spaces.parts import ACTION_MASK, Space, basic_parts, described, flatten, map_parts, parts
 
@@ -121,7 +121,7 @@ class Policy:
         not imported.
         """
         directory = Path(path)
-        if (directory / CHECKPOINTS).is_dir() or not directory.is_dir():
+        if not directory.is_dir() or any((directory / of_a_run).exists() for of_a_run in (CHECKPOINTS, METRICS)):
             directory = checkpoints.find_checkpoint(directory, checkpoint, partial(warnings.warn, stacklevel=2))
         policy = cls(*checkpoints.load_policy(directory, model))
         policy.checkpoint = directory.name if directory.parent.name == CHECKPOINTS else None

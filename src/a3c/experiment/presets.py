@@ -222,6 +222,14 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     """
     refuse_unknown(named)
     preset, source = find(env_name, str(named.get("preset", "auto")))
+    if (
+        named.get("wrappers")
+        and named.get("preset", "auto") == "auto"
+        and not preset.get("normalise_observations", True)
+    ):
+        # It was chosen for observations as they come, and these are others: they may be in any unit.
+        preset = {name: value for name, value in preset.items() if name != "normalise_observations"}
+        source += ", with normalised observations for the wrappers' sake"
     values = preset | {name: plain(value, name) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:
         values["total_env_steps"] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -315,10 +316,13 @@ def profile(
     if state is not None:
         config, state = replace(config, learning_rate=_STANDSTILL), state | {"moments": _at_rest(state["moments"])}
     recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
+    _say(config, f"training for {seconds:g} s, then its three parts alone, as long each, apart from their starts ...")
     timed = _sums(Timed(recipe), config, spec, state, seconds)
     steps = timed["steps"]
-    turns = {stage: timed.get(stage, 0.0) for stage in STAGES}
-    alone = {what: _sums(Reference(recipe, what, seconds), config, spec, state) for what in _REFERENCES}
+    turns, alone = {stage: timed.get(stage, 0.0) for stage in STAGES}, {}
+    for what in _REFERENCES:
+        _say(config, f"{what} alone ...")
+        alone[what] = _sums(Reference(recipe, what, seconds), config, spec, state)
     return Profile(
         env=facts.name,
         workers=config.workers,
@@ -329,6 +333,11 @@ def profile(
         description=description,
         **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
     )
+
+
+def _say(config: TrainConfig, what: str) -> None:
+    if not config.quiet:
+        print(f"a3c: {what}", file=sys.stderr, flush=True)
 
 
 def _at_rest(moments: torch.Tensor) -> torch.Tensor:
@@ -383,8 +392,9 @@ def table(profile: Profile) -> str:
     lines += [
         f"{'together':<14}{step:>9.2f}{1:>8.1%}",
         "",
-        f"alone, us: a bare environment's step {profile.environment_us:.2f}, the policy on {batch} observations "
-        f"{profile.forward_us:.1f}, the network and its gradient on {rows} observations {profile.backward_us:.1f}",
+        f"alone: a bare environment's step takes {profile.environment_us:.2f} us, a call of the policy on {batch} "
+        f"observations {profile.forward_us:.1f} us, one of the network and its gradient on {rows} observations "
+        f"{profile.backward_us:.1f} us",
         "",
         f"training          {profile.steps_per_second:>12,.0f} steps/s",
         f"reference ceiling {profile.ceiling:>12,.0f} steps/s: those three alone; training reaches "

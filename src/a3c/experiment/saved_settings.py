@@ -35,7 +35,8 @@ def read_config(run_dir: Path) -> tuple[dict[str, Any], str | None]:
 
         with contextlib.suppress(RunDirectoryError):
             newest = newest_whole_checkpoint(run_dir, lambda _: None)
-            return read_json(newest / CONFIG), f"{damage}; going by the copy in {newest.name}"
+            what = damage if (run_dir / CONFIG).exists() else f"{run_dir} has no {CONFIG}"
+            return read_json(newest / CONFIG), f"{what}; going by the copy in {newest.name}"
         raise
 
 

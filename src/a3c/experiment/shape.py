@@ -55,7 +55,7 @@ def fit(config: TrainConfig, description: str, source: EnvSource, named: Collect
     """The settings with workers and environments chosen, and their description; as they were where somebody chose."""
     chosen = {"workers", "envs_per_worker"} & set(named) or presets.find(source.name, config.preset)[0]
     repeats = config.algorithm == "a2c" or config.runtime != "processes"  # to the bit: no clock may have a say
-    if chosen or repeats or config.preset == "none" or config.end_rollout_at_episode_end:
+    if chosen or repeats or config.preset == "none" or config.end_rollout_at_episode_end or source.action_mask:
         return config, description
     if (step := measure(source, config.quiet)) is None:
         return config, description

@@ -161,6 +161,8 @@ class RayRuntime:
             with _sigterm_ends():
                 ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:  # where its processes are slow to come up, Ray raises nothing more special
+            if self.wish.runtime_env and isinstance(error, ValueError | TypeError):  # before it has tried to connect
+                raise UsageError(f"--ray-runtime-env: {_one_line(error)}") from error
             what = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
             raise UsageError(
                 f"{what} cannot be used ({_one_line(error)}): see `ray status` there, and whether this machine has the "
@@ -539,10 +541,14 @@ def _check_reachable(address: str, *, named: bool = True) -> None:
             "cluster's own, HOST:6379, on a machine of the cluster"
         )
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(
+            f"--ray-address {address} is no HOST:PORT, such as 192.0.2.10:6379: `ray start --head` prints it"
+        )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S):
             pass
-    except (OSError, ValueError) as error:
+    except OSError as error:
         fix = "`ray start --head` on its first machine prints the address for --ray-address"
         fix = fix if named else "it is from an earlier `ray start` on this machine, and `ray stop` forgets it"
         raise UsageError(f"no Ray cluster answers at {address} ({error}): {fix}") from error
