@@ -30,13 +30,13 @@ LONGEST = ("test_ray_nodes.py", "test_survival.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests with Ray in one process (--dist loadgroup), so that there is one cluster at a time; the longest first.
+    """A folder's tests with Ray in one process (--dist loadgroup): a module has one cluster; the longest tests first.
 
     Begun last, these would run alone while the other processes have nothing left to do.
     """
     for item in items:
         if "ray" in item.path.stem.split("_"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group(f"ray, {item.path.parent.name}"))
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
