@@ -78,10 +78,9 @@ PEERS = [
     "Rows by sb3 are Stable-Baselines3's A2C with rl-baselines3-zoo's settings, in benchmarks/peers_learning.py. The",
     "zoo did not tune them for each environment, as a3c's presets are: for MuJoCo it has SB3's defaults with",
     "normalisation, one environment; for MinAtar it has none, and those for Atari stand in. An SB3 run is one process",
-    "with one thread, an a3c run two workers: its minutes say how long one waits, not what a core does. On Walker2d",
-    "SB3 was run a day before a3c, two runs at a time on two cores. On HalfCheetah, Hopper and MinAtar each seed was",
-    "trained by a3c, then by SB3, in one run of this program (`--beside sb3`), two environments at a time, beside",
-    "other work. So all these minutes are too many.",
+    "with one thread, an a3c run two workers: its minutes say how long one waits, not what a core does. Each seed was",
+    "trained by a3c, then by SB3, in one run of this program (`--beside sb3`), beside other work on the two cores: so",
+    "all these minutes are too many.",
 ]
 
 
