@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--address", help="of a cluster that runs")
     parser.add_argument("--part", choices=["server", "processes", "model"], nargs="+")
     arguments = parser.parse_args()
+    revision = commit()  # before the picture is drawn anew
     parts, runs = arguments.part or ["server", "processes", "model"], range(arguments.runs)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     cloudpickle.register_pickle_by_value(slow_environment)  # other nodes have no such module
@@ -262,7 +263,7 @@ def main() -> None:
     title = [
         "# A Ray parameter server, and clusters",
         "",
-        f"`python benchmarks/cluster.py`, commit {commit()}, {arguments.runs} runs, Ray {ray.__version__}, "
+        f"`python benchmarks/cluster.py`, commit {revision}, {arguments.runs} runs, Ray {ray.__version__}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores for the server and all workers together. "
         "Medians, with the spread. Methods are told in the command's docstring.",
         "",

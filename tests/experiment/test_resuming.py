@@ -496,7 +496,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
         file.seek(-1, 2)
         file.write(b"\x7f")
     with pytest.warns(
-        UserWarning, match=f"{found[-1].name} is damaged .optimizer.safetensors.*going back to {found[0].name}"
+        UserWarning,
+        match=f"{found[-1].name} is damaged .optimizer.safetensors.*back to {found[0].name}, which has learned nothing",
     ):
         a3c.load(tmp_path / "run")
     run = a3c.resume(tmp_path / "run", trust_code=True, keep=1)

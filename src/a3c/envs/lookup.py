@@ -86,6 +86,8 @@ def _near(env_id: str) -> list[str]:
     module_name, dot, name = env_id.rpartition(".")
     if dot and name.isidentifier() and importable(module_name):
         return [f"{module_name}:{name}"]
+    if env_id.isidentifier() and importable(env_id):
+        return [f"{env_id}:CLASS"]
     games = _ale_ids()
     game = f"ALE/{env_id}"
     for known in (game, f"{game}-v5"):

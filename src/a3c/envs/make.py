@@ -326,7 +326,9 @@ def making(source: EnvSource, what: str = "made here") -> Iterator[None]:
     except gym.error.DependencyNotInstalled as error:
         raise missing_package(source.name, error) from error
     except Exception as error:
-        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)})") from error
+        arguments = what == "made here" and isinstance(error, TypeError) and "argument" in str(error)
+        fix = "; what it is made with is --env-kwargs" if arguments else ""
+        raise UnsupportedEnvironment(f"environment {source.name!r} cannot be {what} ({reason(error)}){fix}") from error
 
 
 def missing_package(name: str, error: gym.error.DependencyNotInstalled) -> UsageError:

@@ -147,7 +147,7 @@ def save_checkpoint(
     Returns:
         The checkpoint's directory.
     """
-    final = run_dir / CHECKPOINTS / (name or f"step-{state['env_steps']:012d}")
+    final = run_dir / CHECKPOINTS / (name or _name(state["env_steps"]))
     aside = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -206,6 +206,10 @@ def read_checkpoint(directory: Path, model: str | Callable[..., Any] | None = No
     statistics = _load_tensors(directory / _STATISTICS)
     state = {"parameters": network.flat, "moments": network.normaliser.moments} | statistics
     return Checkpoint(directory, spec, state | read_json(directory / _STATE), read_json(directory / _PROGRESS))
+
+
+def _name(env_steps: int) -> str:
+    return f"step-{env_steps:012d}"
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -279,8 +283,9 @@ def newest_whole_checkpoint(run_dir: Path, report: Callable[[str], None]) -> Pat
     for path in reversed(checkpoints(run_dir)):
         damage = damage_of(path)
         if damage is None:
+            new = ", which has learned nothing yet" if path.name == _name(0) else ""
             for other in damages:
-                report(f"{other}: going back to {path.name}")
+                report(f"{other}: going back to {path.name}{new}")
             return path
         damages.append(f"the checkpoint {path.name} is damaged ({damage})")
     if damages:

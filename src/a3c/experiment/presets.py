@@ -290,9 +290,11 @@ def describe(config: TrainConfig, source: str, named: Collection[str]) -> str:
     """What was chosen, and why, in one line."""
     rate = f"{config.optimizer} {config.learning_rate:g} {config.learning_rate_schedule}"
     returns = f"discount {config.discount:g}, lambda {config.lambda_:g}, entropy {config.entropy_coef:g}"
+    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    envs = f"{config.envs_per_worker} environment{'s' if config.envs_per_worker > 1 else ''}"
     own = f"; yours: {', '.join(sorted(named))}" if named else ""
     return (
-        f"{config.algorithm}: {config.workers} workers x {config.envs_per_worker} environments, "
+        f"{config.algorithm}: {workers} x {envs}, "
         f"{config.rollout_length} steps a rollout, {returns}, {rate}, store {config.resolved_store}, "
         f"seed {config.seed} ({source}{own})"
     )

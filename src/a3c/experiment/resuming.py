@@ -286,8 +286,8 @@ def _refuse_what_is_done(run_dir: Path, config: TrainConfig, store: ParameterSto
         limit = getattr(config, name)
         if limit is not None and reached is not None and reached >= limit:
             raise RunIsDone(
-                f"{run_dir} is done: {flag(name)} is {limit:,.10g}, and it has come to {reached:,.10g}; name a larger "
-                "one to go on"
+                f"{run_dir} is done: {flag(name)} is {limit:,.10g}, and it has come to {reached:,.10g} in all; name a "
+                "larger one to go on"
             )
 
 
