@@ -77,7 +77,9 @@ class Lanes(SyncVectorEnv):
         observations, rewards, taken, limits = self._observations, self._rewards, self._taken, self._limits
         shape, dtype = self._known
         ended = self._autoreset_envs.tolist()
-        terminated, truncated = np.zeros_like(self._terminations), np.zeros_like(self._truncations)
+        terminated, truncated = self._terminations, self._truncations
+        terminated.fill(False)
+        truncated.fill(False)
         infos: dict[str, Any] = {}
         for i, (env, action) in enumerate(zip(self._stepped, actions, strict=True)):
             if ended[i]:
@@ -107,7 +109,6 @@ class Lanes(SyncVectorEnv):
                     info = self._checked[i].kept_info(info)
             if info:
                 infos = self._add_info(infos, info, i)
-        self._terminations, self._truncations = terminated, truncated
         np.logical_or(terminated, truncated, out=self._autoreset_envs)
         return observations, rewards.copy(), terminated.copy(), truncated.copy(), infos
 

@@ -228,7 +228,7 @@ def resolve(env_name: str, named: Mapping[str, Any]) -> tuple[TrainConfig, str]:
         and not preset.get("normalise_observations", True)
     ):
         # It was chosen for observations as they come, and these are others: they may be in any unit.
-        preset = {name: value for name, value in preset.items() if name != "normalise_observations"}
+        preset = preset | {"normalise_observations": True}
         source += ", with normalised observations for the wrappers' sake"
     values = preset | {name: plain(value, name) for name, value in named.items()}
     if named.get("total_episodes") is not None and "total_env_steps" not in named:

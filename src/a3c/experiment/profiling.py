@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -316,12 +315,13 @@ def profile(
     if state is not None:
         config, state = replace(config, learning_rate=_STANDSTILL), state | {"moments": _at_rest(state["moments"])}
     recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
-    _say(config, f"training for {seconds:g} s, then its three parts alone, as long each, apart from their starts ...")
+    waiting = f"training for {seconds:g} s, then its three parts alone, as long each, apart from their starts ..."
+    shape.say(waiting, quiet=config.quiet)
     timed = _sums(Timed(recipe), config, spec, state, seconds)
     steps = timed["steps"]
     turns, alone = {stage: timed.get(stage, 0.0) for stage in STAGES}, {}
     for what in _REFERENCES:
-        _say(config, f"{what} alone ...")
+        shape.say(f"{what} alone ...", quiet=config.quiet)
         alone[what] = _sums(Reference(recipe, what, seconds), config, spec, state)
     return Profile(
         env=facts.name,
@@ -333,11 +333,6 @@ def profile(
         description=description,
         **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
     )
-
-
-def _say(config: TrainConfig, what: str) -> None:
-    if not config.quiet:
-        print(f"a3c: {what}", file=sys.stderr, flush=True)
 
 
 def _at_rest(moments: torch.Tensor) -> torch.Tensor:

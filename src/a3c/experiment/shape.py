@@ -77,8 +77,7 @@ def measure(source: EnvSource, quiet: bool = True) -> StepTime | None:
 
     Raises UnsupportedEnvironment if it breaks its word.
     """
-    if not quiet:
-        print(f"a3c: measuring how long a step of {source.name} takes ...", file=sys.stderr, flush=True)
+    say(f"measuring how long a step of {source.name} takes ...", quiet=quiet)
     found = list[StepTime | UnsupportedEnvironment | None]()
     thread = threading.Thread(target=lambda: found.append(_measured(source)), daemon=True)
     thread.start()
@@ -87,6 +86,12 @@ def measure(source: EnvSource, quiet: bool = True) -> StepTime | None:
     if isinstance(answer, UnsupportedEnvironment):
         raise answer
     return answer
+
+
+def say(what: str, *, quiet: bool) -> None:
+    """Tell who waits what for."""
+    if not quiet:
+        print(f"a3c: {what}", file=sys.stderr, flush=True)
 
 
 def _measured(source: EnvSource) -> StepTime | UnsupportedEnvironment | None:

@@ -8,7 +8,7 @@ perceptron is written down here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -110,6 +110,7 @@ class Perceptrons:
         self.policy_head, self.value_head = (
             Layer.of(linear, places) for linear in (model.policy_head.linear, model.value_head)
         )
+        self.policy_layers = [*self.torsos[0], self.policy_head]
         log_std = model.policy_head.log_std
         self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]; gSDE's, [F, K]
         self.gsde = model.policy_head.gsde
@@ -167,12 +168,10 @@ class Perceptrons:
 
     def _policy_passes(self, inputs: Array, out: Sequence[Array] | None = None) -> list[Array]:
         """The inputs [N, I], what each of the policy's layers gives out, and what its head does."""
-        passes = [inputs]
-        if out is not None:
-            out[0][...] = inputs
-        for i, layer in enumerate([*self.torsos[0], self.policy_head], 1):
-            passes.append(layer(passes[-1], None if out is None else out[i]))
-        return passes
+        if out is None:
+            return _through(self.policy_layers, inputs)
+        out[0][...] = inputs
+        return _through(self.policy_layers, inputs, out[1:])
 
     def _completed(self, passes: Passes, last: Array, normaliser: Normaliser) -> list[Array]:
         """Those over a whole rollout, on whose last row [B, *O] nobody has acted."""
@@ -191,11 +190,7 @@ class Perceptrons:
         """The same, where the policy's own passes are known already."""
         *policy_tape, policy = policy_passes
         tapes = [policy_tape]
-        for torso in self.torsos[1:]:
-            tape = policy_tape[:1]
-            for layer in torso:
-                tape.append(layer(tape[-1]))
-            tapes.append(tape)
+        tapes += [_through(torso, policy_tape[0]) for torso in self.torsos[1:]]
         values = self.value_head(tapes[-1][-1])[:, 0]
         if self.log_std is not None:
             policy = np.concatenate([policy, self._log_stds(tapes[0][-1])], 1)
@@ -267,6 +262,16 @@ class Perceptrons:
         return [gradient[begin:end].reshape(shape) for begin, end, shape in self._parts]
 
 
+def _through(
+    layers: Sequence[Layer], inputs: Array, out: Iterable[Array | None] = itertools.repeat(None)
+) -> list[Array]:
+    """The inputs [N, I], and what each of the layers gives out, written to `out` if there is one."""
+    tape = [inputs]
+    for layer, place in zip(layers, out, strict=False):
+        tape.append(layer(tape[-1], place))
+    return tape
+
+
 class PolicySteps:
     """What the policy's layers took in and gave out, step by step, while a rollout was acted.
 
@@ -281,7 +286,7 @@ class PolicySteps:
     def __init__(self, model: ActorCritic, steps: int, lanes: int) -> None:
         assert model.perceptrons is not None
         self.model, self.network, self.lanes = model, model.perceptrons, lanes
-        layers = [*self.network.torsos[0], self.network.policy_head]
+        layers = self.network.policy_layers
         widths = [layers[0].weight.shape[1], *(len(layer.bias) for layer in layers)]
         self.rows = [np.empty((steps + 1, lanes, width), self.network.dtype) for width in widths]  # [T+1, B, ...] each
         self.places = [[rows[t] for rows in self.rows] for t in range(steps + 1)]  # where each step's are written
