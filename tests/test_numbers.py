@@ -7,6 +7,7 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 import a3c
 from a3c.algorithms import actor_critic
@@ -62,7 +63,8 @@ def test_nan_from_the_environment(tmp_path, capsys, what, runtime):
     assert run.solved, run.summary
     assert run.summary["dropped_rollouts"] >= 3
     assert dropped_for(capsys.readouterr().out) == {what}
-    assert a3c.evaluate(run.policy(), "CartPole-v1", episodes=10).return_mean > 200  # it may play worse at the very end
+    saved = load_file(max((run.path / "checkpoints").iterdir()) / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in saved.values())
 
 
 def test_nan_in_a_gradient(tmp_path, capsys, monkeypatch):
