@@ -3,11 +3,11 @@
     python benchmarks/ceiling.py                            # all cases, 5 measurements of each in turn
     python benchmarks/ceiling.py --runs 1 --only HalfCheetah-v5
 
-Each measurement is `a3c profile ENV --json`: W workers at once train for some seconds under a stopwatch, then step bare
-environments, then call the network alone. In Box2D's and MuJoCo's environments, where a step's time depends on how
-one plays, a trained policy plays, and stays as it is; it is trained first, for a million steps, if runs/ceiling/ENV is
-not there. Results go to benchmarks/results/ceiling.md and .json; those of --only some or of fewer than 5 runs are only
-printed.
+Each measurement is `a3c profile ENV --json`: W workers at once train for some seconds, then as long under a stopwatch,
+then step bare environments, then call the network alone. In Box2D's and MuJoCo's environments, where a step's time
+depends on how one plays, a trained policy plays, and stays as it is; it is trained first, for a million steps, if
+runs/ceiling/ENV is not there. Results go to benchmarks/results/ceiling.md and .json; those of --only some or of fewer
+than 5 runs are only printed.
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ def report(rows: list[dict[str, Any]], runs: int, seconds: float) -> str:
         f"`python benchmarks/ceiling.py --runs {runs} --seconds {seconds:g}`, commit {commit()}, medians of {runs} "
         f"measurements with their spread; {platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}, torch {torch.__version__}. The ceiling is the steps/s of as many workers that "
-        "step bare environments and call the network, acting and learning, and do nothing else. The environments' own "
-        "rate is that of bare environments with a policy's actions.",
+        "step bare environments and call the network, acting and learning, and do nothing else; training can spare a "
+        "part of the latter, the policy's pass where acting has kept it, so this is a reference, no bound. A bare "
+        "environment is what `gymnasium.make` gives, its own wrappers included, or a native vector; it is stepped with "
+        "a policy's actions.",
         "",
         "| case | W x B, T | steps/s | of the ceiling | of the environments alone | ceiling | environments alone |",
         "|---|---|---|---|---|---|---|",
@@ -117,7 +119,12 @@ def report(rows: list[dict[str, Any]], runs: int, seconds: float) -> str:
             f"| {median(some, 'ceiling'):,.0f} | {median(some, 'environment_only'):,.0f} |"
         )
     stages = list(rows[0]["stage_us"])
-    lines += ["", "Microseconds of a worker's environment step, medians:", "", f"| case | {' | '.join(stages)} | all |"]
+    lines += [
+        "",
+        "Microseconds of a worker's environment step, under a stopwatch, medians:",
+        "",
+        f"| case | {' | '.join(stages)} | all |",
+    ]
     lines.append("|---" * (len(stages) + 2) + "|")
     for name, some in cases.items():
         parts = [statistics.median(row["stage_us"][stage] for row in some) for stage in stages]
@@ -133,7 +140,7 @@ def report(rows: list[dict[str, Any]], runs: int, seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the four parts of a measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the five parts of a measurement")
     parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES])
     arguments = parser.parse_args()
     cases = [case for case in CASES if arguments.only is None or case.name in arguments.only]

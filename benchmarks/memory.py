@@ -144,7 +144,7 @@ def main() -> None:
         f"`python benchmarks/memory.py`, commit {commit()}; {platform.system()} {platform.machine()}, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}. PSS in MB: of the "
         "larger worker, of the process that was started, of all. Early is the second tenth of the time, late the last; "
-        "medians.",
+        "medians. The environments alone are a process of their own, with Python, Gymnasium and NumPy but no PyTorch.",
         "",
         "| environment | W x B | minutes | env steps | environments alone | worker, early | late | beyond those "
         "| own process, early | late | all, early | late | open files, early | late |",

@@ -146,13 +146,17 @@ def measured(case: Case) -> list[Row]:
     plain._perceptrons = None  # torch's passes
     rollout = rollout_of(case, model)
     row, state, starts = rollout.observations[0].numpy(), None, np.zeros(case.envs, np.bool_)
-    slow, fast, acting = ActingPolicy(plain, 0), *(NumpyPolicy(model, 0, kept_steps=case.length) for _ in range(2))
+    slow, fast, keeping, acting = (
+        ActingPolicy(plain, 0),
+        NumpyPolicy(model, 0),
+        *(NumpyPolicy(model, 0, kept_steps=case.length) for _ in range(2)),
+    )
     steps = itertools.count(1)
 
-    def act() -> None:
-        fast(row, state, starts)
+    def act_and_keep() -> None:
+        keeping(row, state, starts)
         if next(steps) % case.length == 0:
-            fast.passes(case.length)
+            keeping.passes(case.length)
 
     for seen in rollout.observations[:-1]:
         acting(seen.numpy(), state, starts)
@@ -161,31 +165,37 @@ def measured(case: Case) -> list[Row]:
     def gradient_by_autograd() -> torch.Tensor:
         return flat_gradient(plain_loss(plain, plain(rollout), rollout, plain.normaliser.rewards(rollout)), plain)
 
-    def gradient() -> torch.Tensor:
-        rewards = model.normaliser.rewards(acted)
-        outputs = model(acted)
-        loss = actor_critic_loss(outputs, acted, rewards, model.distribution, **COEFFICIENTS, reduction="mean")
+    def gradient(rollout: Rollout) -> torch.Tensor:
+        rewards = model.normaliser.rewards(rollout)
+        outputs = model(rollout)
+        loss = actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean")
         return flat_gradient(loss.total, model)
 
-    torch.testing.assert_close(gradient(), gradient_by_autograd(), rtol=1e-3, atol=1e-5)
+    for one in (rollout, acted):
+        torch.testing.assert_close(gradient(one), gradient_by_autograd(), rtol=1e-3, atol=1e-5)
     batch, rows = case.envs, case.envs * (case.length + 1)
-    return [
+    rows_of: list[tuple[str, Callable[[], object], dict[str, Callable[[], object]]]] = [
         (
             f"actions for {batch} observations",
-            microseconds(lambda: slow(row, state, starts)),
-            microseconds(act),
-        ),
-        (f"forward, {rows} rows", microseconds(lambda: plain(rollout)), microseconds(lambda: model(rollout))),
-        (
-            f"forward, {rows} rows, from what acting has kept",
-            microseconds(lambda: plain(rollout)),
-            microseconds(lambda: model(acted)),
+            lambda: slow(row, state, starts),
+            {"": lambda: fast(row, state, starts), ", kept for learning": act_and_keep},
         ),
         (
-            f"forward, loss and gradient, {rows} rows, from what acting has kept",
-            microseconds(gradient_by_autograd),
-            microseconds(gradient),
+            f"forward, {rows} rows",
+            lambda: plain(rollout),
+            {"": lambda: model(rollout), ", from what acting has kept": lambda: model(acted)},
         ),
+        (
+            f"forward, loss and gradient, {rows} rows",
+            gradient_by_autograd,
+            {"": lambda: gradient(rollout), ", from what acting has kept": lambda: gradient(acted)},
+        ),
+    ]
+    return [
+        (what + how, plainly, microseconds(call))
+        for what, plain_call, calls in rows_of
+        for plainly in [microseconds(plain_call)]
+        for how, call in calls.items()
     ]
 
 

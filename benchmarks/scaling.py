@@ -5,15 +5,15 @@
     python benchmarks/scaling.py --part store
     python benchmarks/scaling.py --devices cpu cuda --runs 1    # Pong with two networks, where there is a GPU
 
-Training: `a3c profile ENV --workers W --json` gives the steps/s of training and of as many workers' bare environments,
-in turn; efficiency is the share of W times one worker's. LunarLander is played by a trained policy (ceiling.py). Time
-to a score: `a3c train CartPole-v1 --stop-at-return 475`, from start to exit, less what a run of no steps takes, each
-number of workers once with one seed, then with the next. The store alone: W processes pull and push as fast as they can
-for some seconds. Its rule adds 1 to every parameter in the passes that RMSProp makes, so that what two writers at once
-have lost is seen there: the share of all additions that is missing in θ and in the statistic g, and the share of
-updates that must be torn at least, for some parameters to have had more additions than others. Results go to
-benchmarks/results/scaling.md and .json, of --devices to devices.md and .json; those of a --part alone, of other
---workers or of fewer than 5 runs are only printed.
+Training: the steps/s of training and of as many workers' bare environments, one after the other, as `a3c profile`
+measures them; efficiency is the share of W times one worker's. LunarLander is played by a trained policy (ceiling.py).
+Time to a score: `a3c train CartPole-v1 --stop-at-return 475`, from start to exit, less what a run of no steps takes,
+each number of workers once with one seed, then with the next. The store alone: W processes pull and push as fast as
+they can for some seconds. Its rule adds 1 to every parameter in the passes that RMSProp makes, so that what two writers
+at once have lost is seen there: the share of all additions that is missing in θ and in the statistic g, and the share
+of updates that must be torn at least, for some parameters to have had more additions than others. Results go to
+benchmarks/results/scaling.md and .json, of both --devices to devices.md and .json; those of a --part alone, of other
+--workers or, without --devices, of fewer than 5 runs are only printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ import torch
 
 from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
+from a3c.experiment.profiling import Subject
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.stores.shared import SharedStore
 from a3c.types import Counts, Life, Report, StoreHandle, Update
@@ -48,15 +48,11 @@ from ceiling import trained_run
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
-CASES = {
-    "CartPole-v1": ["CartPole-v1"],
-    "LunarLander-v3": ["LunarLander-v3"],
-    "ALE/Pong-v5": ["ALE/Pong-v5"],
-}
+CASES: dict[str, dict[str, Any]] = {env: {"env": env} for env in ("CartPole-v1", "LunarLander-v3", "ALE/Pong-v5")}
 PLAYED = ("LunarLander-v3",)  # by a trained policy, on which the time of a step depends
-ON_DEVICES = {
-    "ALE/Pong-v5, the A3C network": ["ALE/Pong-v5"],
-    "ALE/Pong-v5, the residual network": ["ALE/Pong-v5", "--torso", "impala"],
+ON_DEVICES: dict[str, dict[str, Any]] = {
+    "ALE/Pong-v5, the A3C network": {"env": "ALE/Pong-v5"},
+    "ALE/Pong-v5, the residual network": {"env": "ALE/Pong-v5", "torso": "impala"},
 }
 PAPER = (
     "The paper's A3C (Mnih et al. 2016, table 2) came to its scores 12.5 times sooner with 16 threads, on Atari games."
@@ -116,24 +112,28 @@ def store_alone(pushing: Pushing, locking: Literal["hogwild", "locked"]) -> dict
     }
 
 
-def profiled(case: str, arguments: list[str], device: str, workers: int, seconds: float) -> dict[str, Any]:
+def measured(case: str, settings: dict[str, Any], device: str, workers: int, seconds: float) -> dict[str, Any]:
     """Training and bare environments with so many workers."""
-    command = [*PYTHON, "profile", *arguments, "--device", device, "--workers", str(workers)]
-    command += ["--seconds", str(seconds), "--json"]
-    if case in PLAYED:
-        command += ["--run", str(trained_run(case))]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {"case": case, "device": device, **json.loads(output.splitlines()[-1])}
+    run = trained_run(case) if case in PLAYED else None
+    subject = Subject.of(**settings, run=run, device=device, workers=workers, quiet=True)
+    return {
+        "case": case,
+        "device": device,
+        "workers": workers,
+        "steps_per_second": subject.steps_per_second(seconds),
+        "environment_only": workers * 1e6 / subject.alone_us("environment", seconds),
+    }
 
 
 def time_to_score(workers: int, seed: int) -> dict[str, float]:
-    """Seconds of a whole run until it is solved, less those of a run that stops at its first update."""
+    """Seconds of a run until it is solved, infinite if it never is, less those of one that ends at its first update."""
     with tempfile.TemporaryDirectory() as folder:
         train = [*PYTHON, "train", "CartPole-v1", "--workers", str(workers), "--seed", str(seed), "--quiet"]
         empty = timed([*train, "--total-env-steps", "1", "--run-dir", f"{folder}/empty"])
         whole = timed([*train, "--stop-at-return", "475", "--run-dir", f"{folder}/whole"])
         summary = json.loads(Path(folder, "whole", "summary.json").read_text())
-    return {"seconds": whole - empty, "env_steps": summary["env_steps"], "solved": summary["solved_at"] is not None}
+    solved = summary["solved_at"] is not None
+    return {"seconds": whole - empty if solved else math.inf, "env_steps": summary["env_steps"], "solved": solved}
 
 
 def training_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -161,7 +161,7 @@ def training_table(rows: list[dict[str, Any]]) -> list[str]:
 def spread(numbers: list[float], form: str = ",.0f") -> str:
     """Median, least and most."""
     median, least, most = statistics.median(numbers), min(numbers), max(numbers)
-    return f"{median:{form}} ({least:{form}} to {most:{form}})"
+    return f"{median:{form}} ({least:{form}} to {most:{form}})".replace("inf", "never")
 
 
 def score_table(rows: dict[int, list[dict[str, float]]]) -> list[str]:
@@ -200,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each part of a profile")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of training, and of the environments alone")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--part", choices=["training", "score", "store"], nargs="+")
     what.add_argument(
@@ -217,7 +217,7 @@ def main() -> None:
         for _, case, device, workers in itertools.product(
             range(arguments.runs), cases, arguments.devices or ["cpu"], arguments.workers
         ):
-            rows.append(profiled(case, cases[case], device, workers, arguments.seconds))
+            rows.append(measured(case, cases[case], device, workers, arguments.seconds))
             rate = rows[-1]["steps_per_second"]
             print(f"{case}, {device}, {workers} workers: {rate:,.0f} steps/s", file=sys.stderr, flush=True)
         data["training"] = rows
@@ -247,8 +247,10 @@ def main() -> None:
         f"{torch.__version__}.",
         "",
     ]
-    whole = arguments.part is None and arguments.runs >= 5 and arguments.workers == WORKERS
-    if arguments.devices or whole:  # less would take the place of the whole record
+    whole = arguments.part is None and arguments.workers == WORKERS
+    if whole and (
+        arguments.runs >= 5 or set(arguments.devices or ()) == {"cpu", "cuda"}
+    ):  # less would take the place of the whole record
         name = "devices" if arguments.devices else "scaling"
         (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
         (RESULTS / f"{name}.md").write_text("\n".join([*title, *sections]))

@@ -29,6 +29,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import os
 import platform
 import random
@@ -113,7 +114,12 @@ SOLVE = [
 SPEED = [
     ours("a3c, 2 x 64", "its preset; two networks", *ENDLESS),
     ours("a3c, 2 x 256", "its preset, 256 environments a worker; two networks", *ENDLESS, "--envs-per-worker", "256"),
-    ours("a3c, 2 x 1", "the paper's: one environment a worker, 5 steps a rollout, one network", *ENDLESS, *PAPERS_FORM),
+    ours(
+        "a3c, 2 x 1",
+        "one environment a worker, 5 steps a rollout, one network; else its preset",
+        *ENDLESS,
+        *PAPERS_FORM,
+    ),
     *(sb3_at(envs, threads) for envs, threads in ((8, None), (8, 1), (64, None), (256, None), (256, 1))),
     peer(
         "SB3 PPO, 8 envs", "sb3", f"{ZOO}; two networks", "sb3.py", "ppo", "--seed", "{seed}", "--steps", "1000000000"
@@ -325,7 +331,8 @@ def versions(peer: str) -> list[str]:
 
 def spread(numbers: list[float], digits: int) -> str:
     """Median, least and most."""
-    return f"{statistics.median(numbers):,.{digits}f} ({min(numbers):,.{digits}f} to {max(numbers):,.{digits}f})"
+    median, least, most = statistics.median(numbers), min(numbers), max(numbers)
+    return f"{median:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})".replace("inf", "never")
 
 
 def newest_whole_run(records: list[dict[str, Any]]) -> str | None:
@@ -355,11 +362,14 @@ def table(records: list[dict[str, Any]]) -> str:
         key, counted = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
         order = [system.name for system in (SOLVE if kind == "solve" else SPEED)]
         names = sorted(dict.fromkeys(r["system"] for r in some), key=lambda n: order.index(n) if n in order else 99)
+        if kind == "solve":  # who has not solved it takes for ever
+            some = [r | {"seconds": r["seconds"] or math.inf} if "seconds" in r else r for r in some]
         references = {
             name: {r["seed"]: r[key] for r in some if r["system"] == name and r.get(key)}
             for name in names
             if name.startswith("a3c")
         }
+        described = {system.name: system.settings for system in (SOLVE if kind == "solve" else SPEED)}
         machine = "{platform}, {cores} cores".format(**some[0]["machine"])
         command = some[0].get("command", f"python benchmarks/peers/run.py {kind}")
         lines += [
@@ -370,12 +380,15 @@ def table(records: list[dict[str, Any]]) -> str:
         ]
         if kind == "solve":
             lines += [
-                f"Given up after {max(r.get('limit_s', 0) for r in some):g} s. Ratios: its seconds divided by a3c's.",
+                f"Given up after {max(r.get('limit_s', 0) for r in some):g} s, or at the end of its own budget of "
+                "steps, and then never solved. Ratios: its seconds divided by a3c's.",
                 "",
             ]
         else:
             lines += [
-                "a3c by workers x environments. Ratios: a3c's steps/s divided by the system's, round by round.",
+                "a3c by workers x environments. Ratios: a3c's steps/s divided by the system's, round by round. From 6 "
+                "environments a worker on, a3c steps Gymnasium's own vector of CartPoles; the others step environments "
+                "one by one, as they come with them, in a wrapper that counts.",
                 "",
             ]
         ratios_to = " | ".join(f"ratio, {name}" for name in references)
@@ -384,16 +397,18 @@ def table(records: list[dict[str, Any]]) -> str:
         failures: list[str] = []
         for name in names:
             runs = [r for r in some if r["system"] == name]
+            words = f"{name} | {described.get(name, runs[0]['settings'])}"
             if reason := runs[0].get("not_installed"):
-                lines.append(f"| {name} | {runs[0]['settings']} | not installed | {reason} |{' |' * len(references)}")
+                lines.append(f"| {words} | not installed | {reason} |{' |' * len(references)}")
                 continue
             done, failed = [r for r in runs if r.get(key)], [r["failed"] for r in runs if "failed" in r]
+            finite = sum(r[key] < math.inf for r in done)
             cells = [spread([r[key] for r in done], digits) if done else "-"]
             for reference in references.values():
-                pairs = [(r[key], reference[r["seed"]]) for r in done if r["seed"] in reference]
+                pairs = [(r[key], reference[r["seed"]]) for r in done if reference.get(r["seed"], math.inf) < math.inf]
                 ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
                 cells.append(spread(ratios, 2) if ratios else "-")
-            lines.append(f"| {name} | {runs[0]['settings']} | {len(done)} of {len(runs)} | {' | '.join(cells)} |")
+            lines.append(f"| {words} | {finite} of {len(runs)} | {' | '.join(cells)} |")
             failures += [f"- {name} failed in {len(failed)} of {len(runs)}: {failed[-1]}"] if failed else []
         lines += ["", *failures] if failures else []
     return "\n".join(lines) + "\n"

@@ -178,7 +178,7 @@ class Profile:
     env: tyro.conf.Positional[str]
     """Environment, as in train; so are all other settings."""
     seconds: float = 5.0
-    """Of each of the four measurements."""
+    """Of each of the five measurements, and as long again for drawing the actions that environments take."""
     run: Path | None = None
     """Directory of a run whose policy plays, and stays as it is: a step's time can depend on how one plays."""
     json: bool = False

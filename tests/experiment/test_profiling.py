@@ -4,6 +4,7 @@ import json
 import re
 from itertools import islice, pairwise
 from typing import ClassVar
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
@@ -19,9 +20,10 @@ from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
 from a3c.errors import UsageError
 from a3c.experiment import profiling
-from a3c.experiment.profiling import STAGES, Profile, Reference, Stopwatch, Timed, profile, table
+from a3c.experiment.profiling import STAGES, Profile, Reference, Stopwatch, Subject, Timed, profile, table
 from a3c.experiment.train import make_recipe, make_spec, make_store
 from a3c.runtimes.serial import SerialRuntime
+from a3c.types import Report
 from leftovers import nothing_left
 
 SETTINGS = {"workers": 1, "envs_per_worker": 4, "rollout_length": 4, "runtime": "serial"}
@@ -84,14 +86,17 @@ def recipe_and_store(env="CartPole-v1", **settings):
     return make_recipe(facts.source, config, spec, "cpu"), store
 
 
-def test_looking_changes_nothing():
+@pytest.mark.parametrize(
+    ("by_stage", "told"), [(True, {*STAGES, "steps", "begun"}), (False, {"report", "steps", "begun"})]
+)
+def test_looking_changes_nothing(by_stage, told):
     plain, store = recipe_and_store()
     timed, other = recipe_and_store()
     updates = list(islice(plain(0, store.connect(0)), 20))
-    seen = list(islice(Timed(timed)(0, other.connect(0)), 20))
+    seen = list(islice(Timed(timed, by_stage)(0, other.connect(0)), 20))
     assert torch.equal(store.snapshot().parameters, other.snapshot().parameters)
     assert [update.episodes for update in updates] == [update.episodes for update in seen]
-    assert set().union(*(update.losses for update in seen)) == set(STAGES) | {"steps"}
+    assert set().union(*(update.losses for update in seen)) == told
     assert all(second >= 0 for update in seen for second in update.losses.values())
 
 
@@ -119,10 +124,13 @@ def test_the_algorithm_is_left_as_it_was():
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_one_thing_alone(env, what):
     recipe, store = recipe_and_store(env)
-    updates = list(Reference(recipe, what, 0.05)(0, store.connect(0)))
-    assert updates
+    learner = Reference(recipe, what, 0.05)(0, store.connect(0))
+    updates = list(islice(learner, 3))
+    assert [update.losses["begun"] for update in updates] == [1, 0, 0]
     assert all(update.losses["seconds"] > 0 for update in updates)
     assert all(update.losses["done"] > 0 for update in updates)
+    store.request_stop()
+    assert list(learner) == []
     assert store.snapshot().version == 0
 
 
@@ -215,10 +223,58 @@ def test_a_profile_of_processes(tmp_path):
         result = profile("CartPole-v1", seconds=0.3, workers=2, envs_per_worker=8)
     assert (result.env, result.workers, result.envs_per_worker) == ("CartPole-v1", 2, 8)
     assert set(result.stage_us) == set(STAGES)
-    assert result.steps_per_second == pytest.approx(2e6 / sum(result.stage_us.values()))
+    assert result.steps_per_second > 0 < sum(result.stage_us.values())
     assert min(result.environment_us, result.forward_us, result.backward_us) > 0
     assert "reference ceiling" in table(result)
     assert table(result).startswith("CartPole-v1, a3c: 2 workers x 8 environments, ")
+
+
+def test_the_rate_is_that_of_all_workers_without_a_stopwatch(monkeypatch):
+    # Of two workers, each for a second; a report also adds up what is no time.
+    sums = {"steps": 300.0, "begun": 0.0, "gradient_norm": 1e3}
+    asked = []
+
+    def fake(recipe, *_):
+        asked.append(recipe.by_stage)
+        return sums | ({"report": 1.5, "act": 0.5} if recipe.by_stage else {"report": 2.0})
+
+    monkeypatch.setattr(profiling, "_sums", fake)
+    subject = Subject.of("CartPole-v1", **SETTINGS | {"runtime": "processes", "workers": 2})
+    assert subject.steps_per_second(1.0) == pytest.approx(300.0)
+    seconds = {"report": 1.5, "act": 0.5}
+    assert subject.stage_us(1.0) == {stage: seconds.get(stage, 0.0) / 300 * 1e6 for stage in STAGES}
+    assert asked == [False, True]
+
+
+class Scripted:
+    """A runtime that hands out reports at times that are written down."""
+
+    def __init__(self, clock, reports):
+        self.clock, self.reports = clock, reports
+
+    def prepare(self):
+        pass
+
+    def close(self):
+        pass
+
+    def run(self, recipe, store, workers):
+        for now, sums in self.reports:
+            self.clock.now = now
+            yield Report(updates=1, sums=sums)
+
+
+def test_nothing_counts_until_all_workers_have_begun(monkeypatch, clock):
+    subject = Subject.of("CartPole-v1", **SETTINGS | {"runtime": "processes", "workers": 2})
+    done, begins = {"done": 1.0, "begun": 0.0}, {"done": 1.0, "begun": 1.0}
+    reports = [(0, begins), (1, done), (9, begins), (10, done), (12, done), (13, done), (15, done), (16, done)]
+    store = mock.Mock()
+    monkeypatch.setattr(profiling, "make_runtime", lambda config: Scripted(clock, reports))
+    monkeypatch.setattr(profiling, "make_store", lambda *_: store)
+    monkeypatch.setattr(profiling.time, "monotonic", lambda: clock.now)
+    sums = profiling._sums(subject.recipe, subject.config, subject.spec, None, 3.0, 2.0)
+    assert sums["done"] == 3  # of the reports at 12, 13 and 15
+    store.request_stop.assert_called_once()
 
 
 def test_a_shape_that_was_chosen_is_told_with_its_reason_and_flags():
@@ -256,7 +312,7 @@ def test_the_policy_of_a_run_stays_as_it_is_while_it_is_timed(tmp_path, monkeypa
     )
     profile("CartPole-v1", run=run.path, seconds=0.05, **settings)
     model = a3c.Policy.load(run.path).model
-    assert stores[0].counters().version > 0
+    assert all(store.counters().version > 0 for store in stores[:2])  # without and with a stopwatch
     for store in stores:
         state = store.snapshot()
         torch.testing.assert_close(state.parameters, model.flat, rtol=0, atol=1e-12)

@@ -105,35 +105,58 @@ class Stopwatch:
 class Timed:
     """A recipe whose actor-learners do what the given one's do, and whose updates tell seconds, by stage, as losses.
 
-    Only an update now and then does, for all since the last that did: what is told takes time itself.
+    Only an update now and then does, for all since the last that did: what is told takes time itself. So does looking
+    at the clock at each stage: with `by_stage` False nobody does, and all seconds are told as "report".
     """
 
     recipe: ActorLearnerRecipe
+    by_stage: bool = True
 
     def __call__(self, worker: int, store: StoreHandle, life: Life = FIRST_LIFE) -> ActorLearner:
         """See `ActorLearnerRecipe`."""
         watch = Stopwatch("report")
-        with self.recipe.made(worker, life) as (actor, model), _timed_algorithm(watch):
-            actor.act = watch.timed("act", actor.act)
-            # Whoever assigns to a method hides it behind an attribute of this one object.
-            for thing, method, stage in (
-                (actor, "unroll", "unroll"),
-                (actor.envs, "step", "environment"),
-                (model, "forward", "forward"),
-                (model.normaliser, "deltas", "normalise"),
-                (model.normaliser, "rewards", "normalise"),
-                (model.normaliser, "load", "normalise"),
-            ):
-                setattr(thing, method, watch.timed(stage, getattr(thing, method)))
-            learner = actor_critic.actor_learner(self.recipe.settings, actor, model, _TimedHandle(store, watch))
-            steps, due = 0, 0.0
+        with self.recipe.made(worker, life) as (actor, model), contextlib.ExitStack() as stack:
+            if self.by_stage:
+                store = stack.enter_context(_timed_stages(actor, model, store, watch))
+            learner = actor_critic.actor_learner(self.recipe.settings, actor, model, store)
+            steps, due, begins = 0, 0.0, 1.0
             for update in learner:
                 steps += update.rollout_steps
                 told: dict[str, float] = {}
                 if update.dropped is None and time.monotonic() >= due:
-                    told, steps = watch.take() | {"steps": float(steps)}, 0
-                    due = time.monotonic() + _TAKEN_EVERY_S
+                    told = watch.take() | {"steps": float(steps), "begun": begins}
+                    steps, due, begins = 0, time.monotonic() + _TAKEN_EVERY_S, 0.0
                 yield replace(update, losses=told)
+
+
+@contextlib.contextmanager
+def _timed_stages(actor: Actor, model: ActorCritic, store: StoreHandle, watch: Stopwatch) -> Iterator[StoreHandle]:
+    """What an actor-learner calls is timed, while this lasts; gives the store's handle to hand to it."""
+    actor.act = watch.timed("act", actor.act)
+    # Whoever assigns to a method hides it behind an attribute of this one object.
+    for thing, method, stage in (
+        (actor, "unroll", "unroll"),
+        (actor.envs, "step", "environment"),
+        (model, "forward", "forward"),
+        (model.normaliser, "deltas", "normalise"),
+        (model.normaliser, "rewards", "normalise"),
+        (model.normaliser, "load", "normalise"),
+    ):
+        setattr(thing, method, watch.timed(stage, getattr(thing, method)))
+    functions = [
+        (losses, "lambda_returns", "returns"),
+        (actor_critic, "actor_critic_loss", "loss"),
+        (actor_critic, "flat_gradient", "backward"),
+        (actor_critic, "first_non_finite", "check"),
+    ]
+    plain = [getattr(module, name) for module, name, _ in functions]
+    for (module, name, stage), function in zip(functions, plain, strict=True):
+        setattr(module, name, watch.timed(stage, function))
+    try:
+        yield _TimedHandle(store, watch)
+    finally:
+        for (module, name, _), function in zip(functions, plain, strict=True):
+            setattr(module, name, function)
 
 
 class _TimedHandle:
@@ -143,27 +166,9 @@ class _TimedHandle:
         self.leave = store.leave
 
 
-@contextlib.contextmanager
-def _timed_algorithm(watch: Stopwatch) -> Iterator[None]:
-    stages = [
-        (losses, "lambda_returns", "returns"),
-        (actor_critic, "actor_critic_loss", "loss"),
-        (actor_critic, "flat_gradient", "backward"),
-        (actor_critic, "first_non_finite", "check"),
-    ]
-    plain = [getattr(module, name) for module, name, _ in stages]
-    for (module, name, stage), function in zip(stages, plain, strict=True):
-        setattr(module, name, watch.timed(stage, function))
-    try:
-        yield
-    finally:
-        for (module, name, _), function in zip(stages, plain, strict=True):
-            setattr(module, name, function)
-
-
 @dataclass(frozen=True)
 class Reference:
-    """A recipe for doing one thing alone, over and over, for some seconds; an update is what was done in a while.
+    """A recipe for doing one thing alone, over and over, until the store says stop; an update is some of it.
 
     "environment": bare environments (`EnvSource.make_bare`) with the actions that the policy has drawn from the same
         seeds on, over and over, so with the policy's course of episodes;
@@ -172,6 +177,8 @@ class Reference:
         where the rest can be spared.
 
     What a GPU has worked out counts when it is there, in the CPU's memory, as it must be for a step or a push.
+
+    For `seconds` the policy draws actions, before environments are stepped with them.
     """
 
     recipe: ActorLearnerRecipe
@@ -185,12 +192,12 @@ class Reference:
             turns = getattr(self, f"_{self.what}")(worker, actor, model)
             for _ in range(_WARM_UP_TURNS):
                 next(turns)
-            now = time.perf_counter()
-            ends = now + self.seconds
-            while now < ends:
-                began, done = now, sum(next(turns) for _ in range(_TURNS))
-                now = time.perf_counter()
-                yield Update({"seconds": now - began, "done": float(done)}, 0, 0, (), None)
+            begins = 1.0
+            while not store.pull(model.flat).stop:
+                began, done = time.perf_counter(), sum(next(turns) for _ in range(_TURNS))
+                told = {"seconds": time.perf_counter() - began, "done": float(done), "begun": begins}
+                yield Update(told, 0, 0, (), None)
+                begins = 0.0
 
     def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         ends, actions = time.perf_counter() + self.seconds, list[Any]()
@@ -241,14 +248,15 @@ class Profile:
         workers: W.
         envs_per_worker: B.
         rollout_length: T.
-        steps_per_second: of all workers.
-        stage_us: microseconds of a worker's environment step, by stage (`STAGES`).
+        steps_per_second: of all workers in training.
+        stage_us: microseconds of a worker's environment step, by stage (`STAGES`); together a little more than a step
+            takes, since looking at the clock so often takes time, too.
         environment_us: of a bare environment, a step.
         forward_us: of the network's policy alone, a call on B observations.
         backward_us: of the network and its gradient alone, a call on (T + 1) B observations.
         description: the settings in one line, with where they come from, as a run prints them.
         ceiling: steps/s of W workers that do these three things and nothing else. Training can spare a part of the
-            third: where acting has kept the policy's pass, it is not made again.
+            third, the policy's pass where acting has kept it: a reference, no bound.
     """
 
     env: str
@@ -280,6 +288,63 @@ class Profile:
         return asdict(self) | {"environment_only": self.environment_only, "ceiling": self.ceiling}
 
 
+@dataclass(frozen=True)
+class Subject:
+    """Training that is to be measured: settings that have been chosen and looked at, and who plays.
+
+    Attributes:
+        description: the settings in one line, with where they come from, as a run prints them.
+        state: a store's, to begin with in place of a new network's, or None.
+    """
+
+    env: str
+    config: TrainConfig
+    description: str
+    spec: PolicySpec
+    recipe: ActorLearnerRecipe
+    state: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, env: str | Callable[[], Any], run: str | os.PathLike[str] | None = None, **settings: Any) -> Subject:
+        """Arguments and errors as `profile` has them."""
+        config, description = presets.resolve(EnvSource(env).name, settings)
+        if run is not None and "learning_rate" in settings:
+            raise UsageError("with --run the policy stays as it is: leave --learning-rate out")
+        if config.runtime == "ray":
+            raise UsageError("a3c profile measures the processes of this machine: leave --runtime ray out")
+        if config.runtime == "serial" and config.workers > 1:
+            raise UsageError("the serial runtime's workers share one process, and their time: add --workers 1")
+        source = env_source(env, config)
+        source.check_exists()
+        facts = examine(source)
+        config, description = shape.fit(config, description, facts.source, settings)
+        refuse_idle(settings, facts)
+        spec = make_spec(config, facts)
+        state = None if run is None else starting_state(run, spec, "--run")
+        if state is not None:
+            config, state = replace(config, learning_rate=_STANDSTILL), state | {"moments": _at_rest(state["moments"])}
+        recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
+        return cls(facts.name, config, description, spec, recipe, state)
+
+    def steps_per_second(self, seconds: float) -> float:
+        """Of all workers in training."""
+        sums = self._timed(seconds, by_stage=False)
+        return self.config.workers * sums["steps"] / sums["report"]
+
+    def stage_us(self, seconds: float) -> dict[str, float]:
+        """Microseconds of a worker's environment step in training, by stage (`STAGES`)."""
+        sums = self._timed(seconds, by_stage=True)
+        return {stage: sums.get(stage, 0.0) / sums["steps"] * 1e6 for stage in STAGES}
+
+    def _timed(self, seconds: float, *, by_stage: bool) -> dict[str, float]:
+        return _sums(Timed(self.recipe, by_stage), self.config, self.spec, self.state, seconds, _WARM_UP_S)
+
+    def alone_us(self, what: What, seconds: float) -> float:
+        """Microseconds of a step or call of one thing, while every worker does nothing else; see `Reference`."""
+        sums = _sums(Reference(self.recipe, what, seconds), self.config, self.spec, self.state, seconds)
+        return sums["seconds"] / sums["done"] * 1e6
+
+
 def profile(
     env: str | Callable[[], Any], *, seconds: float = 5.0, run: str | os.PathLike[str] | None = None, **settings: Any
 ) -> Profile:
@@ -287,7 +352,7 @@ def profile(
 
     Args:
         env: as in `a3c.train`.
-        seconds: of each of the four measurements, apart from what it takes to start; and as long again for drawing the
+        seconds: of each of the five measurements, apart from what it takes to start; and as long again for drawing the
             actions with which the environments alone are stepped.
         run: directory of a run whose policy plays, and stays as it is, in training and in the environments alone: what
             a step takes can depend on how it is played.
@@ -298,40 +363,26 @@ def profile(
     """
     if not 0 < seconds < math.inf:
         raise UsageError(f"--seconds must be more than 0, not {seconds}")
-    config, description = presets.resolve(EnvSource(env).name, settings)
-    if run is not None and "learning_rate" in settings:
-        raise UsageError("with --run the policy stays as it is: leave --learning-rate out")
-    if config.runtime == "ray":
-        raise UsageError("a3c profile measures the processes of this machine: leave --runtime ray out")
-    if config.runtime == "serial" and config.workers > 1:
-        raise UsageError("the serial runtime's workers share one process, and their time: add --workers 1")
-    source = env_source(env, config)
-    source.check_exists()
-    facts = examine(source)
-    config, description = shape.fit(config, description, facts.source, settings)
-    refuse_idle(settings, facts)
-    spec = make_spec(config, facts)
-    state = None if run is None else starting_state(run, spec, "--run")
-    if state is not None:
-        config, state = replace(config, learning_rate=_STANDSTILL), state | {"moments": _at_rest(state["moments"])}
-    recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
-    waiting = f"training for {seconds:g} s, then its three parts alone, as long each, apart from their starts ..."
-    shape.say(waiting, quiet=config.quiet)
-    timed = _sums(Timed(recipe), config, spec, state, seconds)
-    steps = timed["steps"]
-    turns, alone = {stage: timed.get(stage, 0.0) for stage in STAGES}, {}
+    subject = Subject.of(env, run, **settings)
+    config = subject.config
+    parts = "again under a stopwatch, then its three parts alone, as long each, apart from their starts"
+    shape.say(f"training for {seconds:g} s, {parts} ...", quiet=config.quiet)
+    steps_per_second = subject.steps_per_second(seconds)
+    shape.say("under a stopwatch ...", quiet=config.quiet)
+    stage_us = subject.stage_us(seconds)
+    alone = {}
     for what in _REFERENCES:
         shape.say(f"{what} alone ...", quiet=config.quiet)
-        alone[what] = _sums(Reference(recipe, what, seconds), config, spec, state)
+        alone[f"{what}_us"] = subject.alone_us(what, seconds)
     return Profile(
-        env=facts.name,
+        env=subject.env,
         workers=config.workers,
         envs_per_worker=config.envs_per_worker,
         rollout_length=config.rollout_length,
-        steps_per_second=config.workers * steps / sum(turns.values()),
-        stage_us={stage: spent / steps * 1e6 for stage, spent in turns.items()},
-        description=description,
-        **{f"{what}_us": sums["seconds"] / sums["done"] * 1e6 for what, sums in alone.items()},
+        steps_per_second=steps_per_second,
+        stage_us=stage_us,
+        description=subject.description,
+        **alone,
     )
 
 
@@ -345,11 +396,12 @@ def _sums(
     config: TrainConfig,
     spec: PolicySpec,
     state: dict[str, Any] | None,
-    seconds: float = math.inf,
+    seconds: float,
+    warm_up_s: float = 0.0,
 ) -> dict[str, float]:
-    """What the updates of all workers report as losses, added up: of so many seconds after the first one, or of all.
+    """What the updates of all workers report as losses, added up, of so many seconds after all have begun.
 
-    Where updates take longer than that, of the first report with one.
+    Where an update takes longer than that, of the first report with one.
     """
     runtime = make_runtime(config)
     model = spec.build(seed=model_seed(config.seed))
@@ -359,18 +411,18 @@ def _sums(
     if state is not None:
         store.load_state_dict(store.state_dict() | state)
     total, enough = Report(), False
-    begins = math.inf
+    begun, begins = 0.0, math.inf
     with contextlib.closing(runtime):
         runtime.prepare()
         for report in runtime.run(recipe, store, config.workers):
             now = time.monotonic()
-            if seconds == math.inf or (now > begins + _WARM_UP_S and not enough):
+            if now > begins + warm_up_s and not enough:
                 total.merge(report)
-            elif report.updates:
-                begins = min(begins, now)
-            enough = now > begins + _WARM_UP_S + seconds and "steps" in total.sums
-            if enough:
-                store.request_stop()
+                if enough := now > begins + warm_up_s + seconds and "begun" in total.sums:
+                    store.request_stop()
+            elif begins == math.inf:
+                begun += report.sums.get("begun", 0.0)
+                begins = now if begun == config.workers else math.inf
     return total.sums
 
 
@@ -385,7 +437,8 @@ def table(profile: Profile) -> str:
     lines += [f"{stage:<14}{us:>9.2f}{us / step:>8.1%}  {STAGES[stage]}" for stage, us in profile.stage_us.items()]
     batch, rows = profile.envs_per_worker, profile.envs_per_worker * (profile.rollout_length + 1)
     lines += [
-        f"{'together':<14}{step:>9.2f}{1:>8.1%}",
+        f"{'together':<14}{step:>9.2f}{1:>8.1%}  under a stopwatch, which takes time, too; without "
+        f"{profile.workers * 1e6 / profile.steps_per_second:.2f} us",
         "",
         f"alone: a bare environment's step takes {profile.environment_us:.2f} us, a call of the policy on {batch} "
         f"observations {profile.forward_us:.1f} us, one of the network and its gradient on {rows} observations "
