@@ -89,7 +89,9 @@ class Actor:
         self.next_observation = map_parts(np.array, flatten(self.observation_space, first))
         self.next_episode_start = np.ones(lanes, np.bool_)
         self.next_done = np.zeros(lanes, np.bool_)
-        self._rows = [_row(self.observations, t) for t in range(length)]  # views of the buffers, one for each step
+        # Views of the buffers: one for each step, and those of a whole rollout.
+        self._rows = [_row(self.observations, t) for t in range(length)]
+        self._whole = self._first_steps(length)
 
     def unroll(self, length: int) -> Rollout:
         """Act for `length` steps (fewer if an episode ends and ends the rollout) and say what happened.
@@ -122,16 +124,8 @@ class Actor:
         self.next_observation = map_parts(lambda buffer: buffer[length].copy(order="K"), self.observations)
         self.next_episode_start = self.episode_start[length].copy()
         self._count_episodes(length)
-        return Rollout(
-            observations=map_parts(lambda buffer: torch.from_numpy(buffer[: length + 1]), self.observations),
-            actions=torch.from_numpy(self.actions[:length]),
-            rewards=torch.from_numpy(self.rewards[:length]),
-            terminated=torch.from_numpy(self.terminated[:length]),
-            truncated=torch.from_numpy(self.truncated[:length]),
-            episode_start=torch.from_numpy(self.episode_start[: length + 1]),
-            state=state,
-            passes=self.passes(length),
-        )
+        steps = self._whole if length == len(self.rewards) else self._first_steps(length)
+        return Rollout(**steps, state=state, passes=self.passes(length))
 
     def finished_episodes(self) -> tuple[Episode, ...]:
         """Episodes that have ended since the last call, in the order of their ends."""
@@ -149,6 +143,17 @@ class Actor:
         self.next_episode_start = np.ones_like(self.next_done)
         self.next_done = np.zeros_like(self.next_done)
 
+    def _first_steps(self, length: int) -> dict[str, Any]:
+        """A rollout's tensors, so many steps long, by name; they share the buffers' memory."""
+        return {
+            "observations": map_parts(lambda buffer: torch.from_numpy(buffer[: length + 1]), self.observations),
+            "actions": torch.from_numpy(self.actions[:length]),
+            "rewards": torch.from_numpy(self.rewards[:length]),
+            "terminated": torch.from_numpy(self.terminated[:length]),
+            "truncated": torch.from_numpy(self.truncated[:length]),
+            "episode_start": torch.from_numpy(self.episode_start[: length + 1]),
+        }
+
     def _write(self, t: int, observation: Any) -> None:
         if isinstance(self.observations, dict):
             for path, buffer in self.observations.items():
@@ -162,15 +167,15 @@ class Actor:
         rewards = np.where(real, self.rewards[:length], 0.0)  # [T, B] float64
         done = self.done[:length] & real  # [T, B]
         begin = 0
-        for t in map(int, np.flatnonzero(done.any(1))):
-            self.episode_return += rewards[begin : t + 1].sum(0)
-            self.episode_length += real[begin : t + 1].sum(0)
+        for t in np.logical_or.reduce(done, 1).nonzero()[0].tolist():  # in which some episode ends
+            self.episode_return += np.add.reduce(rewards[begin : t + 1], 0)
+            self.episode_length += np.add.reduce(real[begin : t + 1], 0)
             for lane in np.flatnonzero(done[t]):
                 self._finished.append(Episode(float(self.episode_return[lane]), int(self.episode_length[lane])))
                 self.episode_return[lane], self.episode_length[lane] = 0.0, 0
             begin = t + 1
-        self.episode_return += rewards[begin:].sum(0)
-        self.episode_length += real[begin:].sum(0)
+        self.episode_return += np.add.reduce(rewards[begin:], 0)
+        self.episode_length += np.add.reduce(real[begin:], 0)
 
 
 def _fill(row: NDArray[Any], observation: Any, pieces: list[tuple[Any, ...]]) -> None:

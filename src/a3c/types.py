@@ -54,7 +54,9 @@ class Rollout:
     @cached_property
     def real(self) -> Tensor:
         """[T, B] bool: True where row t is a transition, False where the environment merely reset."""
-        return ~self.episode_start[1:]
+        import torch  # noqa: PLC0415  (whoever has a rollout has it)
+
+        return torch.from_numpy(~self.episode_start.numpy()[1:])  # NumPy's call is the cheaper one
 
     @cached_property
     def env_steps(self) -> int:

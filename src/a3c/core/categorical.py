@@ -34,16 +34,18 @@ def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array
     count = logits.shape[-1]
     # The actions first: NumPy goes along many rows at once, but calls a loop for each row of few numbers.
     log_probs = np.array(logits.reshape(-1, count).T, order="C")  # [A, N]
-    log_probs -= log_probs.max(0)
+    log_probs -= np.maximum.reduce(log_probs, 0)
     probs = np.exp(log_probs)
-    total = probs.sum(0)  # [N]
+    total = np.add.reduce(probs, 0)  # [N]
     probs /= total
     log_probs -= np.log(total)
-    entropies = -(probs * log_probs).sum(0)  # [N]
+    entropies = -np.add.reduce(probs * log_probs, 0)  # [N]
     chosen = actions.reshape(-1) == np.arange(count)[:, None]  # [A, N]
-    log_prob = np.where(chosen, log_probs, 0).sum(0)  # [N]
+    log_prob = np.add.reduce(chosen * log_probs, 0)  # [N]
     of_log_prob = chosen - probs
-    of_entropy = -probs * (log_probs + entropies)
+    log_probs += entropies
+    log_probs *= probs
+    of_entropy = np.negative(log_probs, out=log_probs)
     shape = logits.shape
     return (
         log_prob.reshape(shape[:-1]),

@@ -16,12 +16,12 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
     Rewards count only where they belong to a real transition.
     """
     observations = rollout.observations if isinstance(rollout.observations, dict) else {"": rollout.observations}
-    rewards = torch.from_numpy(np.where(rollout.real.numpy(), rollout.rewards.numpy(), 0))
     # A sum of squares is finite only if every number is, and so is a sum of such: mostly that is all there is to see.
-    squares = [_sum_of_squares(part) for part in observations.values() if part.is_floating_point()]
-    squares += [_sum_of_squares(rewards), _sum_of_squares(gradient)]
+    numbers = [*observations.values(), rollout.rewards, gradient]
+    squares = [_sum_of_squares(tensor) for tensor in numbers if tensor.is_floating_point()]
     if abs(loss.policy + loss.value + loss.entropy) + sum(squares) < _GREATEST:
         return None
+    rewards = torch.from_numpy(np.where(rollout.real.numpy(), rollout.rewards.numpy(), 0))
     terms = (
         *((f"observation {path!r}" if path else "observation", part) for path, part in observations.items()),
         ("reward", rewards),
@@ -40,7 +40,7 @@ def first_non_finite(rollout: Rollout, loss: Loss, gradient: Tensor) -> str | No
 
 
 def _sum_of_squares(tensor: Tensor) -> float:
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         norm = float(torch.linalg.vector_norm(tensor))
         return norm * norm
     numbers = tensor.numpy().ravel(order="K")  # whatever the order, without a copy

@@ -59,8 +59,8 @@ def actor_critic_loss(
     assert values.shape == rollout.episode_start.shape, f"values {values.shape} of T+1 rows of B"
     number = values.dtype.type
     real, terminated, truncated = (flag.numpy() for flag in (rollout.real, rollout.terminated, rollout.truncated))
-    discounts = np.where(terminated, number(0), number(discount))  # [T, B]; a terminal state has no future
-    lambdas = np.where(truncated, number(0), number(lambda_))  # [T, B]; a time limit bootstraps
+    discounts = ~terminated * number(discount)  # [T, B]; a terminal state has no future
+    lambdas = ~truncated * number(lambda_)  # [T, B]; a time limit bootstraps
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         # R, advantages, and log π and H with their derivatives.
         returns = lambda_returns(rewards.numpy().astype(values.dtype), discounts, values[1:], lambdas)  # R, [T, B]
@@ -103,7 +103,7 @@ class _Known(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, policy: Tensor, values: Tensor, total: float, gradients: tuple[Array, Array]) -> Tensor:
         ctx.of_outputs, ctx.device = gradients, policy.device
-        return values.new_tensor(total)
+        return torch.from_numpy(np.array(total, gradients[1].dtype)).to(ctx.device)
 
     @staticmethod
     @once_differentiable

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,7 +152,10 @@ def clip_by_global_norm(gradient: Tensor, max_norm: float | None, out: Tensor) -
     `gradient` [P] is left as it is: a shortened one is written to `out` [P]. With `max_norm` None only the norm
     is taken. A norm of 0, NaN or infinity leaves the gradient unscaled.
     """
-    norm = float(torch.linalg.vector_norm(gradient))
+    numbers = gradient.numpy()
+    norm = math.sqrt(np.vdot(numbers, numbers))
+    if not math.isfinite(norm):  # perhaps only its square is too large
+        norm = float(torch.linalg.vector_norm(gradient))
     if max_norm is None or not max_norm < norm < math.inf:
         return gradient, norm
     return torch.mul(gradient, max_norm / norm, out=out), norm

@@ -40,22 +40,21 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambda_
         f"rewards {rewards.shape}, discounts {discounts.shape}, next_values {next_values.shape} must agree"
     )
     chain_weights = discounts * lambda_  # [T, ...]
-    cut = chain_weights == 0
     with np.errstate(invalid="ignore", over="ignore"):  # infinity times 0, selected away
         returns = rewards + _cut(discounts - chain_weights, next_values)  # what each step bootstraps, [T, ...]
-        shape, rows = returns.shape, (len(rewards), math.prod(rewards.shape[1:]))
-        returns, chain_weights, cut = (array.reshape(rows) for array in (returns, chain_weights, cut))
-        any_cut: list[bool] = np.any(cut, 1).tolist()  # [T]; mostly there is none
+        shape, rows = returns.shape, (len(returns), math.prod(returns.shape[1:]))
+        returns, chain_weights = returns.reshape(rows), chain_weights.reshape(rows)
+        times = np.multiply if np.count_nonzero(chain_weights) == chain_weights.size else _cut  # mostly none is 0
         following = next_values[-1:].reshape(-1)
-        for t in range(len(rewards) - 1, -1, -1):
-            carried = chain_weights[t] * following
-            if any_cut[t]:
-                carried[cut[t]] = 0
-            following = returns[t]
-            following += carried
+        for row, weights in zip(returns[::-1], chain_weights[::-1], strict=True):
+            row += times(weights, following)
+            following = row
     return returns.reshape(shape)
 
 
-def _cut(weight: Array, value: Array) -> Array:
-    """weight * value, and 0 where the weight is 0 (NaN times 0 is NaN)."""
-    return np.where(weight == 0, 0, weight * value)
+def _cut(weights: Array, values: Array) -> Array:
+    """weights * values, and 0 where the weight is 0 (NaN times 0 is NaN)."""
+    weighted: Array = weights * values
+    if np.count_nonzero(weights) < weights.size:
+        weighted[weights == 0] = 0
+    return weighted

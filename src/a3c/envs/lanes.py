@@ -25,10 +25,9 @@ _open: WeakValueDictionary[int, Any] = WeakValueDictionary()  # environments tha
 class Lanes(SyncVectorEnv):
     """Gymnasium's SyncVectorEnv in NEXT_STEP mode, whose step costs less around the environments' own.
 
-    Observations that are arrays are written straight into the batch. It and the other arrays that a step returns are
-    this object's own, and hold until the next step. A result is looked at once, here, and so are a registered
-    environment's time limit and the order of its calls, which are wrappers' work otherwise. Of everything else it is
-    SyncVectorEnv.
+    Observations that are arrays are written straight into the batch, which is this object's own: it holds until the
+    next step. A result is looked at once, here, and so are a registered environment's time limit and the order of its
+    calls, which are wrappers' work otherwise. Of everything else it is SyncVectorEnv.
 
     Args:
         make_env: makes one environment; its infos are as `Checked` keeps them.
@@ -111,7 +110,7 @@ class Lanes(SyncVectorEnv):
             if info:
                 infos = self._add_info(infos, info, i)
         np.logical_or(terminated, truncated, out=self._autoreset_envs)
-        return observations, rewards, terminated, truncated, infos
+        return observations, rewards.copy(), terminated.copy(), truncated.copy(), infos
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environments, which may be in lanes anew after that."""

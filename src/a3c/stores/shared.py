@@ -129,10 +129,9 @@ class SharedStore:
 
     def counters(self) -> Snapshot:
         """The counters as they stand."""
-        totals = self.slots.sum(0)
-        env_steps, episodes = int(totals[_ENV_STEPS]), int(totals[_EPISODES])
+        updates, env_steps, episodes = np.add.reduce(self.slots, 0).tolist()[:_MERGES]
         stop = bool(self.control[_STOP]) or self.rule.budget.spent(env_steps, episodes)
-        return Snapshot(int(totals[_UPDATES]), env_steps, episodes, stop)
+        return Snapshot(updates, env_steps, episodes, stop)
 
     def merged_moments(self) -> Tensor:
         """The moments of all slots merged in their order, [3, M]."""
