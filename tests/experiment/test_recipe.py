@@ -8,6 +8,7 @@ import torch
 from a3c.config import TrainConfig
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
+from a3c.experiment import recipe as recipe_module
 from a3c.experiment.train import make_recipe, make_spec, make_store
 from a3c.runtimes.serial import SerialRuntime
 
@@ -25,7 +26,8 @@ SMALL = {"runtime": "serial", "workers": 1, "envs_per_worker": 3, "rollout_lengt
     ],
     ids=repr,
 )
-def test_a_rollout_brings_the_passes_of_its_policy(env, settings):
+def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
+    monkeypatch.setattr(recipe_module, "_KEPT_FROM_ENVS", 1)
     config = TrainConfig(**SMALL | settings)
     facts = examine(EnvSource(env))
     spec = make_spec(config, facts)
@@ -43,6 +45,14 @@ def test_a_rollout_brings_the_passes_of_its_policy(env, settings):
                 torch.testing.assert_close(ours, anew)
     assert config.rollout_length in lengths
     assert (len(lengths) > 1) == config.end_rollout_at_episode_end
+
+
+@pytest.mark.parametrize("envs", [7, 8])
+def test_only_so_many_environments_are_worth_keeping_passes(envs):
+    config = TrainConfig(**SMALL | {"envs_per_worker": envs})
+    facts = examine(EnvSource("CartPole-v1"))
+    with make_recipe(facts.source, config, make_spec(config, facts), "cpu").made(0) as (actor, _):
+        assert (actor.unroll(5).passes is not None) == (envs == 8)
 
 
 def test_a_network_that_torch_passes_through_brings_none():
