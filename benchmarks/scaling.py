@@ -125,15 +125,15 @@ def measured(case: str, settings: dict[str, Any], device: str, workers: int, sec
     }
 
 
-def time_to_score(workers: int, seed: int) -> dict[str, float]:
-    """Seconds of a run until it is solved, infinite if it never is, less those of one that ends at its first update."""
+def time_to_score(workers: int, seed: int) -> dict[str, Any]:
+    """Seconds of a run until it is solved, None if it never is, less those of one that ends at its first update."""
     with tempfile.TemporaryDirectory() as folder:
         train = [*PYTHON, "train", "CartPole-v1", "--workers", str(workers), "--seed", str(seed), "--quiet"]
         empty = timed([*train, "--total-env-steps", "1", "--run-dir", f"{folder}/empty"])
         whole = timed([*train, "--stop-at-return", "475", "--run-dir", f"{folder}/whole"])
         summary = json.loads(Path(folder, "whole", "summary.json").read_text())
     solved = summary["solved_at"] is not None
-    return {"seconds": whole - empty if solved else math.inf, "env_steps": summary["env_steps"], "solved": solved}
+    return {"seconds": whole - empty if solved else None, "env_steps": summary["env_steps"], "solved": solved}
 
 
 def training_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -161,18 +161,19 @@ def training_table(rows: list[dict[str, Any]]) -> list[str]:
 def spread(numbers: list[float], form: str = ",.0f") -> str:
     """Median, least and most."""
     median, least, most = statistics.median(numbers), min(numbers), max(numbers)
-    return f"{median:{form}} ({least:{form}} to {most:{form}})".replace("inf", "never")
+    return f"{median:{form}} ({least:{form}} to {most:{form}})"
 
 
-def score_table(rows: dict[int, list[dict[str, float]]]) -> list[str]:
+def score_table(rows: dict[int, list[dict[str, Any]]]) -> list[str]:
     """Seconds to the score, and how much sooner than one worker with the same seed."""
     lines = ["| workers | solved | seconds | sooner than one worker | steps |"]
     lines.append("|---|---|---|---|---|")
     for workers, some in rows.items():
-        sooner = [one["seconds"] / row["seconds"] for one, row in zip(rows[1], some, strict=True)]
+        seconds, ones = ([row["seconds"] or math.inf for row in runs] for runs in (some, rows[1]))
+        sooner = [one / own for one, own in zip(ones, seconds, strict=True) if min(one, own) < math.inf] or [math.nan]
         lines.append(
             f"| {workers} | {sum(row['solved'] for row in some):.0f} of {len(some)} "
-            f"| {spread([row['seconds'] for row in some], '.2f')} | {spread(sooner, '.1f')} "
+            f"| {spread(seconds, '.2f').replace('inf', 'never')} | {spread(sooner, '.1f')} "
             f"| {spread([row['env_steps'] for row in some])} |"
         )
     return lines
@@ -223,7 +224,7 @@ def main() -> None:
         data["training"] = rows
         sections += ["## Steps a second", "", *training_table(rows), ""]
     if "score" in parts:
-        scores: dict[int, list[dict[str, float]]] = {workers: [] for workers in arguments.workers}
+        scores: dict[int, list[dict[str, Any]]] = {workers: [] for workers in arguments.workers}
         for seed, workers in itertools.product(range(arguments.runs), arguments.workers):
             scores[workers].append(time_to_score(workers, seed))
         data["score"] = scores
@@ -248,9 +249,8 @@ def main() -> None:
         "",
     ]
     whole = arguments.part is None and arguments.workers == WORKERS
-    if whole and (
-        arguments.runs >= 5 or set(arguments.devices or ()) == {"cpu", "cuda"}
-    ):  # less would take the place of the whole record
+    enough = set(arguments.devices) == {"cpu", "cuda"} if arguments.devices else arguments.runs >= 5
+    if whole and enough:  # less would take the place of the whole record
         name = "devices" if arguments.devices else "scaling"
         (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
         (RESULTS / f"{name}.md").write_text("\n".join([*title, *sections]))

@@ -405,7 +405,8 @@ def table(records: list[dict[str, Any]]) -> str:
             finite = sum(r[key] < math.inf for r in done)
             cells = [spread([r[key] for r in done], digits) if done else "-"]
             for reference in references.values():
-                pairs = [(r[key], reference[r["seed"]]) for r in done if reference.get(r["seed"], math.inf) < math.inf]
+                pairs = [(r[key], reference[r["seed"]]) for r in done if r["seed"] in reference]
+                pairs = [pair for pair in pairs if min(pair) < math.inf]
                 ratios = [its / own if kind == "solve" else own / its for its, own in pairs]
                 cells.append(spread(ratios, 2) if ratios else "-")
             lines.append(f"| {words} | {finite} of {len(runs)} | {' | '.join(cells)} |")

@@ -28,7 +28,7 @@ def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array
 
     ∂ log π(a) / ∂l_b = 1[a = b] - π(b),    ∂H / ∂l_b = -π(b) (log π(b) + H)
 
-    logits [..., A] and actions [...] are arrays; so is what comes out.
+    logits [..., A], all finite, and actions [...] are arrays; so is what comes out.
     """
     assert actions.shape == logits.shape[:-1], f"actions {actions.shape} of logits {logits.shape}"
     count = logits.shape[-1]
@@ -43,9 +43,9 @@ def gradients(logits: Array, actions: Array) -> tuple[Array, Array, Array, Array
     chosen = actions.reshape(-1) == np.arange(count)[:, None]  # [A, N]
     log_prob = np.add.reduce(chosen * log_probs, 0)  # [N]
     of_log_prob = chosen - probs
-    log_probs += entropies
-    log_probs *= probs
-    of_entropy = np.negative(log_probs, out=log_probs)
+    of_entropy = log_probs + entropies
+    of_entropy *= probs
+    np.negative(of_entropy, out=of_entropy)
     shape = logits.shape
     return (
         log_prob.reshape(shape[:-1]),

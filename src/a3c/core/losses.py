@@ -57,6 +57,7 @@ def actor_critic_loss(
     # All of it is worked out where the rollout lies, in arrays: that is fewer calls, and cheaper ones.
     policy, values = _on_host(outputs.policy), _on_host(outputs.values)  # [T+1, B, D], [T+1, B]
     assert values.shape == rollout.episode_start.shape, f"values {values.shape} of T+1 rows of B"
+    assert rollout.terminated.dtype == rollout.truncated.dtype == torch.bool, "flags are true or false"
     number = values.dtype.type
     real, terminated, truncated = (flag.numpy() for flag in (rollout.real, rollout.terminated, rollout.truncated))
     discounts = ~terminated * number(discount)  # [T, B]; a terminal state has no future

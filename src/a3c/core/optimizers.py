@@ -150,12 +150,11 @@ def clip_by_global_norm(gradient: Tensor, max_norm: float | None, out: Tensor) -
     """The gradient, shortened to `max_norm` if it is longer, and its Euclidean norm before that.
 
     `gradient` [P] is left as it is: a shortened one is written to `out` [P]. With `max_norm` None only the norm
-    is taken. A norm of 0, NaN or infinity leaves the gradient unscaled.
+    is taken; it is infinite where its square is too large for the dtype. A norm of 0, NaN or infinity leaves the
+    gradient unscaled.
     """
     numbers = gradient.numpy()
     norm = math.sqrt(np.vdot(numbers, numbers))
-    if not math.isfinite(norm):  # perhaps only its square is too large
-        norm = float(torch.linalg.vector_norm(gradient))
     if max_norm is None or not max_norm < norm < math.inf:
         return gradient, norm
     return torch.mul(gradient, max_norm / norm, out=out), norm

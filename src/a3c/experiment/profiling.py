@@ -61,7 +61,6 @@ _NO_END = 10**15  # steps; who measures says when it is enough
 _STANDSTILL = 1e-20  # a learning rate that moves no weight, but costs what any does
 _INERTIA = 1e9  # how often what moments are of is taken to have been seen, so that what comes moves them no more
 _REFERENCES: tuple[What, ...] = get_args(What)
-_TURNS, _WARM_UP_TURNS = 50, 20  # of a reference measurement, between two looks at the clock
 
 
 class Stopwatch:
@@ -106,7 +105,7 @@ class Timed:
     """A recipe whose actor-learners do what the given one's do, and whose updates tell seconds, by stage, as losses.
 
     Only an update now and then does, for all since the last that did: what is told takes time itself. So does looking
-    at the clock at each stage: with `by_stage` False nobody does, and all seconds are told as "report".
+    at the clock at each stage: with `by_stage` False nobody does, and all of them are told as "seconds".
     """
 
     recipe: ActorLearnerRecipe
@@ -114,18 +113,18 @@ class Timed:
 
     def __call__(self, worker: int, store: StoreHandle, life: Life = FIRST_LIFE) -> ActorLearner:
         """See `ActorLearnerRecipe`."""
-        watch = Stopwatch("report")
+        watch = Stopwatch("report" if self.by_stage else "seconds")
         with self.recipe.made(worker, life) as (actor, model), contextlib.ExitStack() as stack:
             if self.by_stage:
                 store = stack.enter_context(_timed_stages(actor, model, store, watch))
             learner = actor_critic.actor_learner(self.recipe.settings, actor, model, store)
-            steps, due, begins = 0, 0.0, 1.0
+            steps, due, first = 0, 0.0, 1.0
             for update in learner:
                 steps += update.rollout_steps
                 told: dict[str, float] = {}
                 if update.dropped is None and time.monotonic() >= due:
-                    told = watch.take() | {"steps": float(steps), "begun": begins}
-                    steps, due, begins = 0, time.monotonic() + _TAKEN_EVERY_S, 0.0
+                    told = watch.take() | {"steps": float(steps), "begun": first}
+                    steps, due, first = 0, time.monotonic() + _TAKEN_EVERY_S, 0.0
                 yield replace(update, losses=told)
 
 
@@ -187,17 +186,17 @@ class Reference:
 
     def __call__(self, worker: int, store: StoreHandle, life: Life = FIRST_LIFE) -> ActorLearner:
         """How many steps (environment) or calls (the others) were done in how many seconds, as losses."""
-        with self.recipe.made(worker) as (actor, model):
-            store.pull(model.flat)
-            turns = getattr(self, f"_{self.what}")(worker, actor, model)
-            for _ in range(_WARM_UP_TURNS):
-                next(turns)
-            begins = 1.0
+        with self.recipe.made(worker, life._replace(incarnation=0)) as (actor, model):
+            turns, first = getattr(self, f"_{self.what}")(worker, actor, model), 1.0
             while not store.pull(model.flat).stop:
-                began, done = time.perf_counter(), sum(next(turns) for _ in range(_TURNS))
-                told = {"seconds": time.perf_counter() - began, "done": float(done), "begun": begins}
-                yield Update(told, 0, 0, (), None)
-                begins = 0.0
+                began = now = time.perf_counter()
+                done = 0
+                while now < began + _TAKEN_EVERY_S:
+                    done += next(turns)
+                    now = time.perf_counter()
+                life.beat()
+                yield Update({"seconds": now - began, "done": float(done), "begun": first}, 0, 0, (), None)
+                first = 0.0
 
     def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         ends, actions = time.perf_counter() + self.seconds, list[Any]()
@@ -323,13 +322,14 @@ class Subject:
         state = None if run is None else starting_state(run, spec, "--run")
         if state is not None:
             config, state = replace(config, learning_rate=_STANDSTILL), state | {"moments": _at_rest(state["moments"])}
+        config = replace(config, on_worker_failure="stop")  # whoever began anew would have begun twice
         recipe = make_recipe(facts.source, config, spec, resolve_device(config.device))
         return cls(facts.name, config, description, spec, recipe, state)
 
     def steps_per_second(self, seconds: float) -> float:
         """Of all workers in training."""
         sums = self._timed(seconds, by_stage=False)
-        return self.config.workers * sums["steps"] / sums["report"]
+        return self.config.workers * sums["steps"] / sums["seconds"]
 
     def stage_us(self, seconds: float) -> dict[str, float]:
         """Microseconds of a worker's environment step in training, by stage (`STAGES`)."""
@@ -337,12 +337,38 @@ class Subject:
         return {stage: sums.get(stage, 0.0) / sums["steps"] * 1e6 for stage in STAGES}
 
     def _timed(self, seconds: float, *, by_stage: bool) -> dict[str, float]:
-        return _sums(Timed(self.recipe, by_stage), self.config, self.spec, self.state, seconds, _WARM_UP_S)
+        return self._sums(Timed(self.recipe, by_stage), seconds)
 
     def alone_us(self, what: What, seconds: float) -> float:
         """Microseconds of a step or call of one thing, while every worker does nothing else; see `Reference`."""
-        sums = _sums(Reference(self.recipe, what, seconds), self.config, self.spec, self.state, seconds)
+        sums = self._sums(Reference(self.recipe, what, seconds), seconds)
         return sums["seconds"] / sums["done"] * 1e6
+
+    def _sums(self, recipe: MakeActorLearner, seconds: float) -> dict[str, float]:
+        """What the updates of all workers report as losses, added up, of so many seconds after all have begun.
+
+        Where an update takes longer than that, of the first report with one.
+        """
+        config = replace(self.config, total_env_steps=_NO_END, total_episodes=None)
+        runtime = make_runtime(config)
+        model = self.spec.build(seed=model_seed(config.seed))
+        store = make_store(config, model.flat, runtime, model.normaliser.tracked)
+        if self.state is not None:
+            store.load_state_dict(store.state_dict() | self.state)
+        total, enough = Report(), False
+        begun, counts_from = 0.0, math.inf
+        with contextlib.closing(runtime):
+            runtime.prepare()
+            for report in runtime.run(recipe, store, config.workers):
+                now = time.monotonic()
+                if now > counts_from and not enough:
+                    total.merge(report)
+                    if enough := now > counts_from + seconds and "begun" in total.sums:
+                        store.request_stop()
+                elif counts_from == math.inf:
+                    begun += report.sums.get("begun", 0.0)
+                    counts_from = now + _WARM_UP_S if begun == config.workers else math.inf
+        return total.sums
 
 
 def profile(
@@ -389,41 +415,6 @@ def profile(
 def _at_rest(moments: torch.Tensor) -> torch.Tensor:
     """Moments [3, M] with the same means and variances, of many times as much."""
     return moments * moments.new_tensor([[_INERTIA], [1.0], [_INERTIA]])
-
-
-def _sums(
-    recipe: MakeActorLearner,
-    config: TrainConfig,
-    spec: PolicySpec,
-    state: dict[str, Any] | None,
-    seconds: float,
-    warm_up_s: float = 0.0,
-) -> dict[str, float]:
-    """What the updates of all workers report as losses, added up, of so many seconds after all have begun.
-
-    Where an update takes longer than that, of the first report with one.
-    """
-    runtime = make_runtime(config)
-    model = spec.build(seed=model_seed(config.seed))
-    store = make_store(
-        replace(config, total_env_steps=_NO_END, total_episodes=None), model.flat, runtime, model.normaliser.tracked
-    )
-    if state is not None:
-        store.load_state_dict(store.state_dict() | state)
-    total, enough = Report(), False
-    begun, begins = 0.0, math.inf
-    with contextlib.closing(runtime):
-        runtime.prepare()
-        for report in runtime.run(recipe, store, config.workers):
-            now = time.monotonic()
-            if now > begins + warm_up_s and not enough:
-                total.merge(report)
-                if enough := now > begins + warm_up_s + seconds and "begun" in total.sums:
-                    store.request_stop()
-            elif begins == math.inf:
-                begun += report.sums.get("begun", 0.0)
-                begins = now if begun == config.workers else math.inf
-    return total.sums
 
 
 def table(profile: Profile) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError
+from threadpoolctl import threadpool_limits
 
 from a3c.core.losses import Reduction
 from a3c.core.update_rule import UpdateRule
@@ -119,6 +120,7 @@ class ParameterServer:
 
     def __init__(self, keeper: str) -> None:
         torch.set_num_threads(1)
+        threadpool_limits(1)  # NumPy's
         self.keeper_name = keeper
         self._keeper: Any = ray.get_actor(keeper)
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of a wait that holds everybody up: they must wait
