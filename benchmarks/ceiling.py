@@ -83,6 +83,12 @@ def measured(case: Case, seconds: float) -> dict[str, Any]:
     return {"name": case.name, "command": " ".join(["a3c", *command[5:]]), **json.loads(output.splitlines()[-1])}
 
 
+def spread(numbers: list[float], form: str = ",.0f") -> str:
+    """Median, least and most."""
+    median, least, most = statistics.median(numbers), min(numbers), max(numbers)
+    return f"{median:{form}} ({least:{form}} to {most:{form}})"
+
+
 def median(rows: list[dict[str, Any]], key: str) -> float:
     """Of one number of a case's measurements."""
     return statistics.median(row[key] for row in rows)
@@ -113,9 +119,7 @@ def report(rows: list[dict[str, Any]], runs: int, seconds: float) -> str:
         alone = [row["steps_per_second"] / row["environment_only"] for row in some]
         lines.append(
             f"| {name} | {some[0]['workers']} x {some[0]['envs_per_worker']}, {some[0]['rollout_length']} "
-            f"| {statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
-            f"| {statistics.median(ceiling):.0%} ({min(ceiling):.0%} to {max(ceiling):.0%}) "
-            f"| {statistics.median(alone):.0%} ({min(alone):.0%} to {max(alone):.0%}) "
+            f"| {spread(rates)} | {spread(ceiling, '.0%')} | {spread(alone, '.0%')} "
             f"| {median(some, 'ceiling'):,.0f} | {median(some, 'environment_only'):,.0f} |"
         )
     stages = list(rows[0]["stage_us"])

@@ -44,7 +44,7 @@ from a3c.stores.shared import SharedStore
 from a3c.types import Counts, Life, Report, StoreHandle, Update
 from adding import Adding
 from cartpole import commit, timed
-from ceiling import trained_run
+from ceiling import spread, trained_run
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable, "-W", "ignore", "-m", "a3c"]
@@ -158,12 +158,6 @@ def training_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def spread(numbers: list[float], form: str = ",.0f") -> str:
-    """Median, least and most."""
-    median, least, most = statistics.median(numbers), min(numbers), max(numbers)
-    return f"{median:{form}} ({least:{form}} to {most:{form}})"
-
-
 def score_table(rows: dict[int, list[dict[str, Any]]]) -> list[str]:
     """Seconds to the score, and how much sooner than one worker with the same seed."""
     lines = ["| workers | solved | seconds | sooner than one worker | steps |"]
@@ -191,8 +185,8 @@ def store_table(rows: list[dict[str, Any]]) -> list[str]:
         stale = statistics.median(row["staleness_mean"] for row in some)
         shares = [statistics.median(row[name] for row in some) for name in ("lost", "torn", "lost_statistic")]
         lines.append(
-            f"| {key[0]:,} | {key[1]} | {key[2]} | {statistics.median(rates):,.0f} ({min(rates):,.0f} to "
-            f"{max(rates):,.0f}) | {stale:.2f} | {' | '.join(f'{share:.2%}' for share in shares)} |"
+            f"| {key[0]:,} | {key[1]} | {key[2]} | {spread(rates)} | {stale:.2f} "
+            f"| {' | '.join(f'{share:.2%}' for share in shares)} |"
         )
     return lines
 

@@ -36,7 +36,7 @@ def test_cartpole_is_solved_with_two_workers(tmp_path, algorithm):
         run_dir=str(tmp_path / "run"), quiet=True, tensorboard=False,
     )  # fmt: skip
     assert run.solved, run.summary
-    assert a3c.evaluate(run.policy(), "CartPole-v1", episodes=20).return_mean > 15  # an untrained one: about 9
+    assert a3c.evaluate(run.policy(), "CartPole-v1", episodes=20).return_mean > 100  # it may play worse at the very end
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["env_steps"] == run.summary["env_steps"]
     stale = [line["staleness_max"] for line in lines if line["staleness_max"] is not None]

@@ -360,7 +360,8 @@ def table(records: list[dict[str, Any]]) -> str:
             continue
         some = [r for r in some if r["run"] == run]
         key, counted = ("seconds", "solved") if kind == "solve" else ("steps_per_second", "rounds")
-        order = [system.name for system in (SOLVE if kind == "solve" else SPEED)]
+        described = {system.name: system.settings for system in (SOLVE if kind == "solve" else SPEED)}  # in their order
+        order = [*described]
         names = sorted(dict.fromkeys(r["system"] for r in some), key=lambda n: order.index(n) if n in order else 99)
         if kind == "solve":  # who has not solved it takes for ever
             some = [r | {"seconds": r["seconds"] or math.inf} if "seconds" in r else r for r in some]
@@ -369,7 +370,6 @@ def table(records: list[dict[str, Any]]) -> str:
             for name in names
             if name.startswith("a3c")
         }
-        described = {system.name: system.settings for system in (SOLVE if kind == "solve" else SPEED)}
         machine = "{platform}, {cores} cores".format(**some[0]["machine"])
         command = some[0].get("command", f"python benchmarks/peers/run.py {kind}")
         lines += [

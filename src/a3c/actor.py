@@ -123,9 +123,10 @@ class Actor:
                 break
         self.next_observation = map_parts(lambda buffer: buffer[length].copy(order="K"), self.observations)
         self.next_episode_start = self.episode_start[length].copy()
-        self._count_episodes(length)
         steps = self._whole if length == len(self.rewards) else self._first_steps(length)
-        return Rollout(**steps, state=state, passes=self.passes(length))
+        rollout = Rollout(**steps, state=state, passes=self.passes(length))
+        self._count_episodes(rollout.real.numpy())
+        return rollout
 
     def finished_episodes(self) -> tuple[Episode, ...]:
         """Episodes that have ended since the last call, in the order of their ends."""
@@ -161,11 +162,10 @@ class Actor:
         else:
             _fill(self.observations[t], observation, self._pieces[""])
 
-    def _count_episodes(self, length: int) -> None:
+    def _count_episodes(self, real: NDArray[np.bool_]) -> None:
         # Once a rollout, not once a step. Rows that merely reset carry no reward and no length.
-        real = ~self.episode_start[1 : length + 1]  # [T, B]
-        rewards = np.where(real, self.rewards[:length], 0.0)  # [T, B] float64
-        done = self.done[:length] & real  # [T, B]
+        rewards = np.where(real, self.rewards[: len(real)], 0.0)  # [T, B] float64
+        done = self.done[: len(real)] & real  # [T, B]
         begin = 0
         for t in np.logical_or.reduce(done, 1).nonzero()[0].tolist():  # in which some episode ends
             self.episode_return += np.add.reduce(rewards[begin : t + 1], 0)
