@@ -27,7 +27,7 @@ import torch
 
 from a3c.experiment import presets
 from cartpole import commit
-from survival import below, pss_kib, workers_of
+from survival import below, memory_of, workers_of
 
 RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable, "-W", "ignore"]
@@ -53,7 +53,7 @@ sys.stdin.read()  # as long as it is looked at
 
 def pss_mb(pid: int) -> float:
     """The proportional set size of a process, in MB; 0 if it is gone."""
-    return round(pss_kib(pid) * 1024 / 1e6, 1)
+    return round(memory_of(pid).pss * 1024 / 1e6, 1)
 
 
 def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
