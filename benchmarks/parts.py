@@ -169,7 +169,7 @@ def measured(case: Case) -> list[Row]:
         rewards = model.normaliser.rewards(rollout)
         outputs = model(rollout)
         loss = actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean")
-        return flat_gradient(loss.total, model)
+        return flat_gradient(loss, model)
 
     for one in (rollout, acted):
         torch.testing.assert_close(gradient(one), gradient_by_autograd(), rtol=1e-3, atol=1e-5)
@@ -295,7 +295,7 @@ def tried_loss(case: Case) -> list[Row]:
         return actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean").total
 
     def by_autograd() -> tuple[torch.Tensor, ...]:
-        return torch.autograd.grad(plain_loss(model, outputs, rollout, rewards), outputs)
+        return torch.autograd.grad(plain_loss(model, outputs, rollout, rewards), tuple(outputs))
 
     @torch.no_grad()
     def written_down() -> tuple[torch.Tensor, torch.Tensor, tuple[float, ...]]:

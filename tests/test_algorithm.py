@@ -114,7 +114,7 @@ def test_what_is_pushed_and_yielded():
     options = {name: getattr(SETTINGS, name) for name in ("discount", "lambda_", "entropy_coef", "value_coef")}
     loss = actor_critic_loss(model(rollout), rollout, rollout.rewards, model.distribution, **options, reduction="mean")
     ((gradient, counts, base_version),) = store.pushed
-    assert torch.equal(gradient, flat_gradient(loss.total, model))
+    assert torch.equal(gradient, flat_gradient(loss, model))
     assert counts == Counts(rollout.env_steps, 2)
     assert base_version == 40
     assert update.losses == loss.terms()

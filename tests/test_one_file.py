@@ -77,7 +77,7 @@ def test_the_first_update_equals_the_librarys(example, monkeypatch, seed, push_r
         RMSProp(example.DECAY, example.EPSILON), linear(example.LEARNING_RATE), Budget(10**12), example.CLIP
     )
     store = LocalStore(theta, rule)
-    store.push(flat_gradient(loss.total, model), Counts(0, 0), 0)
+    store.push(flat_gradient(loss, model), Counts(0, 0), 0)
 
     # The example's own.
     g = torch.zeros_like(theta)

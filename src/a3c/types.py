@@ -64,24 +64,46 @@ class Rollout:
         return int(self.real.numpy().sum())
 
 
-class PolicyValue(NamedTuple):
-    """What a model says of a rollout's T+1 rows of observations."""
+class PolicyValue:
+    """What a model says of a rollout's T+1 rows of observations; it unpacks into the two.
 
-    policy: Tensor  # [T+1, B, D], parameters of the distribution over actions
-    values: Tensor  # [T+1, B]
+    Args:
+        policy: parameters of the distribution over actions, [T+1, B, D].
+        values: [T+1, B].
+    """
 
+    def __init__(self, policy: Tensor, values: Tensor) -> None:
+        self._policy, self._values = policy, values
 
-class Loss(NamedTuple):
-    """The actor-critic loss and its terms, each reduced over the real transitions."""
+    @property
+    def policy(self) -> Tensor:
+        """Parameters of the distribution over actions, [T+1, B, D]."""
+        return self._policy
 
-    total: Tensor  # [], of which gradients are taken
-    policy: float
-    value: float
-    entropy: float
+    @property
+    def values(self) -> Tensor:
+        """[T+1, B]."""
+        return self._values
 
-    def terms(self) -> dict[str, float]:
-        """The three terms, named as they are logged."""
-        return {"policy_loss": self.policy, "value_loss": self.value, "entropy": self.entropy}
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.policy
+        yield self.values
+
+    def on_host(self) -> tuple[Array, Array]:
+        """The two as arrays, without a gradient."""
+        return self._policy.numpy(force=True), self._values.numpy(force=True)
+
+    def pulled_back(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
+        """∂L/∂θ, a fresh vector [P], where the chain rule from a module's parameters to these outputs is written down.
+
+        None where it is not: then it is autograd's, whose graph the two tensors belong to.
+
+        Args:
+            module: whose parameters.
+            of_policy: ∂L/∂policy of the first T rows, [T, B, D]; that of the others is 0.
+            of_values: ∂L/∂values, likewise, [T, B].
+        """
+        return None
 
 
 class Counts(NamedTuple):

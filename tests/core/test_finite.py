@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from a3c.core.finite import first_non_finite
-from a3c.types import Loss
+from a3c.core.losses import Loss
+from a3c.types import PolicyValue
 from random_rollout import random_rollout
 
 POISONS = [math.nan, math.inf, -math.inf]
@@ -19,7 +20,8 @@ def clean():
     """A rollout with a row that is not real, its loss, its gradient."""
     rollout = random_rollout(seed=3, length=8)
     assert rollout.env_steps < rollout.real.numel()
-    return rollout, Loss(torch.tensor(1.0), 2.0, 3.0, 4.0), torch.zeros(5)
+    outputs = PolicyValue(torch.zeros(9, 3, 2), torch.zeros(9, 3))
+    return rollout, Loss(2.0, 3.0, 4.0, 1.0, outputs, outputs.on_host()), torch.zeros(5)
 
 
 def test_finite_numbers_are_all_right():

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from a3c.core import losses
 from a3c.core.distributions import Bernoulli, Categorical, Composite, MultiCategorical, Normal, TanhNormal
-from a3c.core.losses import actor_critic_loss
-from a3c.types import Loss, PolicyValue, Rollout
+from a3c.core.losses import Loss, actor_critic_loss
+from a3c.types import PolicyValue, Rollout
 from random_rollout import random_rollout
 
 COEFFICIENTS = {"discount": 0.9, "lambda_": 0.8, "entropy_coef": 0.05, "value_coef": 0.5}
@@ -28,7 +27,7 @@ def loss_of(outputs: PolicyValue, rollout: Rollout, **options) -> Loss:
 
 
 def numbers_of(loss: Loss) -> list[float]:
-    return [loss.total.item(), *loss[1:]]
+    return [loss.total.item(), loss.policy, loss.value, loss.entropy]
 
 
 def random_outputs(rollout: Rollout, seed: int, actions: int = 3) -> PolicyValue:
@@ -291,7 +290,7 @@ def test_a_time_limit_bootstraps_and_a_terminal_state_does_not():
 
 def test_computes_where_the_model_is_and_in_its_dtype(monkeypatch):
     """A device that is not there: its tensors have no numbers, so what is fetched from it is made up."""
-    monkeypatch.setattr(losses, "_on_host", lambda tensor: np.zeros(tensor.shape, np.float32))
+    monkeypatch.setattr(PolicyValue, "on_host", lambda both: [np.zeros(tensor.shape, np.float32) for tensor in both])
     rollout = random_rollout(seed=7, dtype=torch.float64)  # on the CPU, where environments live
     rows = rollout.episode_start.shape
     outputs = PolicyValue(

@@ -17,6 +17,7 @@ from a3c.core.normalisation import Normaliser
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.numpy_acting import NumpyPolicy
 from a3c.models.perceptrons import Layer, Perceptrons
+from a3c.types import PolicyValue
 from random_rollout import random_rollout
 
 VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
@@ -112,7 +113,7 @@ def loss_of(outputs, rollout, distribution):
     return actor_critic_loss(
         outputs, rollout, rollout.rewards, distribution,
         discount=0.9, lambda_=0.8, entropy_coef=0.1, value_coef=0.5, reduction="mean",
-    ).total  # fmt: skip
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_the_chain_rule_is_taken_directly_and_gives_what_autograd_does(autograds
     rollout = replace(rollout, actions=actions)
     directly = flat_gradient(loss_of(model(rollout), rollout, distribution), model)
     assert not autograds
-    by_autograd = flat_gradient(loss_of(model(rollout), rollout, distribution) + 0, model)
+    by_autograd = flat_gradient(loss_of(model(rollout), rollout, distribution).total, model)
     assert len(autograds) == 1
     assert directly.shape == model.flat.shape
     assert directly.abs().min() < 1 < 1e6 * directly.abs().max()
@@ -152,20 +153,54 @@ def test_what_else_hangs_on_the_parameters_is_left_to_autograd(autograds):
         return loss_of(change(model(rollout)), rollout, distribution)
 
     known = flat_gradient(loss(lambda outputs: outputs), model)
-    term = loss(lambda outputs: outputs) + sum(p.square().sum() for p in model.parameters())
+    term = loss(lambda outputs: outputs).total + sum(p.square().sum() for p in model.parameters())
     torch.testing.assert_close(flat_gradient(term, model), known + 2 * model.flat)
-    bent = flat_gradient(loss(lambda outputs: outputs._replace(values=2 * outputs.values)), model)
-    other = flat_gradient(loss(lambda outputs: outputs._replace(policy=outputs.policy.mul_(2))), model)
+    bent = flat_gradient(loss(lambda outputs: PolicyValue(outputs.policy, 2 * outputs.values)), model)
     assert not torch.equal(bent, known)
-    assert not torch.equal(other, known)
-    assert len(autograds) == 3
-    ours = loss(lambda outputs: outputs)
+    assert len(autograds) == 2
+
+
+def test_outputs_that_somebody_has_changed_are_left_to_autograd(autograds):
+    distribution = Categorical(3)
+    model, rollout = built(NETWORKS["shared"], distribution=distribution), random_rollout(1, observation_shape=(5,))
+    plain = copy.deepcopy(model)  # torch's passes
+    gradients = []
+    for network in (model, plain):
+        outputs = network(rollout)
+        outputs.policy.mul_(2)
+        outputs.values.register_hook(lambda gradient: 3 * gradient)
+        gradients.append(flat_gradient(loss_of(outputs, rollout, distribution), network))
+    assert len(autograds) == 2
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
+    assert not torch.equal(gradients[0], flat_gradient(loss_of(model(rollout), rollout, distribution), model))
+
+
+def test_of_another_module_autograd_says_whether_the_outputs_depend_on_it():
+    distribution, rollout = Categorical(3), random_rollout(1, observation_shape=(5,))
+    model, other = (built(NETWORKS["shared"], distribution=distribution) for _ in range(2))
+    loss = loss_of(model(rollout), rollout, distribution)
+    assert not flat_gradient(loss, other).any()
+
+
+def test_outputs_without_a_graph_have_no_gradient():
+    distribution, rollout = Categorical(3), random_rollout(1, observation_shape=(5,))
+    model = built(NETWORKS["shared"], distribution=distribution)
+    with torch.no_grad():
+        outputs = model(rollout)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        flat_gradient(loss_of(outputs, rollout, distribution), model)
+
+
+def test_a_parameter_that_is_held_fast_has_no_gradient():
+    distribution, rollout = Categorical(3), random_rollout(1, observation_shape=(5,))
+    model = built(NETWORKS["shared"], distribution=distribution)
+    ours = loss_of(model(rollout), rollout, distribution)
     model.value_head.bias.requires_grad_(False)
     with pytest.raises(RuntimeError, match="does not require grad|not have been used"):
         flat_gradient(ours, model)
     model.value_head.bias.requires_grad_(True)
     with pytest.raises(RuntimeError, match="does not require grad"):
-        flat_gradient(loss(lambda outputs: outputs), model.value_head.requires_grad_(False))
+        flat_gradient(loss_of(model(rollout), rollout, distribution), model.value_head.requires_grad_(False))
 
 
 def test_no_rows_are_no_mistake():
@@ -200,7 +235,7 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
             torch.testing.assert_close(ours, anew, rtol=1e-12, atol=1e-12)
         gradients = [flat_gradient(loss_of(model(each), each, distribution), model) for each in (known, rollout)]
         torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
-        by_autograd = flat_gradient(loss_of(model(known), known, distribution) + 0, model)
+        by_autograd = flat_gradient(loss_of(model(known), known, distribution).total, model)
         torch.testing.assert_close(by_autograd, gradients[1], rtol=1e-11, atol=1e-13)
         model.flat.mul_(1.1)  # the next steps are by other parameters
         assert not known.passes.hold(model.perceptrons, length + 1)

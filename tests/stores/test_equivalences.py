@@ -95,7 +95,7 @@ def test_a_round_of_workers_is_one_batch_of_all_their_environments(reduction):
             value_coef=0.5,
             reduction=reduction,
         )
-        return flat_gradient(loss.total, model)
+        return flat_gradient(loss, model)
 
     store = make_store("synchronous", torch.zeros_like(model.flat), make_rule(), 3, reduction=reduction)
     for worker in (2, 0, 1):

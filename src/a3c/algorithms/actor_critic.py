@@ -52,7 +52,7 @@ def actor_learner(settings: ActorCriticSettings, actor: Actor, model: Model, sto
             value_coef=settings.value_coef,
             reduction=settings.reduction,
         )
-        gradient = flat_gradient(loss.total, model)  # dθ
+        gradient = flat_gradient(loss, model)  # dθ
         episodes = actor.finished_episodes()
         counts = Counts(rollout.env_steps, len(episodes))
         if (term := first_non_finite(rollout, loss, gradient)) is None:

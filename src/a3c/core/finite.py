@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from a3c.types import Loss, Rollout
+from a3c.core.losses import Loss
+from a3c.types import Rollout
 
 _GREATEST = 1e150  # beyond, a square is infinite, and with it the moments
 

@@ -1,10 +1,12 @@
 """A module's parameters, and a loss's gradient, as one flat vector."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from a3c.core.losses import Loss
 
 
 class HasParameters(Protocol):
@@ -48,36 +50,17 @@ def is_flattened(module: nn.Module, flat: Tensor) -> bool:
     return address == flat.data_ptr() + flat.numel() * flat.element_size()
 
 
-def flat_gradient(loss: Tensor, module: HasParameters) -> Tensor:
+def flat_gradient(loss: Tensor | Loss, module: HasParameters) -> Tensor:
     """dθ = ∂loss/∂θ as a fresh vector [P], 0 where the loss does not depend on a parameter.
 
-    It is a value: no `.grad` is read or written, so nothing can pile up or be replayed. Where each step of the chain
-    rule is written down, from the loss to the outputs and from these to the parameters, it is taken directly, and
-    hooks on what lies between are not called; everything else is left to autograd.
+    It is a value: no `.grad` is read or written, so nothing can pile up or be replayed. A `Loss` knows its gradient
+    with respect to a network's outputs; where the chain rule from there to the parameters is written down, too, it is
+    taken directly, and hooks on what lies between are not called. Everything else is left to autograd.
     """
-    if (gradient := _written_down(loss, module)) is not None:
-        return gradient
+    if isinstance(loss, Loss):
+        # Autograd would find the same up to rounding, but for small networks its own work takes longer than that.
+        if (gradient := loss.outputs.pulled_back(module, *loss.of_outputs)) is not None:
+            return gradient
+        loss = loss.total
     gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.reshape(-1) for gradient in gradients])
-
-
-def _written_down(loss: Tensor, module: HasParameters) -> Tensor | None:
-    """The gradient [P], where the loss is known with those at a network's outputs, and the network has its chain rule.
-
-    Such a loss's node has `of_outputs`, one array for each output: the gradients of its first rows, where those of the
-    others are 0. That of the network, from which all of these come and nothing else, has its `module` and `chain_rule`,
-    which makes of them a fresh vector [P], in the order of the module's `parameters`.
-    Autograd would find the same up to rounding, but for small networks its own work takes longer than that.
-    """
-    known: Any = loss.grad_fn
-    of_outputs = getattr(known, "of_outputs", None)
-    if of_outputs is None:
-        return None
-    sources = known.next_functions[: len(of_outputs)]
-    network: Any = sources[0][0]
-    if not hasattr(network, "chain_rule") or sources != tuple((network, i) for i in range(len(of_outputs))):
-        return None
-    if network.module is not module or not all(parameter.requires_grad for parameter in network.parameters):
-        return None
-    gradient: Tensor = network.chain_rule(network, *of_outputs)
-    return gradient

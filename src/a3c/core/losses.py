@@ -1,6 +1,6 @@
 """The actor-critic loss of A3C, on a whole rollout at once."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -9,10 +9,30 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from a3c.core.returns import lambda_returns
-from a3c.types import Loss, PolicyDistribution, PolicyValue, Rollout
+from a3c.types import PolicyDistribution, PolicyValue, Rollout
 
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum"]
+
+
+class Loss(NamedTuple):
+    """The actor-critic loss, its terms, each reduced over the real transitions, and its gradient at the outputs."""
+
+    policy: float
+    value: float  # without c_v
+    entropy: float  # without β
+    number: float  # L
+    outputs: PolicyValue
+    of_outputs: tuple[Array, Array]  # ∂L/∂policy [T, B, D] and ∂L/∂values [T, B] of the first T rows; else 0
+
+    @property
+    def total(self) -> Tensor:
+        """L, [], in autograd's graph: a gradient flows to the outputs."""
+        return cast(Tensor, _Known.apply(*self.outputs, self.number, self.of_outputs))  # type: ignore[no-untyped-call]
+
+    def terms(self) -> dict[str, float]:
+        """The three terms, named as they are logged."""
+        return {"policy_loss": self.policy, "value_loss": self.value, "entropy": self.entropy}
 
 
 def actor_critic_loss(
@@ -47,15 +67,15 @@ def actor_critic_loss(
         reduction: "sum" over the real transitions (the paper's) or their "mean".
 
     Returns:
-        The total, [], and its three terms, each reduced alike; `value` is without c_v, `entropy` without β. A gradient
-        flows from the total to the outputs. It is not found by autograd but written down:
+        L and its three terms, each reduced alike, and L's gradient with respect to the outputs. It is not found by
+        autograd but written down:
 
             ∂L/∂p_t = -(R_t - V(s_t)) ∂ log π(a_t|s_t)/∂p_t - β ∂H/∂p_t,    ∂L/∂V(s_t) = -2 c_v (R_t - V(s_t))
 
         where p_t are the policy's parameters: some forty nodes of a graph less.
     """
     # All of it is worked out where the rollout lies, in arrays: that is fewer calls, and cheaper ones.
-    policy, values = _on_host(outputs.policy), _on_host(outputs.values)  # [T+1, B, D], [T+1, B]
+    policy, values = outputs.on_host()  # [T+1, B, D], [T+1, B]
     assert values.shape == rollout.episode_start.shape, f"values {values.shape} of T+1 rows of B"
     assert rollout.terminated.dtype == rollout.truncated.dtype == torch.bool, "flags are true or false"
     number = values.dtype.type
@@ -81,11 +101,7 @@ def actor_critic_loss(
         of_policy -= (entropy_coef * weights)[..., None] * of_entropy
         of_values = (-2 * value_coef) * weighted_errors
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
-    return Loss(_with_gradients(total, outputs, of_policy, of_values), policy_loss, value_loss, entropy)
-
-
-def _on_host(tensor: Tensor) -> Array:
-    return tensor.numpy(force=True)
+    return Loss(policy_loss, value_loss, entropy, total, outputs, (of_policy, of_values))
 
 
 def _where(real: Array, numbers: Array) -> Array:
@@ -93,18 +109,13 @@ def _where(real: Array, numbers: Array) -> Array:
     return np.where(real.reshape(real.shape + (1,) * (numbers.ndim - 2)), numbers, numbers.dtype.type(0))
 
 
-def _with_gradients(total: float, outputs: PolicyValue, of_policy: Array, of_values: Array) -> Tensor:
-    """The total, [], with these gradients with respect to the outputs' first T rows; it ignores the last one."""
-    return cast(Tensor, _Known.apply(*outputs, total, (of_policy, of_values)))  # type: ignore[no-untyped-call]
-
-
 class _Known(torch.autograd.Function):
-    """A number whose gradients are known already; see also `flat_gradient`."""
+    """A number whose gradients with respect to the outputs' first T rows are known; it ignores the last one."""
 
     @staticmethod
-    def forward(ctx: Any, policy: Tensor, values: Tensor, total: float, gradients: tuple[Array, Array]) -> Tensor:
+    def forward(ctx: Any, policy: Tensor, values: Tensor, number: float, gradients: tuple[Array, Array]) -> Tensor:
         ctx.of_outputs, ctx.device = gradients, policy.device
-        return torch.from_numpy(np.array(total, gradients[1].dtype)).to(ctx.device)
+        return torch.from_numpy(np.array(number, gradients[1].dtype)).to(ctx.device)
 
     @staticmethod
     @once_differentiable

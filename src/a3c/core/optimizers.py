@@ -4,19 +4,21 @@ Each step computes the new statistics in private scratch, steps from the scratch
 back. A process that writes the same vectors meanwhile can therefore cost part of an update, but never make a
 step larger than a single process could: the statistics that divide a gradient always contain that gradient.
 
-What is shared is read once in each operation. `torch.lerp` reads its start twice, and if another process writes in
-between, it gives what lies outside of both ends: a negative mean of squares, whose root is NaN.
+What is shared is read once in each operation. A linear interpolation that reads its start twice gives what lies outside
+of both ends if another process writes in between: a negative mean of squares, whose root is NaN.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
 
 
 class Optimizer(Protocol):
@@ -77,19 +79,25 @@ class RMSProp:
         step_count: int,
     ) -> None:
         """One step; see `Optimizer.step`."""
-        (square_average,) = statistics
-        new, square = scratch
-        torch.mul(gradient, gradient, out=square).mul_(1 - self.decay)
-        torch.add(square, square_average, alpha=self.decay, out=new)
+        theta, dtheta, square_average, new, square = _arrays(parameters, gradient, *statistics, *scratch)
+        np.multiply(dtheta, dtheta, out=square)
+        square *= 1 - self.decay
+        np.multiply(square_average, self.decay, out=new)
+        new += square
         # Dividing by sqrt(g / c) + ε is dividing by sqrt(g) + ε sqrt(c), and multiplying by sqrt(c).
         correction = 1 - self.decay**step_count if self.bias_correction else 1.0
         if self.epsilon_inside_root:
-            denominator = new.add_(self.epsilon * correction).sqrt_()
+            new += self.epsilon * correction
+            np.sqrt(new, out=new)
         else:
-            denominator = new.sqrt_().add_(self.epsilon * math.sqrt(correction))
-        parameters.addcdiv_(gradient, denominator, value=-learning_rate * math.sqrt(correction))
+            np.sqrt(new, out=new)
+            new += self.epsilon * math.sqrt(correction)
+        np.divide(dtheta, new, out=new)
+        new *= learning_rate * math.sqrt(correction)
+        theta -= new
         # Anew, and in place: what others have added meanwhile stays.
-        torch.add(square, square_average, alpha=self.decay, out=square_average)
+        square_average *= self.decay
+        square_average += square
 
 
 @dataclass(frozen=True)
@@ -120,17 +128,30 @@ class Adam:
         step_count: int,
     ) -> None:
         """One step; see `Optimizer.step`."""
-        average, square_average = statistics
-        new_average, new_square, ratio = scratch
-        torch.mul(average, self.beta1, out=new_average).add_(gradient, alpha=1 - self.beta1)
-        torch.mul(square_average, self.beta2, out=new_square).addcmul_(gradient, gradient, value=1 - self.beta2)
-        torch.sqrt(new_square, out=ratio).div_(math.sqrt(1 - self.beta2**step_count)).add_(self.epsilon)
-        torch.div(new_average, ratio, out=ratio).div_(1 - self.beta1**step_count)
+        vectors = _arrays(parameters, gradient, *statistics, *scratch)
+        theta, dtheta, average, square_average, ratio, root, part = vectors
+        np.multiply(dtheta, 1 - self.beta1, out=part)
+        np.multiply(average, self.beta1, out=ratio)
+        ratio += part
+        np.multiply(dtheta, dtheta, out=part)
+        part *= 1 - self.beta2
+        np.multiply(square_average, self.beta2, out=root)
+        root += part
+        np.sqrt(root, out=root)
+        root /= math.sqrt(1 - self.beta2**step_count)
+        root += self.epsilon
+        ratio /= root
+        ratio /= 1 - self.beta1**step_count
         bound = self.ratio_bound(step_count)
-        parameters.add_(ratio.clamp_(-bound, bound), alpha=-learning_rate)
+        np.minimum(np.maximum(ratio, -bound, out=ratio), bound, out=ratio)
+        ratio *= learning_rate
+        theta -= ratio
         # Anew, and in place: what others have added meanwhile stays.
-        average.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
-        square_average.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        square_average *= self.beta2
+        square_average += part
+        np.multiply(dtheta, 1 - self.beta1, out=part)
+        average *= self.beta1
+        average += part
 
     def ratio_bound(self, step_count: int) -> float:
         """The largest |m̂| / sqrt(v̂) that t steps of one process can reach, with a hair's breadth for rounding.
@@ -157,4 +178,10 @@ def clip_by_global_norm(gradient: Tensor, max_norm: float | None, out: Tensor) -
     norm = math.sqrt(np.vdot(numbers, numbers))
     if max_norm is None or not max_norm < norm < math.inf:
         return gradient, norm
-    return torch.mul(gradient, max_norm / norm, out=out), norm
+    np.multiply(numbers, max_norm / norm, out=out.numpy())
+    return out, norm
+
+
+def _arrays(*vectors: Tensor) -> tuple[Array, ...]:
+    """Their memory for NumPy, whose calls are the cheaper ones; of large vectors both libraries take the same time."""
+    return tuple(vector.numpy() for vector in vectors)

@@ -152,7 +152,9 @@ class Perceptrons:
             arrays = self._completed(passes, observations[-1].numpy(), model.normaliser)
         else:
             arrays = self._policy_passes(self.inputs(observations.numpy(), model.normaliser))
-        return PolicyValue(*_Pass.apply(self, model, arrays, lead, *self.parameters))  # type: ignore[no-untyped-call]
+        outputs = PassedThrough(self, model, arrays, lead)
+        # Without a graph there is nothing to put off.
+        return outputs if torch.is_grad_enabled() else PolicyValue(*outputs)
 
     @np.errstate(invalid="ignore", over="ignore")
     def policy_pass(
@@ -220,6 +222,10 @@ class Perceptrons:
         assert self.log_std is not None
         np.matmul((features**2).T, of_log_stds / self.variance(features), out=out)
         out *= np.exp(2 * self.log_std)
+
+    def pulled_back(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
+        """The same as `backward` for gradients of any leading dimensions, [..., D] and [...]."""
+        return self.backward(tapes, of_policy.reshape(of_values.size, of_policy.shape[-1]), of_values.reshape(-1))
 
     @np.errstate(invalid="ignore", over="ignore")
     def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
@@ -321,26 +327,69 @@ class Passes(NamedTuple):
         return self.kept.rollout == self.rollout and self.steps + 1 == rows and self.kept.are_by(network)
 
 
+class PassedThrough(PolicyValue):
+    """A network's outputs, and the chain rule from its parameters to them: tensors only once somebody asks for them.
+
+    Args:
+        network: what was passed through.
+        model: whose network it is.
+        passes: what the policy's layers took in and gave out.
+        lead: the outputs' leading dimensions.
+    """
+
+    def __init__(self, network: Perceptrons, model: ActorCritic, passes: list[Array], lead: tuple[int, ...]) -> None:
+        policy, values, self._tapes = network.forward_from(passes)
+        self._network, self._model = network, model
+        self._arrays = policy.reshape(*lead, policy.shape[1]), values.reshape(lead)
+        self._tensors: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def policy(self) -> Tensor:
+        """Parameters of the distribution over actions, [..., D], a node of autograd's graph."""
+        return self._in_graph()[0]
+
+    @property
+    def values(self) -> Tensor:
+        """[...]."""
+        return self._in_graph()[1]
+
+    def _in_graph(self) -> tuple[Tensor, Tensor]:
+        if self._tensors is None:
+            network = self._network
+            self._tensors = _Pass.apply(network, self._arrays, self._tapes, *network.parameters)  # type: ignore[no-untyped-call]
+        return self._tensors
+
+    def on_host(self) -> tuple[Array, Array]:
+        """The two as arrays, without a gradient."""
+        return self._arrays
+
+    def pulled_back(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
+        """The parameters' gradient, unless they are another's, or some have none, or the outputs were handed out.
+
+        Tensors that were handed out may have been changed, or have hooks: autograd sees to that.
+        """
+        network = self._network
+        if (
+            self._tensors is not None
+            or module is not self._model
+            or not all(parameter.requires_grad for parameter in network.parameters)
+        ):
+            return None
+        return torch.from_numpy(network.pulled_back(self._tapes, of_policy, of_values))
+
+
 class _Pass(torch.autograd.Function):
-    """The network's pass as one node; see also `flat_gradient`."""
+    """The network's pass as one node."""
 
     @staticmethod
     def forward(
-        ctx: Any, network: Perceptrons, model: ActorCritic, passes: list[Array], lead: tuple[int, ...], *_: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        policy, values, ctx.tapes = network.forward_from(passes)
-        ctx.network, ctx.module, ctx.parameters = network, model, network.parameters
-        ctx.chain_rule = _chain_rule
-        return torch.from_numpy(policy.reshape(*lead, policy.shape[1])), torch.from_numpy(values.reshape(lead))
+        ctx: Any, network: Perceptrons, outputs: tuple[Array, Array], tapes: list[list[Array]], *_: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.network, ctx.tapes = network, tapes
+        return tuple(torch.from_numpy(array) for array in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = _chain_rule(ctx, of_policy.numpy(), of_values.numpy())
-        return None, None, None, None, *ctx.network.parts_of(gradient)
-
-
-def _chain_rule(ctx: Any, of_policy: Array, of_values: Array) -> Tensor:
-    """The parameters' gradient [P] for those of outputs, [..., D] and [...], or of their first rows only."""
-    rows = of_policy.reshape(of_values.size, of_policy.shape[-1])
-    return torch.from_numpy(ctx.network.backward(ctx.tapes, rows, of_values.reshape(-1)))
+        gradient = ctx.network.pulled_back(ctx.tapes, of_policy.numpy(), of_values.numpy())
+        return None, None, None, *ctx.network.parts_of(torch.from_numpy(gradient))
