@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+import numpy as np
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,26 @@ class Adding:
 
     statistic_names: ClassVar[tuple[str, ...]] = ("sums",)
 
-    def step(self, parameters, gradient, statistics, scratch, *, learning_rate, step_count) -> None:
+    def step(
+        self,
+        parameters: Tensor,
+        gradient: Tensor,
+        statistics: tuple[Tensor, ...],
+        scratch: tuple[Tensor, ...],
+        *,
+        learning_rate: float,
+        step_count: int,
+    ) -> None:
         """See `Optimizer.step`."""
-        (sums,) = statistics
-        new, square = scratch
-        torch.mul(gradient, gradient, out=square)
-        torch.add(sums, square, out=new)
-        denominator = new.div_(new).sqrt_()
-        parameters.addcdiv_(gradient, denominator, value=learning_rate)
-        sums.add_(square)
+        theta, dtheta, sums, new, square = (v.numpy() for v in (parameters, gradient, *statistics, *scratch))
+        np.multiply(dtheta, dtheta, out=square)
+        square *= 1.0
+        np.multiply(sums, 0.0, out=new)
+        new += square
+        np.sqrt(new, out=new)
+        new += 0.0
+        np.divide(dtheta, new, out=new)
+        new *= learning_rate
+        theta += new
+        sums *= 1.0
+        sums += square

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ def timed(command: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def run_seed(seed: int, flags: list[str], directory: Path) -> dict[str, object]:
+def run_seed(seed: int, flags: list[str], directory: Path) -> dict[str, Any]:
     """Train one seed and evaluate what it learned."""
     run_dir = directory / str(seed)
     command = [sys.executable, "-m", "a3c", "train", "CartPole-v1", "--stop-at-return", "475", "--quiet"]
@@ -71,7 +72,7 @@ def run_seed(seed: int, flags: list[str], directory: Path) -> dict[str, object]:
     }
 
 
-def measure(name: str, flags: list[str], seeds: Sequence[int]) -> dict[str, object]:
+def measure(name: str, flags: list[str], seeds: Sequence[int]) -> dict[str, Any]:
     """All seeds of one variant."""
     rows, imports = [], []
     with tempfile.TemporaryDirectory() as directory:
@@ -97,7 +98,7 @@ def measure(name: str, flags: list[str], seeds: Sequence[int]) -> dict[str, obje
     }
 
 
-def table(results: list[dict[str, object]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """The results as a Markdown table."""
     lines = [
         "| variant | solved | seconds: median (min to max) | steps, median "
@@ -132,7 +133,7 @@ def commit() -> str:
     return f"{name}-dirty" if changed else name
 
 
-def save(name: str, results: list[dict[str, object]]) -> None:
+def save(name: str, results: list[dict[str, Any]]) -> None:
     """Print the results and write them to benchmarks/results/NAME.json and .md."""
     record = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),

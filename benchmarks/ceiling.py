@@ -91,7 +91,7 @@ def spread(numbers: list[float], form: str = ",.0f") -> str:
 
 def median(rows: list[dict[str, Any]], key: str) -> float:
     """Of one number of a case's measurements."""
-    return statistics.median(row[key] for row in rows)
+    return float(statistics.median(row[key] for row in rows))
 
 
 def report(rows: list[dict[str, Any]], runs: int, seconds: float) -> str:

@@ -36,7 +36,6 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ from a3c.core.schedules import Budget, constant
 from a3c.core.update_rule import UpdateRule
 from a3c.runtimes.ray import ClusterWish, RayRuntime
 from a3c.stores.ray import RayStore
-from a3c.types import Counts, Life, Report, StoreHandle, Update
+from a3c.types import ActorLearner, Counts, Life, Report, StoreHandle, Update
 from cartpole import commit
 from slow_environment import steps_per_second
 
@@ -75,7 +74,7 @@ class Pushing:
     def __init__(self, size: int, workers: int, seconds: float) -> None:
         self.size, self.workers, self.seconds = size, workers, seconds
 
-    def __call__(self, worker: int, store: StoreHandle, life: Life) -> Iterator[Update]:
+    def __call__(self, worker: int, store: StoreHandle, life: Life) -> ActorLearner:
         """Each update's losses are its number of round trips and their seconds."""
         own, gradient = torch.empty(self.size), torch.full((self.size,), 1e-6)
         store.pull(own)
@@ -233,7 +232,8 @@ def main() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     cloudpickle.register_pickle_by_value(slow_environment)  # other nodes have no such module
     ray.init(address=arguments.address, logging_level=logging.ERROR, log_to_driver=False)
-    sections, data = [], {}
+    sections = list[str]()
+    data = dict[str, Any]()
     if "server" in parts or "model" in parts:
         rows = [server(size, workers) for _ in runs for size in SIZES for workers in WORKERS]
         data["server"] = rows

@@ -107,7 +107,7 @@ def run_directory(name: str, by: str, seed: int) -> str:
 
 def run_ours(env: str, seed: int, settings: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
     """Train one seed and evaluate what it learned."""
-    command = ["train", env, "--seed", str(seed), *flags(budget(env, settings) | settings)]
+    command = ["train", env, "--seed", str(seed), *flags({**budget(env, settings), **settings})]
     python = [*PYTHON, "-m", "a3c"]
     subprocess.run([*python, *command, "--run-dir", str(run_dir), "--overwrite", "--quiet"], check=True)
     summary = json.loads((run_dir / "summary.json").read_text())

@@ -68,10 +68,13 @@ def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
                 time.sleep(every_s)
                 if workers := workers_of(process.pid):
                     everybody = [process.pid, *below(process.pid)]
+                    workers_mb = [pss_mb(pid) for pid in sorted(workers)]
+                    if not all(workers_mb):  # one that has just gone
+                        continue
                     samples.append(
                         {
                             "seconds": round(time.monotonic() - began, 1),
-                            "workers_mb": [pss_mb(pid) for pid in sorted(workers)],
+                            "workers_mb": workers_mb,
                             "all_mb": round(sum(pss_mb(pid) for pid in everybody), 1),
                             "own_mb": pss_mb(process.pid),
                             "open_files": len(os.listdir(f"/proc/{process.pid}/fd")),
@@ -80,8 +83,7 @@ def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
         if process.returncode:
             raise SystemExit(f"the run of {env} failed")
         steps = json.loads(Path(folder, "run", "summary.json").read_text())["env_steps"]
-    whole = [s for s in samples if all(s["workers_mb"])]
-    return [s | {"env_steps": steps} for s in whole]
+    return [sample | {"env_steps": steps} for sample in samples]
 
 
 def bare_mb(env: str, many: int) -> float:
@@ -115,10 +117,10 @@ def row(result: dict[str, Any]) -> str:
     early, late = samples[tenth : 2 * tenth] or samples[-1:], samples[-tenth:]
 
     def largest(some: list[dict[str, Any]]) -> float:
-        return statistics.median(max(sample["workers_mb"]) for sample in some)
+        return float(statistics.median(max(sample["workers_mb"]) for sample in some))
 
     def whole(some: list[dict[str, Any]], what: str) -> float:
-        return statistics.median(sample[what] for sample in some)
+        return float(statistics.median(sample[what] for sample in some))
 
     return (
         f"| {result['env']} | {result['workers']} x {result['envs_per_worker']} | {result['seconds'] / 60:g} "

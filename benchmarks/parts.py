@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from a3c.core.optimizers import RMSProp
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic, Network
+from a3c.models.encoder import Encoder
 from a3c.models.numpy_acting import NumpyPolicy
 from a3c.models.torsos import image_torso
 from a3c.runtimes.child_process import keep_freed_memory
@@ -54,7 +55,7 @@ class Case(NamedTuple):
 
     name: str
     observations: spaces.Box
-    actions: spaces.Space
+    actions: spaces.Space[Any]
     envs: int
     length: int
     normalised: bool = True
@@ -234,7 +235,8 @@ def measured_images(torso: str) -> list[Row]:
 
 def tried_images(torso: str) -> list[Row]:
     """Convolutions with channels last in memory, as they are, and with channels first."""
-    module = image_torso(torso, *SCREEN.shape)
+    channels, height, width = SCREEN.shape
+    module = image_torso(torso, channels, height, width)
     plain = screens(SCREEN_STEPS + 1, plain=True).flatten(0, 1).float()
     turned = plain.contiguous(memory_format=torch.channels_last)
 
@@ -264,7 +266,8 @@ def tried_acting(case: Case) -> Row:
     model = built(case)
     fast, starts, generator = NumpyPolicy(model, 0), np.zeros(case.envs, np.bool_), torch.Generator().manual_seed(0)
     row = rollout_of(case, model).observations[0].numpy()
-    linears = [layer for layer in model.policy_torso.joint if isinstance(layer, nn.Linear)]
+    assert isinstance(model.policy_torso, Encoder)
+    linears = [layer for layer in model.policy_torso.joint.children() if isinstance(layer, nn.Linear)]
     hidden, head = [(layer.weight, layer.bias) for layer in linears], model.policy_head.linear
 
     def logits_of(features: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,8 @@ class MinAtarTorso(BaseFeaturesExtractor):
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """[N, H, W, C] -> [N, F]."""
-        return self.layers(observations.permute(0, 3, 1, 2))
+        features: torch.Tensor = self.layers(observations.permute(0, 3, 1, 2))
+        return features
 
 
 # envs, steps, normalise and linear (a rate that falls to 0) are for `train`, the rest for A2C.

@@ -29,7 +29,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +40,7 @@ from a3c.core.update_rule import UpdateRule
 from a3c.experiment.profiling import Subject
 from a3c.runtimes.processes import ProcessRuntime
 from a3c.stores.shared import SharedStore
-from a3c.types import Counts, Life, Report, StoreHandle, Update
+from a3c.types import ActorLearner, Counts, Life, Report, StoreHandle, Update
 from adding import Adding
 from cartpole import commit, timed
 from ceiling import spread, trained_run
@@ -72,7 +71,7 @@ class Pushing:
     seconds: float = math.inf
     pushes: float = math.inf
 
-    def __call__(self, worker: int, store: StoreHandle, life: Life) -> Iterator[Update]:
+    def __call__(self, worker: int, store: StoreHandle, life: Life) -> ActorLearner:
         """Each update is of some pushes; its losses are their staleness, added up."""
         own, gradient = torch.empty(self.size), torch.ones(self.size)
         store.push(None, Counts(0, 1), 0)  # here; an episode stands for a worker
@@ -85,6 +84,7 @@ class Pushing:
             for _ in range(PUSHES_AT_ONCE):
                 snapshot = store.pull(own)
                 receipt = store.push(gradient, Counts(1, 0), snapshot.version)
+                assert receipt is not None
                 stale += receipt.staleness
             yield Update({"stale": float(stale)}, PUSHES_AT_ONCE, 0, (), None)
 
@@ -205,7 +205,8 @@ def main() -> None:
     if arguments.workers[0] != 1 or len(set(arguments.workers)) < len(arguments.workers):
         parser.error("efficiency is beside one worker: begin --workers with 1, and name each number once")
     parts = ["training"] if arguments.devices else arguments.part or ["training", "score", "store"]
-    sections, data = [], {}
+    sections = list[str]()
+    data = dict[str, Any]()
     if "training" in parts:
         cases = ON_DEVICES if arguments.devices else CASES
         rows = []

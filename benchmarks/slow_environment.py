@@ -18,6 +18,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 import a3c
 from cartpole import commit
@@ -28,7 +29,7 @@ SHAPES = [(1, 1), (4, 1), (16, 1), (32, 1), (2, 8)]  # workers, environments a w
 OUT = Path(__file__).parent / "results" / "slow-environment.md"
 
 
-class Slow(gym.Env):
+class Slow(gym.Env[NDArray[np.float32], Any]):
     """Random observations, a step that sleeps, 50 steps an episode."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
@@ -37,19 +38,21 @@ class Slow(gym.Env):
     def __init__(self, step_s: float = STEP_S) -> None:
         self.step_s = step_s
 
-    def reset(self, *, seed=None, options=None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode."""
         super().reset(seed=seed)
         self.steps = 0
         return self.observe(), {}
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Wait, and go on."""
         time.sleep(self.step_s)
         self.steps += 1
         return self.observe(), float(action == 1), False, self.steps == 50, {}
 
-    def observe(self):
+    def observe(self) -> NDArray[np.float32]:
         """Eight numbers."""
         return self.np_random.uniform(-1, 1, 8).astype(np.float32)
 

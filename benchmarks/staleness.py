@@ -75,7 +75,7 @@ class TreatedRecipe:
         """See `ActorLearnerRecipe`."""
         handle: Any = store
         if isinstance(handle, DelayedHandle):  # what is applied late is looked at late
-            handle.handle = Treated(handle.handle, self.way)  # type: ignore[assignment]
+            handle.handle = Treated(handle.handle, self.way)
         else:
             handle = Treated(handle, self.way)
         return self.recipe(worker, handle, life)

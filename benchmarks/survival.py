@@ -61,7 +61,7 @@ STORES = {
 }
 
 
-class SlowCartPole(gym.Wrapper):  # type: ignore[type-arg]
+class SlowCartPole(gym.Wrapper[Any, Any, Any, Any]):
     """CartPole-v1 that takes `pause_s` longer for a step.
 
     It counts its steps, and the episodes that have ended, where a folder is named for that.

@@ -16,10 +16,10 @@ DIRECTORY = "PEER_RECORD"  # the environment variable that says where to
 _PERIOD_S = 0.2  # between two lines of an environment that does not end
 
 
-class Recorded(gym.Wrapper):  # type: ignore[type-arg]
+class Recorded(gym.Wrapper[Any, Any, Any, Any]):
     """Writes a line for each finished episode, and one now and then: time, steps so far, return or nothing."""
 
-    def __init__(self, env: gym.Env) -> None:  # type: ignore[type-arg]
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self._file: Any = None
         self._steps, self._return, self._written = 0, 0.0, 0.0
