@@ -9,12 +9,13 @@ least and the most of some repetitions each, at the batch sizes of CartPole's, L
 of the paper, and of Atari's preset.
 
 Then what was tried and is not in the library: acting with torch's functions, the loss's gradient written down with
-them, convolutions of images that are not turned round, and an optimiser's step piece by piece. Writes
-benchmarks/results/parts.md.
+them, a gradient through autograd's graph of two nodes, convolutions of images that are not turned round, and an
+optimiser's step with torch's functions or piece by piece. Writes benchmarks/results/parts.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import platform
@@ -32,7 +33,7 @@ from torch.nn import functional
 
 from a3c.core import moments
 from a3c.core.flat import flat_gradient
-from a3c.core.losses import actor_critic_loss
+from a3c.core.losses import Loss, actor_critic_loss
 from a3c.core.optimizers import RMSProp
 from a3c.experiment.policy_spec import Normalisation, PolicySpec
 from a3c.models.acting import ActingPolicy
@@ -233,6 +234,28 @@ def measured_images(torso: str) -> list[Row]:
     return list(zip(whats, times[True], times[False], strict=True))
 
 
+def tried_graph(case: Case) -> Row:
+    """The loss and the network as nodes of autograd's graph, whose gradients are written down all the same."""
+    model = built(case)
+    rollout = rollout_of(case, model)
+    rewards = model.normaliser.rewards(rollout)
+
+    def loss() -> Loss:
+        outputs = model(rollout)
+        return actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean")
+
+    def directly() -> torch.Tensor:
+        return flat_gradient(loss(), model)
+
+    def through_a_graph() -> torch.Tensor:
+        return flat_gradient(loss().total, model)
+
+    torch.testing.assert_close(directly(), through_a_graph(), rtol=1e-3, atol=1e-6)
+    rows = (case.length + 1) * case.envs
+    what = f"{case.name}: forward, loss and gradient, {rows} rows, as nodes of autograd's graph"
+    return what, microseconds(directly), microseconds(through_a_graph)
+
+
 def tried_images(torso: str) -> list[Row]:
     """Convolutions with channels last in memory, as they are, and with channels first."""
     channels, height, width = SCREEN.shape
@@ -330,6 +353,28 @@ def tried_loss(case: Case) -> list[Row]:
     ]
 
 
+def tried_in_torch(size: int) -> Row:
+    """RMSProp's step in NumPy, as it is, and with torch's functions on the same vectors."""
+    rule, learning_rate = RMSProp(), 1e-9
+    parameters, gradient, average, new, square = (torch.rand(size) for _ in range(5))
+
+    def step() -> None:
+        rule.step(parameters, gradient, (average,), (new, square), learning_rate=learning_rate, step_count=9)
+
+    def in_torch() -> None:
+        torch.mul(gradient, gradient, out=square).mul_(1 - rule.decay)
+        torch.add(square, average, alpha=rule.decay, out=new)
+        parameters.addcdiv_(gradient, new.sqrt_().add_(rule.epsilon), value=-learning_rate)
+        torch.add(square, average, alpha=rule.decay, out=average)
+
+    calls = min(CALLS, 50_000_000 // size)
+    return (
+        f"RMSProp, {size:,} parameters, with torch's functions",
+        microseconds(step, calls),
+        microseconds(in_torch, calls),
+    )
+
+
 def tried_pieces(size: int = 677_000, piece: int = 2**15) -> Row:
     """RMSProp's step on whole vectors, as it is, and on pieces that fit into a core's cache, one after another."""
     parameters, gradient, average, *scratch = (torch.rand(size) for _ in range(5))
@@ -348,6 +393,7 @@ def tried_pieces(size: int = 677_000, piece: int = 2**15) -> Row:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     lines = [
         "# The hot path's parts",
         "",
@@ -369,8 +415,10 @@ def main() -> None:
         lines += ["", "Tried, and not taken:", "", "| what | as it is | tried | ratio |", "|---|---|---|---|"]
         cartpole, lunar_lander, *_ = CASES
         tried = [tried_acting(cartpole), *tried_loss(lunar_lander)]
+        tried += [tried_graph(case) for case in CASES]
         tried += [row for torso in IMAGE_TORSOS for row in tried_images(torso)]
-        for what, now, other in [*tried, tried_pieces()]:
+        tried += [tried_in_torch(4_675), tried_in_torch(677_000), tried_pieces()]
+        for what, now, other in tried:
             lines.append(f"| {what} | {now} | {other} | {now.least / other.least:.1f} |")
     OUT.write_text("\n".join(lines) + "\n")
     print(OUT.read_text())
