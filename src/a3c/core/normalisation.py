@@ -101,17 +101,18 @@ class Normaliser:
         # In float64, as the moments are: a mean of 1e6 with a variance of 1 survives.
         normal: Array = values - self._means[columns]
         normal *= self._scales[columns]
-        np.minimum(np.maximum(normal, -_WIDEST, out=normal), _WIDEST, out=normal)
-        return normal.astype(dtype)
+        return _clipped(normal, _WIDEST).astype(dtype)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """The rewards to learn from, [T, B]."""
-        rewards = rollout.rewards
+        if not self.scale_rewards and self.clip_rewards is None:
+            return rollout.rewards
+        rewards: Array = rollout.rewards.numpy()
         if self.scale_rewards:
-            rewards = (rewards / self.reward_unit).clamp(-_WIDEST, _WIDEST)
+            rewards = _clipped(rewards / self.reward_unit, _WIDEST)
         if self.clip_rewards is not None:
-            rewards = rewards.clamp(-self.clip_rewards, self.clip_rewards)
-        return rewards
+            rewards = _clipped(rewards, self.clip_rewards)
+        return torch.from_numpy(rewards)
 
     def deltas(self, rollout: Rollout) -> Tensor | None:
         """What a rollout adds to the moments, [3, M]; None if nothing is tracked. Moves the running returns on.
@@ -170,6 +171,11 @@ class Normaliser:
     def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
         rows = part.detach().cpu().numpy().reshape(-1, self.observation_sizes[path])
         return torch.from_numpy(self.numbers(rows, np.float64, path)).reshape(part.shape).to(part.device, dtype)
+
+
+def _clipped(numbers: Array, widest: float) -> Array:
+    clipped: Array = np.minimum(np.maximum(numbers, -widest), widest)
+    return clipped
 
 
 def _affine(moments: Tensor) -> tuple[Array, Array]:
