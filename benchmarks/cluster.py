@@ -118,7 +118,7 @@ def processor_s(store: RayStore) -> float:
 
 def training_rate(runtime: str, workers: int, seed: int, size: int = SIZES[0]) -> float:
     """Steps/s of so many workers with one sleeping environment each, and a network of that size."""
-    own = {"worker_cpus": 0.01} if runtime == "ray" else {}
+    own: dict[str, Any] = {"worker_cpus": 0.01} if runtime == "ray" else {}
     return steps_per_second(
         workers, 1, seed, TRAINING_S, env_kwargs={"step_s": STEP_S}, runtime=runtime, rollout_length=ROLLOUT,
         hidden_sizes=(HIDDEN[size],) * 2, separate_torsos=False, learning_rate=1e-4, checkpoint_every_s=None, **own,

@@ -12,7 +12,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ class Slow(gym.Env[NDArray[np.float32], Any]):
         return self.np_random.uniform(-1, 1, 8).astype(np.float32)
 
 
-def steps_per_second(workers: int, envs: int, seed: int, seconds: float = SECONDS, **settings: Any) -> float:
+def steps_per_second(
+    workers: int, envs: int, seed: int, seconds: float = SECONDS, *, env: Callable[[], Any] = Slow, **settings: Any
+) -> float:
     """From the first line of metrics after three rollouts of each worker on, for so many seconds."""
     settings = {"rollout_length": 5} | settings
     all_up = 3 * workers * envs * settings["rollout_length"]
@@ -70,7 +72,7 @@ def steps_per_second(workers: int, envs: int, seed: int, seconds: float = SECOND
 
     with tempfile.TemporaryDirectory() as folder:
         a3c.train(
-            Slow,
+            env,
             workers=workers,
             envs_per_worker=envs,
             total_env_steps=10**8,

@@ -120,7 +120,7 @@ SPEED = [
         *ENDLESS,
         *PAPERS_FORM,
     ),
-    *(sb3_at(envs, threads) for envs, threads in ((8, None), (8, 1), (64, None), (256, None), (256, 1))),
+    *(sb3_at(envs, threads) for envs, threads in ((8, None), (8, 1), (64, None), (256, None), (256, 1), (1024, None))),
     peer(
         "SB3 PPO, 8 envs", "sb3", f"{ZOO}; two networks", "sb3.py", "ppo", "--seed", "{seed}", "--steps", "1000000000"
     ),

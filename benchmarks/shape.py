@@ -1,0 +1,96 @@
+"""What environments a worker are good for, by the time that a step takes: behind the choice where nobody names any.
+
+    python benchmarks/shape.py [--runs 3]
+
+Environments that keep the processor busy for so long at each step, and nothing else; general defaults, one worker a
+core. steps/s beside what the environments alone would make, that is workers / the time of a step. More environments a
+worker also mean fewer updates for the same steps, so no more than are needed. `a3c.experiment.shape` chooses by such a
+time. Writes benchmarks/results/shape.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from a3c.config import TrainConfig
+from a3c.experiment.shape import StepTime, choose, cores
+from cartpole import commit
+from slow_environment import steps_per_second
+
+STEPS_S = (5e-6, 50e-6, 500e-6, 5e-3)
+ENVS = (1, 4, 8, 16, 32)
+SECONDS = 3.0
+OUT = Path(__file__).parent / "results" / "shape.md"
+
+
+class Busy(gym.Env[NDArray[np.float32], Any]):
+    """The same observation for ever, a step that computes for so long, 50 steps an episode."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
+    action_space = gym.spaces.Discrete(4)
+
+    def __init__(self, step_s: float) -> None:
+        self.step_s = step_s
+        self.seen = np.full(8, 0.5, np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.seen, {}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Compute, and go on."""
+        ends = time.perf_counter() + self.step_s
+        self.steps += 1
+        while time.perf_counter() < ends:
+            pass
+        return self.seen, float(action == 1), False, self.steps == 50, {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    runs, workers = parser.parse_args().runs, cores()
+    rates: dict[tuple[float, int], list[float]] = {case: [] for case in itertools.product(STEPS_S, ENVS)}
+    for seed, (step_s, envs) in itertools.product(range(runs), rates):
+        env = functools.partial(Busy, step_s)
+        length = TrainConfig().rollout_length
+        seconds = max(SECONDS, 6 * length * envs * step_s)  # some updates of each worker
+        rates[step_s, envs].append(steps_per_second(workers, envs, seed, seconds, env=env, rollout_length=length))
+    lines = [
+        "# Environments a worker, by the time of a step",
+        "",
+        f"`python benchmarks/shape.py --runs {runs}`, commit {commit()}, {platform.system()} {platform.machine()}, "
+        f"{workers} workers on as many cores, medians of {runs} runs (least to most) of {SECONDS:.0f} s or more: "
+        "steps/s beside what the environments alone would make.",
+        "",
+        "| a step takes | chosen | " + " | ".join(f"{envs} a worker" for envs in ENVS) + " |",
+        "|---" * (2 + len(ENVS)) + "|",
+    ]
+    for step_s in STEPS_S:
+        cells = []
+        for envs in ENVS:
+            shares = [rate * step_s / workers for rate in rates[step_s, envs]]
+            cells.append(f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})")
+        chosen = choose(StepTime(step_s, 1.0), workers)[1]
+        lines.append(f"| {step_s * 1e6:,.0f} µs | {chosen} | " + " | ".join(cells) + " |")
+    OUT.write_text("\n".join(lines) + "\n")
+    print(OUT.read_text())
+
+
+if __name__ == "__main__":
+    main()
