@@ -232,8 +232,8 @@ def main() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     cloudpickle.register_pickle_by_value(slow_environment)  # other nodes have no such module
     ray.init(address=arguments.address, logging_level=logging.ERROR, log_to_driver=False)
-    sections = list[str]()
-    data = dict[str, Any]()
+    sections: list[str] = []
+    data: dict[str, Any] = {}
     if "server" in parts or "model" in parts:
         rows = [server(size, workers) for _ in runs for size in SIZES for workers in WORKERS]
         data["server"] = rows

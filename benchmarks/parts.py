@@ -355,24 +355,26 @@ def tried_loss(case: Case) -> list[Row]:
 
 def tried_in_torch(size: int) -> Row:
     """RMSProp's step in NumPy, as it is, and with torch's functions on the same vectors."""
-    rule, learning_rate = RMSProp(), 1e-9
-    parameters, gradient, average, new, square = (torch.rand(size) for _ in range(5))
+    rule, learning_rate = RMSProp(), 1e-3
+    gradient, new, square = (torch.rand(size) for _ in range(3))
+    ours, torchs = ((torch.zeros(size), torch.ones(size)) for _ in range(2))  # θ and g
 
     def step() -> None:
-        rule.step(parameters, gradient, (average,), (new, square), learning_rate=learning_rate, step_count=9)
+        rule.step(ours[0], gradient, ours[1:], (new, square), learning_rate=learning_rate, step_count=9)
 
     def in_torch() -> None:
+        parameters, average = torchs
         torch.mul(gradient, gradient, out=square).mul_(1 - rule.decay)
         torch.add(square, average, alpha=rule.decay, out=new)
         parameters.addcdiv_(gradient, new.sqrt_().add_(rule.epsilon), value=-learning_rate)
         torch.add(square, average, alpha=rule.decay, out=average)
 
+    step()
+    in_torch()
+    torch.testing.assert_close(ours, torchs)
     calls = min(CALLS, 50_000_000 // size)
-    return (
-        f"RMSProp, {size:,} parameters, with torch's functions",
-        microseconds(step, calls),
-        microseconds(in_torch, calls),
-    )
+    what = f"RMSProp, {size:,} parameters, with torch's functions"
+    return what, microseconds(step, calls), microseconds(in_torch, calls)
 
 
 def tried_pieces(size: int = 677_000, piece: int = 2**15) -> Row:

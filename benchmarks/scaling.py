@@ -205,8 +205,8 @@ def main() -> None:
     if arguments.workers[0] != 1 or len(set(arguments.workers)) < len(arguments.workers):
         parser.error("efficiency is beside one worker: begin --workers with 1, and name each number once")
     parts = ["training"] if arguments.devices else arguments.part or ["training", "score", "store"]
-    sections = list[str]()
-    data = dict[str, Any]()
+    sections: list[str] = []
+    data: dict[str, Any] = {}
     if "training" in parts:
         cases = ON_DEVICES if arguments.devices else CASES
         rows = []

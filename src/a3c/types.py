@@ -64,36 +64,23 @@ class Rollout:
         return int(self.real.numpy().sum())
 
 
-class PolicyValue:
-    """What a model says of a rollout's T+1 rows of observations; it unpacks into the two.
-
-    Args:
-        policy: parameters of the distribution over actions, [T+1, B, D].
-        values: [T+1, B].
-    """
-
-    def __init__(self, policy: Tensor, values: Tensor) -> None:
-        self._policy, self._values = policy, values
+class Outputs(Protocol):
+    """What a model says of a rollout's T+1 rows of observations; unpacks into policy and values."""
 
     @property
     def policy(self) -> Tensor:
         """Parameters of the distribution over actions, [T+1, B, D]."""
-        return self._policy
 
     @property
     def values(self) -> Tensor:
         """[T+1, B]."""
-        return self._values
 
-    def __iter__(self) -> Iterator[Tensor]:
-        yield self.policy
-        yield self.values
+    def __iter__(self) -> Iterator[Tensor]: ...
 
     def on_host(self) -> tuple[Array, Array]:
         """The two as arrays, without a gradient."""
-        return self._policy.numpy(force=True), self._values.numpy(force=True)
 
-    def pulled_back(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
+    def parameter_gradient(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
         """∂L/∂θ, a fresh vector [P], where the chain rule from a module's parameters to these outputs is written down.
 
         None where it is not: then it is autograd's, whose graph the two tensors belong to.
@@ -103,7 +90,20 @@ class PolicyValue:
             of_policy: ∂L/∂policy of the first T rows, [T, B, D]; that of the others is 0.
             of_values: ∂L/∂values, likewise, [T, B].
         """
-        return None
+
+
+class PolicyValue(NamedTuple):
+    """Outputs that are two tensors of autograd's graph."""
+
+    policy: Tensor  # [T+1, B, D], parameters of the distribution over actions
+    values: Tensor  # [T+1, B]
+
+    def on_host(self) -> tuple[Array, Array]:
+        """The two as arrays, without a gradient."""
+        return self.policy.numpy(force=True), self.values.numpy(force=True)
+
+    def parameter_gradient(self, module: Any, of_policy: Array, of_values: Array) -> None:
+        """None: autograd's."""
 
 
 class Counts(NamedTuple):
@@ -356,7 +356,7 @@ class Model(Protocol):
     def normaliser(self) -> RolloutNormaliser:
         """Of observations and rewards."""
 
-    def __call__(self, rollout: Rollout) -> PolicyValue:
+    def __call__(self, rollout: Rollout) -> Outputs:
         """Policy parameters [T+1, B, D] and values [T+1, B] of a rollout's observations."""
 
     def parameters(self) -> Iterator[Parameter]:

@@ -281,9 +281,13 @@ class Watched(np.ndarray):
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
         Shared.told(ufunc.__name__, any(array is self for array in out))
         assert method == "__call__"
+        assert sum(array is self for array in inputs) <= 1, f"{ufunc.__name__} reads it twice"
         plain = [array.view(np.ndarray) if isinstance(array, Watched) else array for array in inputs]
         ufunc(*plain, out=tuple(np.asarray(array) for array in out), **options)
         return out[0]  # a new array would be memory that is allocated at every step
+
+    def __array_function__(self, function, *_):
+        raise AssertionError(f"{function.__name__} may read it more than once")
 
 
 class Shared(Tensor):
@@ -400,6 +404,22 @@ def test_what_is_shared_goes_only_into_operations_that_read_it_once(optimizer):
     scratch = spoilt_scratch(optimizer, parameters)
     optimizer.step(shared[0], vector(3.0, -4.0), tuple(shared[1:]), scratch, learning_rate=0.01, step_count=1)
     assert operations == {"add", "multiply", "subtract"}
+
+
+@pytest.mark.parametrize("optimizer", BOTH)
+def test_torch_is_told_that_theta_has_changed(optimizer):
+    parameters = vector(1.0, 2.0)
+    before = parameters._version
+    run(optimizer, parameters, [vector(3.0, -4.0)])
+    assert parameters._version > before
+
+
+def test_a_bound_beyond_the_dtype_is_none():
+    adam, parameters = Adam(beta1=0.9, beta2=0.5), torch.zeros(2)
+    assert 1e39 < adam.ratio_bound(400) < math.inf
+    statistics, scratch = fresh(adam, parameters), spoilt_scratch(adam, parameters)
+    adam.step(parameters, torch.ones(2), statistics, scratch, learning_rate=0.01, step_count=400)
+    assert bool(parameters.isfinite().all())
 
 
 @pytest.mark.timeout(120)

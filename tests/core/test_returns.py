@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -151,6 +152,16 @@ def test_lambda_1_is_the_loop_of_the_paper(rewards, bootstrap, discount):
 def test_lambda_0_is_the_one_step_return():
     returns = lambda_returns(tensor(1, 2, 3), tensor(0.5, 0.5, 0.5), tensor(4, 6, 8), 0.0)
     assert returns.tolist() == [3.0, 5.0, 7.0]
+
+
+@pytest.mark.parametrize("lambda_", [1.0, 0.5])
+@pytest.mark.parametrize("dtypes", [("i8", "f4"), ("f4", "f8"), ("f8", "f4"), ("f4", "f4")], ids="-".join)
+def test_numbers_are_of_the_wider_dtype_and_the_rewards_are_left_as_they_are(dtypes, lambda_):
+    rewards, discounts, values = np.array([1, 2], dtypes[0]), np.full(2, 0.5, dtypes[1]), np.array([3, 4], dtypes[1])
+    returns = core.lambda_returns(rewards, discounts, values, lambda_)
+    assert returns.dtype == np.result_type(*dtypes)
+    assert returns.tolist() == pytest.approx([1 + 0.5 * (lambda_ * 4 + (1 - lambda_) * 3), 4])
+    assert rewards.tolist() == [1, 2]
 
 
 def test_an_empty_rollout_has_no_returns():

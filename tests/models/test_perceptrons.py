@@ -14,6 +14,7 @@ from a3c.core.distributions import Categorical, Normal, TanhNormal
 from a3c.core.flat import flat_gradient
 from a3c.core.losses import actor_critic_loss
 from a3c.core.normalisation import Normaliser
+from a3c.core.optimizers import RMSProp
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.numpy_acting import NumpyPolicy
 from a3c.models.perceptrons import Layer, Perceptrons
@@ -175,6 +176,20 @@ def test_outputs_that_somebody_has_changed_are_left_to_autograd(autograds):
     assert not torch.equal(gradients[0], flat_gradient(loss_of(model(rollout), rollout, distribution), model))
 
 
+@pytest.mark.parametrize("look", [torch.no_grad, torch.inference_mode])
+def test_who_only_looks_at_the_outputs_changes_nothing(look):
+    distribution, rollout = Categorical(3), random_rollout(1, observation_shape=(5,))
+    model = built(NETWORKS["shared"], distribution=distribution)
+    expected = flat_gradient(loss_of(model(rollout), rollout, distribution), model)
+    loss = loss_of(model(rollout), rollout, distribution)
+    with look():
+        assert loss.total.item() == pytest.approx(loss.sum)
+        assert bool(loss.outputs.values.isfinite().all())
+    torch.testing.assert_close(flat_gradient(loss, model), expected, rtol=1e-12, atol=1e-13)
+    penalty = sum(p.square().sum() for p in model.parameters())
+    torch.testing.assert_close(flat_gradient(loss.total + penalty, model), expected + 2 * model.flat)
+
+
 def test_of_another_module_autograd_says_whether_the_outputs_depend_on_it():
     distribution, rollout = Categorical(3), random_rollout(1, observation_shape=(5,))
     model, other = (built(NETWORKS["shared"], distribution=distribution) for _ in range(2))
@@ -237,7 +252,14 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
         torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
         by_autograd = flat_gradient(loss_of(model(known), known, distribution).total, model)
         torch.testing.assert_close(by_autograd, gradients[1], rtol=1e-11, atol=1e-13)
-        model.flat.mul_(1.1)  # the next steps are by other parameters
+        # The next steps are by other parameters.
+        if seed == 1:
+            model.flat.mul_(1.1)
+        else:
+            zeros = torch.zeros_like(model.flat)
+            RMSProp().step(
+                model.flat, gradients[0], (zeros,), (zeros.clone(), zeros.clone()), learning_rate=1e-3, step_count=1
+            )
         assert not known.passes.hold(model.perceptrons, length + 1)
 
 

@@ -59,7 +59,7 @@ def flat_gradient(loss: Tensor | Loss, module: HasParameters) -> Tensor:
     """
     if isinstance(loss, Loss):
         # Autograd would find the same up to rounding, but for small networks its own work takes longer than that.
-        if (gradient := loss.outputs.pulled_back(module, *loss.of_outputs)) is not None:
+        if (gradient := loss.outputs.parameter_gradient(module, *loss.of_outputs)) is not None:
             return gradient
         loss = loss.total
     gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, materialize_grads=True)

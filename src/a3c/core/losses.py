@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from a3c.core.returns import lambda_returns
-from a3c.types import PolicyDistribution, PolicyValue, Rollout
+from a3c.types import Outputs, PolicyDistribution, Rollout
 
 Array = NDArray[Any]
 Reduction = Literal["mean", "sum"]
@@ -21,14 +21,14 @@ class Loss(NamedTuple):
     policy: float
     value: float  # without c_v
     entropy: float  # without β
-    number: float  # L
-    outputs: PolicyValue
+    sum: float  # L, of the three with their coefficients
+    outputs: Outputs
     of_outputs: tuple[Array, Array]  # ∂L/∂policy [T, B, D] and ∂L/∂values [T, B] of the first T rows; else 0
 
     @property
     def total(self) -> Tensor:
         """L, [], in autograd's graph: a gradient flows to the outputs."""
-        return cast(Tensor, _Known.apply(*self.outputs, self.number, self.of_outputs))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Known.apply(*self.outputs, self.sum, self.of_outputs))  # type: ignore[no-untyped-call]
 
     def terms(self) -> dict[str, float]:
         """The three terms, named as they are logged."""
@@ -36,7 +36,7 @@ class Loss(NamedTuple):
 
 
 def actor_critic_loss(
-    outputs: PolicyValue,
+    outputs: Outputs,
     rollout: Rollout,
     rewards: Tensor,
     distribution: PolicyDistribution,
@@ -113,9 +113,9 @@ class _Known(torch.autograd.Function):
     """A number whose gradients with respect to the outputs' first T rows are known; it ignores the last one."""
 
     @staticmethod
-    def forward(ctx: Any, policy: Tensor, values: Tensor, number: float, gradients: tuple[Array, Array]) -> Tensor:
+    def forward(ctx: Any, policy: Tensor, values: Tensor, loss: float, gradients: tuple[Array, Array]) -> Tensor:
         ctx.of_outputs, ctx.device = gradients, policy.device
-        return torch.from_numpy(np.array(number, gradients[1].dtype)).to(ctx.device)
+        return torch.from_numpy(np.array(loss, gradients[1].dtype)).to(ctx.device)
 
     @staticmethod
     @once_differentiable

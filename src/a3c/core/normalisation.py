@@ -101,17 +101,19 @@ class Normaliser:
         # In float64, as the moments are: a mean of 1e6 with a variance of 1 survives.
         normal: Array = values - self._means[columns]
         normal *= self._scales[columns]
-        return _clipped(normal, _WIDEST).astype(dtype)
+        return _clip(normal, _WIDEST, out=normal).astype(dtype)
 
+    @np.errstate(over="ignore")  # what is infinite is clipped
     def rewards(self, rollout: Rollout) -> Tensor:
         """The rewards to learn from, [T, B]."""
         if not self.scale_rewards and self.clip_rewards is None:
             return rollout.rewards
         rewards: Array = rollout.rewards.numpy()
         if self.scale_rewards:
-            rewards = _clipped(rewards / self.reward_unit, _WIDEST)
+            rewards = rewards / self.reward_unit
+            _clip(rewards, _WIDEST, out=rewards)
         if self.clip_rewards is not None:
-            rewards = _clipped(rewards, self.clip_rewards)
+            rewards = _clip(rewards, self.clip_rewards)
         return torch.from_numpy(rewards)
 
     def deltas(self, rollout: Rollout) -> Tensor | None:
@@ -173,8 +175,9 @@ class Normaliser:
         return torch.from_numpy(self.numbers(rows, np.float64, path)).reshape(part.shape).to(part.device, dtype)
 
 
-def _clipped(numbers: Array, widest: float) -> Array:
-    clipped: Array = np.minimum(np.maximum(numbers, -widest), widest)
+def _clip(numbers: Array, widest: float, out: Array | None = None) -> Array:
+    """Within ± that; NaN stays NaN."""
+    clipped: Array = np.minimum(np.maximum(numbers, -widest, out=out), widest, out=out)
     return clipped
 
 

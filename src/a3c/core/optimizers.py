@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,6 +38,8 @@ class Optimizer(Protocol):
         step_count: int,
     ) -> None:
         """Change `parameters` and `statistics` in place.
+
+        All vectors are on the CPU, and none requires a gradient.
 
         Args:
             parameters: θ, [P].
@@ -68,6 +71,7 @@ class RMSProp:
 
     statistic_names: ClassVar[tuple[str, ...]] = ("square_average",)
 
+    @np.errstate(invalid="ignore", over="ignore", divide="ignore")  # NaN and infinity are silent, as with torch
     def step(
         self,
         parameters: Tensor,
@@ -95,6 +99,7 @@ class RMSProp:
         np.divide(dtheta, new, out=new)
         new *= learning_rate * math.sqrt(correction)
         theta -= new
+        torch.autograd.graph.increment_version(parameters)  # which torch has not seen
         # Anew, and in place: what others have added meanwhile stays.
         square_average *= self.decay
         square_average += square
@@ -117,6 +122,7 @@ class Adam:
 
     statistic_names: ClassVar[tuple[str, ...]] = ("average", "square_average")
 
+    @np.errstate(invalid="ignore", over="ignore", divide="ignore")  # NaN and infinity are silent, as with torch
     def step(
         self,
         parameters: Tensor,
@@ -142,10 +148,11 @@ class Adam:
         root += self.epsilon
         ratio /= root
         ratio /= 1 - self.beta1**step_count
-        bound = self.ratio_bound(step_count)
+        bound = min(self.ratio_bound(step_count), float(np.finfo(ratio.dtype).max))
         np.minimum(np.maximum(ratio, -bound, out=ratio), bound, out=ratio)
         ratio *= learning_rate
         theta -= ratio
+        torch.autograd.graph.increment_version(parameters)  # which torch has not seen
         # Anew, and in place: what others have added meanwhile stays.
         square_average *= self.beta2
         square_average += part

@@ -19,7 +19,7 @@ from a3c.models.memory import Memory
 from a3c.models.perceptrons import Perceptrons
 from a3c.models.torsos import orthogonal
 from a3c.spaces.parts import ACTION_MASK, Space, parts
-from a3c.types import PolicyValue, Rollout, State
+from a3c.types import Outputs, PolicyValue, Rollout, State
 
 MakeTorso = Callable[[Any], nn.Module]
 
@@ -142,7 +142,7 @@ class ActorCritic(nn.Module):
         memories = [self.policy_memory, self.value_memory] if self.separate else [self.policy_memory]
         return sum(memory.state_size for memory in memories if memory is not None)
 
-    def forward(self, rollout: Rollout) -> PolicyValue:
+    def forward(self, rollout: Rollout) -> Outputs:
         """Policy parameters [T+1, B, D] and values [T+1, B] of all of a rollout's observations."""
         if self.policy_memory is None:
             return self.policy_value(rollout.observations, rollout.passes)
@@ -160,7 +160,7 @@ class ActorCritic(nn.Module):
             value_features = policy_features
         return self._heads(policy_features, value_features, rollout.observations)
 
-    def policy_value(self, observations: Any, passes: Any = None) -> PolicyValue:
+    def policy_value(self, observations: Any, passes: Any = None) -> Outputs:
         """Policy parameters [..., D] and values [...] of flat observations [..., *O], for a network without memory.
 
         `passes`: a rollout's, whose observations these are.
@@ -181,7 +181,7 @@ class ActorCritic(nn.Module):
             features, _, state = self._remember(observation, state, episode_start)
         return Acting(self._masked(self.policy_head(features), observation), features, state)
 
-    def step(self, observation: Any, state: State, episode_start: Tensor) -> tuple[PolicyValue, State]:
+    def step(self, observation: Any, state: State, episode_start: Tensor) -> tuple[Outputs, State]:
         """Policy parameters [B, D] and values [B] of one row of observations [B, *O], and the next state [B, S]."""
         if self.policy_memory is None:
             return self.policy_value(observation), state

@@ -1,4 +1,4 @@
-"""Fully connected networks in NumPy: the whole network is one node of the graph, its two passes a few calls each.
+"""Fully connected networks in NumPy: the whole network is one step of the chain rule, its two passes a few calls each.
 
 With a few hundred rows and 64 units a layer, most of what torch takes for a pass is the price of its calls and of the
 nodes that it records. NumPy's calls cost a third of that, and there is nothing to record: the chain rule for a
@@ -8,7 +8,7 @@ perceptron is written down here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from a3c.core.normalisation import Normaliser
 from a3c.models.encoder import Encoder
 from a3c.models.heads import LEAST_VARIANCE
-from a3c.types import PolicyValue
+from a3c.types import Outputs, PolicyValue
 
 if TYPE_CHECKING:
     from a3c.models.actor_critic import ActorCritic
@@ -141,7 +141,7 @@ class Perceptrons:
         return self._address == model.value_head.bias.data_ptr()
 
     @np.errstate(invalid="ignore", over="ignore")  # who learns from a rollout looks for what is not finite
-    def __call__(self, model: ActorCritic, observations: Tensor, passes: Passes | None = None) -> PolicyValue:
+    def __call__(self, model: ActorCritic, observations: Tensor, passes: Passes | None = None) -> Outputs:
         """Policy parameters [..., D] and values [...] of the model that these are of, for observations [..., *O].
 
         `passes` are the policy's over all rows of a rollout's observations but the last one, if they are known; where
@@ -153,8 +153,10 @@ class Perceptrons:
         else:
             arrays = self._policy_passes(self.inputs(observations.numpy(), model.normaliser))
         outputs = PassedThrough(self, model, arrays, lead)
-        # Without a graph there is nothing to put off.
-        return outputs if torch.is_grad_enabled() else PolicyValue(*outputs)
+        if torch.is_grad_enabled():
+            return outputs
+        policy, values = outputs.on_host()  # without a graph there is nothing to put off
+        return PolicyValue(torch.from_numpy(policy), torch.from_numpy(values))
 
     @np.errstate(invalid="ignore", over="ignore")
     def policy_pass(
@@ -223,16 +225,13 @@ class Perceptrons:
         np.matmul((features**2).T, of_log_stds / self.variance(features), out=out)
         out *= np.exp(2 * self.log_std)
 
-    def pulled_back(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
-        """The same as `backward` for gradients of any leading dimensions, [..., D] and [...]."""
-        return self.backward(tapes, of_policy.reshape(of_values.size, of_policy.shape[-1]), of_values.reshape(-1))
-
     @np.errstate(invalid="ignore", over="ignore")
     def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
-        """The gradient with respect to the parameters, [P], for those with respect to the outputs.
+        """The gradient with respect to the parameters, [P], for those with respect to the outputs, [..., D] and [...].
 
         Of N rows these may be the first ones only: no work is done for those behind, whose gradients are 0.
         """
+        of_policy, of_values = of_policy.reshape(of_values.size, of_policy.shape[-1]), of_values.reshape(-1)
         tapes = [[rows[: len(of_values)] for rows in tape] for tape in tapes]
         gradient = np.empty(self._parts[-1][1], self.dtype)
         parts = self.parts_of(gradient)
@@ -327,7 +326,7 @@ class Passes(NamedTuple):
         return self.kept.rollout == self.rollout and self.steps + 1 == rows and self.kept.are_by(network)
 
 
-class PassedThrough(PolicyValue):
+class PassedThrough:
     """A network's outputs, and the chain rule from its parameters to them: tensors only once somebody asks for them.
 
     Args:
@@ -353,17 +352,22 @@ class PassedThrough(PolicyValue):
         """[...]."""
         return self._in_graph()[1]
 
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self._in_graph()
+
     def _in_graph(self) -> tuple[Tensor, Tensor]:
         if self._tensors is None:
             network = self._network
-            self._tensors = _Pass.apply(network, self._arrays, self._tapes, *network.parameters)  # type: ignore[no-untyped-call]
+            # Whoever asks first: the graph is that of the pass, where there was to be one.
+            with torch.inference_mode(False), torch.enable_grad():
+                self._tensors = _Pass.apply(network, self._arrays, self._tapes, *network.parameters)  # type: ignore[no-untyped-call]
         return self._tensors
 
     def on_host(self) -> tuple[Array, Array]:
         """The two as arrays, without a gradient."""
         return self._arrays
 
-    def pulled_back(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
+    def parameter_gradient(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
         """The parameters' gradient, unless they are another's, or some have none, or the outputs were handed out.
 
         Tensors that were handed out may have been changed, or have hooks: autograd sees to that.
@@ -375,7 +379,7 @@ class PassedThrough(PolicyValue):
             or not all(parameter.requires_grad for parameter in network.parameters)
         ):
             return None
-        return torch.from_numpy(network.pulled_back(self._tapes, of_policy, of_values))
+        return torch.from_numpy(network.backward(self._tapes, of_policy, of_values))
 
 
 class _Pass(torch.autograd.Function):
@@ -391,5 +395,5 @@ class _Pass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.network.pulled_back(ctx.tapes, of_policy.numpy(), of_values.numpy())
+        gradient = ctx.network.backward(ctx.tapes, of_policy.numpy(), of_values.numpy())
         return None, None, None, *ctx.network.parts_of(torch.from_numpy(gradient))
