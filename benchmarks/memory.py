@@ -123,7 +123,7 @@ def row(result: dict[str, Any]) -> str:
         return float(statistics.median(sample[what] for sample in some))
 
     return (
-        f"| {result['env']} | {result['workers']} x {result['envs_per_worker']} | {result['seconds'] / 60:g} "
+        f"| {result['env']} | {result['workers']} x {result['envs_per_worker']} | {result['seconds'] / 60:.3g} "
         f"| {samples[-1]['env_steps']:,} | {result['bare_mb']:.0f} | {largest(early):.0f} | {largest(late):.0f} "
         f"| {largest(late) - result['bare_mb']:.0f} | {whole(early, 'own_mb'):.0f} | {whole(late, 'own_mb'):.0f} "
         f"| {whole(early, 'all_mb'):.0f} | {whole(late, 'all_mb'):.0f} "
@@ -136,6 +136,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of each; default 3600 of the first, 120 of the others")
     parser.add_argument("--envs", nargs="+")
     arguments = parser.parse_args()
+    if arguments.seconds is not None and arguments.seconds < 10:
+        parser.error("--seconds: a run takes some of them to begin; 10 or more")
     results = []
     for index, env in enumerate(arguments.envs or ENVS):
         results.append(measured(env, arguments.seconds or (120 if index else 3600)))

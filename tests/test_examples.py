@@ -55,6 +55,15 @@ def test_links_lead_somewhere(document):
             assert fragment in map(anchor, headings), target
 
 
+def test_code_beside_the_papers_pseudocode_is_in_the_library():
+    document = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
+    table = document.partition("| algorithm S3")[2].partition("\n\n")[0]
+    code = [snippet for row in table.splitlines() for snippet in re.findall(r"`([^`]+)`", row.split(" | ")[-1])]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    assert len(code) >= 10
+    assert [snippet for snippet in code if snippet not in sources] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_tests_that_are_named_exist(document):
     """Each `test_...` stands in the test file that is linked last before it."""

@@ -446,7 +446,7 @@ def main() -> None:
     kinds = {kind: systems for kind, systems in kinds.items() if arguments.kind in (kind, "all")}
     known = {system.name: None for systems in kinds.values() for system in systems}
     if unknown := set(arguments.only or ()) - set(known):
-        parser.error(f"no system {sorted(unknown)[0]!r}; there are: {', '.join(known)}")
+        parser.error(f"no system {sorted(unknown)[0]!r}; there are: {', '.join(map(repr, known))}")
     for kind, systems in kinds.items():
         run_kind(kind, systems, arguments)
     if RESULTS.exists():

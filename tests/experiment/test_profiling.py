@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import ClassVar
 from unittest import mock
@@ -329,3 +330,10 @@ def test_the_policy_of_a_run_stays_as_it_is_while_it_is_timed(tmp_path, monkeypa
 def test_workers_that_share_a_process_are_not_measured():
     with pytest.raises(UsageError, match="add --workers 1"):
         profile("CartPole-v1", **SETTINGS | {"workers": 2})
+
+
+def test_a_measurement_that_cannot_be_true_is_said_to_be_none():
+    sound = Profile("E", 2, 4, 5, 1000.0, {"act": 1.0}, 100.0, 10.0, 10.0, "settings")
+    assert sound.steps_per_second < sound.environment_only
+    assert "Measure again" not in table(sound)
+    assert "Measure again" in table(replace(sound, environment_us=5000.0))

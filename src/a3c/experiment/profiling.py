@@ -60,6 +60,7 @@ _TAKEN_EVERY_S = 0.05
 _NO_END = 10**15  # steps; who measures says when it is enough
 _STANDSTILL = 1e-20  # a learning rate that moves no weight, but costs what any does
 _INERTIA = 1e9  # how often what moments are of is taken to have been seen, so that what comes moves them no more
+_BEYOND_NOISE = 1.1  # training beside its environments alone
 _REFERENCES: tuple[What, ...] = get_args(What)
 
 
@@ -441,4 +442,10 @@ def table(profile: Profile) -> str:
         f"environments only {profile.environment_only:>12,.0f} steps/s; training reaches "
         f"{profile.steps_per_second / profile.environment_only:.0%}",
     ]
+    if profile.steps_per_second > _BEYOND_NOISE * profile.environment_only:
+        lines += [
+            "",
+            "Training cannot be faster than its environments: other programs have had the cores meanwhile, or it was "
+            "too short. Measure again when they are free, or with more --seconds.",
+        ]
     return "\n".join(lines)
