@@ -56,8 +56,8 @@ def pss_mb(pid: int) -> float:
     return round(memory_of(pid).pss * 1024 / 1e6, 1)
 
 
-def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
-    """A run's processes, looked at now and then after its start."""
+def sampled(env: str, seconds: float, every_s: float) -> tuple[int, list[dict[str, Any]]]:
+    """A run's steps, and its processes, looked at now and then after its start."""
     with tempfile.TemporaryDirectory() as folder:
         train = ["train", env, "--run-dir", f"{folder}/run", "--quiet", "--max-seconds", str(seconds)]
         command = [*PYTHON, "-m", "a3c", *train, "--total-env-steps", str(10**12)]
@@ -83,7 +83,7 @@ def sampled(env: str, seconds: float, every_s: float) -> list[dict[str, Any]]:
         if process.returncode:
             raise SystemExit(f"the run of {env} failed")
         steps = json.loads(Path(folder, "run", "summary.json").read_text())["env_steps"]
-    return [sample | {"env_steps": steps} for sample in samples]
+    return steps, samples
 
 
 def bare_mb(env: str, many: int) -> float:
@@ -99,13 +99,14 @@ def bare_mb(env: str, many: int) -> float:
 def measured(env: str, seconds: float) -> dict[str, Any]:
     """One environment."""
     config, _ = presets.resolve(env, {})
-    samples = sampled(env, seconds, max(1.0, min(10.0, seconds / 60)))
+    steps, samples = sampled(env, seconds, max(1.0, min(10.0, seconds / 60)))
     return {
         "env": env,
         "seconds": seconds,
         "workers": config.workers,
         "envs_per_worker": config.envs_per_worker,
         "bare_mb": bare_mb(env, config.envs_per_worker),
+        "env_steps": steps,
         "samples": samples,
     }
 
@@ -124,7 +125,7 @@ def row(result: dict[str, Any]) -> str:
 
     return (
         f"| {result['env']} | {result['workers']} x {result['envs_per_worker']} | {result['seconds'] / 60:.3g} "
-        f"| {samples[-1]['env_steps']:,} | {result['bare_mb']:.0f} | {largest(early):.0f} | {largest(late):.0f} "
+        f"| {result['env_steps']:,} | {result['bare_mb']:.0f} | {largest(early):.0f} | {largest(late):.0f} "
         f"| {largest(late) - result['bare_mb']:.0f} | {whole(early, 'own_mb'):.0f} | {whole(late, 'own_mb'):.0f} "
         f"| {whole(early, 'all_mb'):.0f} | {whole(late, 'all_mb'):.0f} "
         f"| {whole(early, 'open_files'):.0f} | {whole(late, 'open_files'):.0f} |"

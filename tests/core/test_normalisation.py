@@ -117,6 +117,13 @@ def test_rewards_by_hand():
     assert rollout.rewards.squeeze(1).tolist() == [4.0, -1.0, 100.0, 0.0]  # the facts stay as they are
 
 
+def test_a_reward_that_overflows_in_its_unit_is_clipped_without_a_warning():
+    scaled = loaded({}, (50, 0.0, 1e-6), scale_rewards=True)
+    assert scaled.reward_unit == pytest.approx(1e-3)
+    rewards = scaled.rewards(of_rewards([1e306, -1e306, 1e-3]))
+    assert rewards.flatten().tolist() == [10.0, -10.0, pytest.approx(1.0)]
+
+
 def test_with_nothing_to_track_it_changes_nothing():
     normaliser, rollout = Normaliser(), random_rollout(0)
     normaliser.load(None)

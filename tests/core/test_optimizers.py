@@ -414,7 +414,15 @@ def test_torch_is_told_that_theta_has_changed(optimizer):
     assert parameters._version > before
 
 
-def test_a_bound_beyond_the_dtype_is_none():
+@pytest.mark.parametrize("optimizer", BOTH)
+@pytest.mark.parametrize("number", [math.inf, math.nan, 1e30])
+def test_a_gradient_that_is_not_finite_or_whose_square_is_not_raises_no_warning(optimizer, number):
+    parameters = torch.zeros(2)
+    run(optimizer, parameters, [torch.tensor([number, 1.0])])
+    assert bool(parameters[1].isfinite())
+
+
+def test_a_bound_beyond_the_dtype_holds_nothing_back():
     adam, parameters = Adam(beta1=0.9, beta2=0.5), torch.zeros(2)
     assert 1e39 < adam.ratio_bound(400) < math.inf
     statistics, scratch = fresh(adam, parameters), spoilt_scratch(adam, parameters)

@@ -332,7 +332,7 @@ def test_workers_that_share_a_process_are_not_measured():
         profile("CartPole-v1", **SETTINGS | {"workers": 2})
 
 
-def test_a_measurement_that_cannot_be_true_is_said_to_be_none():
+def test_a_measurement_that_can_hardly_be_true_is_said_to_be_none():
     sound = Profile("E", 2, 4, 5, 1000.0, {"act": 1.0}, 100.0, 10.0, 10.0, "settings")
     assert sound.steps_per_second < sound.environment_only
     assert "Measure again" not in table(sound)

@@ -21,14 +21,14 @@ class Loss(NamedTuple):
     policy: float
     value: float  # without c_v
     entropy: float  # without β
-    sum: float  # L, of the three with their coefficients
+    objective: float  # L, which sums the three with their coefficients
     outputs: Outputs
     of_outputs: tuple[Array, Array]  # ∂L/∂policy [T, B, D] and ∂L/∂values [T, B] of the first T rows; else 0
 
     @property
     def total(self) -> Tensor:
         """L, [], in autograd's graph: a gradient flows to the outputs."""
-        return cast(Tensor, _Known.apply(*self.outputs, self.sum, self.of_outputs))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Known.apply(*self.outputs, self.objective, self.of_outputs))  # type: ignore[no-untyped-call]
 
     def terms(self) -> dict[str, float]:
         """The three terms, named as they are logged."""

@@ -39,7 +39,8 @@ class Optimizer(Protocol):
     ) -> None:
         """Change `parameters` and `statistics` in place.
 
-        All vectors are on the CPU, and none requires a gradient.
+        All vectors are on the CPU, and none requires a gradient. Whoever writes to θ past torch tells it so
+        (`torch.autograd.graph.increment_version`), since passes that are kept hold as long as θ's version.
 
         Args:
             parameters: θ, [P].
@@ -148,7 +149,7 @@ class Adam:
         root += self.epsilon
         ratio /= root
         ratio /= 1 - self.beta1**step_count
-        bound = min(self.ratio_bound(step_count), float(np.finfo(ratio.dtype).max))
+        bound = self.ratio_bound(step_count)
         np.minimum(np.maximum(ratio, -bound, out=ratio), bound, out=ratio)
         ratio *= learning_rate
         theta -= ratio

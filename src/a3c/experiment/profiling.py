@@ -445,7 +445,8 @@ def table(profile: Profile) -> str:
     if profile.steps_per_second > _BEYOND_NOISE * profile.environment_only:
         lines += [
             "",
-            "Training cannot be faster than its environments: other programs have had the cores meanwhile, or it was "
-            "too short. Measure again when they are free, or with more --seconds.",
+            "Training is hardly faster than its environments: other programs have had the cores meanwhile, it was too "
+            "short, or a step's time depends on the policy, which has changed. Measure again when the cores are free, "
+            "with more --seconds, or with the --run of a trained policy, which stays as it is.",
         ]
     return "\n".join(lines)
