@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                            # an hour of CartPole-v1, then two minutes of each other one
     python benchmarks/memory.py --seconds 60 --envs ALE/Pong-v5
+    python benchmarks/memory.py --seconds 90 --envs LunarLander-v3 --alone    # do the environments grow by themselves?
 
 Each run is `a3c train ENV` with its preset and no end of steps. Now and then the proportional set size (PSS: what is
 shared counts in parts) of each of its processes is read from /proc. A process that makes the same environments and
@@ -43,9 +44,15 @@ envs = EnvSource(sys.argv[1], action_mask=False).make_bare(many)
 actions = batch_space(getattr(envs.envs[0], "single_action_space", envs.envs[0].action_space), many)
 for number, env in enumerate(envs.envs):
     env.reset(seed=number)
-ends = time.monotonic() + 5
-while time.monotonic() < ends:
+now, steps = time.monotonic(), 0
+ends, told = now + float(sys.argv[3]), now
+while now < ends:
     envs.step(actions.sample())
+    now, steps = time.monotonic(), steps + many
+    if now > told + 10:
+        told = now
+        print(steps, flush=True)
+print(steps, flush=True)
 print("done", flush=True)
 sys.stdin.read()  # as long as it is looked at
 """
@@ -86,14 +93,20 @@ def sampled(env: str, seconds: float, every_s: float) -> tuple[int, list[dict[st
     return steps, samples
 
 
-def bare_mb(env: str, many: int) -> float:
-    """What the environments alone take in a process of their own, Python and NumPy included."""
-    command = [*PYTHON, "-c", ALONE, env, str(many)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+def alone(env: str, many: int, seconds: float = 5) -> list[tuple[int, float]]:
+    """What the environments take in a process of their own, Python and NumPy included: after so many steps, so many MB.
+
+    Every ten seconds and at the end.
+    """
+    command = [*PYTHON, "-c", ALONE, env, str(many), str(seconds)]
+    found = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        if not process.stdout.readline():
-            raise SystemExit(f"{env} cannot be made and stepped alone")
-        return pss_mb(process.pid)
+        while (line := process.stdout.readline().strip()).isdigit():
+            found.append((int(line), pss_mb(process.pid)))
+    if not found:
+        raise SystemExit(f"{env} cannot be made and stepped alone")
+    return found
 
 
 def measured(env: str, seconds: float) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def measured(env: str, seconds: float) -> dict[str, Any]:
         "seconds": seconds,
         "workers": config.workers,
         "envs_per_worker": config.envs_per_worker,
-        "bare_mb": bare_mb(env, config.envs_per_worker),
+        "bare_mb": alone(env, config.envs_per_worker)[-1][1],
         "env_steps": steps,
         "samples": samples,
     }
@@ -136,9 +149,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, help="of each; default 3600 of the first, 120 of the others")
     parser.add_argument("--envs", nargs="+")
+    parser.add_argument("--alone", action="store_true", help="only the environments of one worker, and print")
     arguments = parser.parse_args()
     if arguments.seconds is not None and arguments.seconds < 10:
         parser.error("--seconds: a run takes some of them to begin; 10 or more")
+    if arguments.alone:
+        for env in arguments.envs or ENVS:
+            config, _ = presets.resolve(env, {})
+            for steps, mb in alone(env, config.envs_per_worker, arguments.seconds or 120):
+                print(f"{env}, {config.envs_per_worker} environments: {mb:.0f} MB after {steps:,} steps", flush=True)
+        return
     results = []
     for index, env in enumerate(arguments.envs or ENVS):
         results.append(measured(env, arguments.seconds or (120 if index else 3600)))
