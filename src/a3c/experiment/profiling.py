@@ -190,13 +190,15 @@ class Reference:
         with self.recipe.made(worker, life._replace(incarnation=0)) as (actor, model):
             turns, first = getattr(self, f"_{self.what}")(worker, actor, model), 1.0
             while not store.pull(model.flat).stop:
-                began = now = time.perf_counter()
-                done = 0
-                while now < began + _TAKEN_EVERY_S:
-                    done += next(turns)
+                seconds, done, before = 0.0, 0, time.perf_counter()
+                while seconds < _TAKEN_EVERY_S:
+                    count = next(turns)
                     now = time.perf_counter()
+                    if count:  # else it has only made ready, which takes no part
+                        seconds, done = seconds + now - before, done + count
+                    before = now
                 life.beat()
-                yield Update({"seconds": now - began, "done": float(done), "begun": first}, 0, 0, (), None)
+                yield Update({"seconds": seconds, "done": float(done), "begun": first}, 0, 0, (), None)
                 first = 0.0
 
     def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
@@ -207,6 +209,7 @@ class Reference:
         with contextlib.closing(self.recipe.source.make_bare(actor.envs.num_envs)) as bare:
             while True:
                 bare.reset(self.recipe.env_seed(worker, actor.envs))
+                yield 0
                 for action in actions:
                     yield bare.step(action)
 
