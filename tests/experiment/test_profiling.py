@@ -185,11 +185,13 @@ def test_bare_environments_take_that_course_again_from_its_beginning():
     with recipe.made(0) as (actor, model):
         store.connect(0).pull(model.flat)
         turns = reference._environment(0, actor, model)
-        Shown.seen = []
+        Shown.seen, counted = [], []
         first = recipe.env_seed(0, actor.envs)[0]
         while Shown.seen.count(first) < 3:
-            next(turns)
+            counted.append(next(turns))
         turns.close()
+    assert counted[0] == counted[-1] == 0  # to begin anew is no step, nor is its time counted
+    assert counted.count(0) == 3
     begins = [i for i, what in enumerate(Shown.seen) if what == first]
     courses = [Shown.seen[begin:end] for begin, end in pairwise(begins)]
     assert len(courses[0]) > 4
