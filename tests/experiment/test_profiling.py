@@ -190,8 +190,8 @@ def test_bare_environments_take_that_course_again_from_its_beginning():
         while Shown.seen.count(first) < 3:
             counted.append(next(turns))
         turns.close()
-    assert counted[0] == counted[-1] == 0  # to begin anew is no step, nor is its time counted
-    assert counted.count(0) == 3
+    assert counted[0] is counted[-1] is None  # to begin anew is no step, nor is its time counted
+    assert counted.count(None) == 3
     begins = [i for i, what in enumerate(Shown.seen) if what == first]
     courses = [Shown.seen[begin:end] for begin, end in pairwise(begins)]
     assert len(courses[0]) > 4

@@ -194,14 +194,14 @@ class Reference:
                 while seconds < _TAKEN_EVERY_S:
                     count = next(turns)
                     now = time.perf_counter()
-                    if count:  # else it has only made ready, which takes no part
+                    if count is not None:  # else it has only made ready, which takes no part
                         seconds, done = seconds + now - before, done + count
                     before = now
                 life.beat()
                 yield Update({"seconds": seconds, "done": float(done), "begun": first}, 0, 0, (), None)
                 first = 0.0
 
-    def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
+    def _environment(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int | None]:
         ends, actions = time.perf_counter() + self.seconds, list[Any]()
         while not actions or time.perf_counter() < ends:
             rows = actor.unroll(len(actor.rewards)).actions.numpy().copy()
@@ -209,7 +209,7 @@ class Reference:
         with contextlib.closing(self.recipe.source.make_bare(actor.envs.num_envs)) as bare:
             while True:
                 bare.reset(self.recipe.env_seed(worker, actor.envs))
-                yield 0
+                yield None
                 for action in actions:
                     yield bare.step(action)
 
