@@ -317,8 +317,8 @@ def tried_loss(case: Case) -> list[Row]:
     outputs = PolicyValue(*(output.detach().requires_grad_() for output in model(rollout)))
     discount, lambda_, entropy_coef, value_coef = COEFFICIENTS.values()
 
-    def in_arrays() -> torch.Tensor:
-        return actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean").total
+    def in_arrays() -> Loss:
+        return actor_critic_loss(outputs, rollout, rewards, model.distribution, **COEFFICIENTS, reduction="mean")
 
     def by_autograd() -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(plain_loss(model, outputs, rollout, rewards), tuple(outputs))

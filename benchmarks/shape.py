@@ -17,16 +17,11 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Any
-
-import gymnasium as gym
-import numpy as np
-from numpy.typing import NDArray
 
 from a3c.config import TrainConfig
 from a3c.experiment.shape import StepTime, choose, cores
 from cartpole import commit
-from slow_environment import steps_per_second
+from slow_environment import Slow, steps_per_second
 
 STEPS_S = (5e-6, 50e-6, 500e-6, 5e-3)
 ENVS = (1, 4, 8, 16)
@@ -34,31 +29,14 @@ SECONDS = 3.0
 OUT = Path(__file__).parent / "results" / "shape.md"
 
 
-class Busy(gym.Env[NDArray[np.float32], Any]):
-    """The same observation for ever, a step that computes for so long, 50 steps an episode."""
+class Busy(Slow):
+    """An environment that computes for so long at each step."""
 
-    observation_space = gym.spaces.Box(-1.0, 1.0, (8,), np.float32)
-    action_space = gym.spaces.Discrete(4)
-
-    def __init__(self, step_s: float) -> None:
-        self.step_s = step_s
-        self.seen = np.full(8, 0.5, np.float32)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an episode."""
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.seen, {}
-
-    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Compute, and go on."""
-        ends = time.thread_time() + self.step_s  # whoever waits for a core computes nothing
-        self.steps += 1
+    def wait(self) -> None:
+        """Compute: whoever waits for a core computes nothing."""
+        ends = time.thread_time() + self.step_s
         while time.thread_time() < ends:
             pass
-        return self.seen, float(action == 1), False, self.steps == 50, {}
 
 
 def alone(step_s: float) -> float:
@@ -100,8 +78,8 @@ def main() -> None:
         for envs in ENVS:
             shares = [rate * alone_s[step_s] / workers for rate in rates[step_s, envs]]
             cells.append(f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})")
-        chosen = choose(StepTime(step_s, 1.0), workers)[1]
-        lines.append(f"| {step_s * 1e6:,.0f} µs | {chosen} | " + " | ".join(cells) + " |")
+        chosen = choose(StepTime(alone_s[step_s], 1.0), workers)[1]
+        lines.append(f"| {alone_s[step_s] * 1e6:,.0f} µs | {chosen} | " + " | ".join(cells) + " |")
     OUT.write_text("\n".join(lines) + "\n")
     print(OUT.read_text())
 

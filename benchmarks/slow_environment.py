@@ -48,9 +48,13 @@ class Slow(gym.Env[NDArray[np.float32], Any]):
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Wait, and go on."""
-        time.sleep(self.step_s)
+        self.wait()
         self.steps += 1
         return self.observe(), float(action == 1), False, self.steps == 50, {}
+
+    def wait(self) -> None:
+        """For as long as a step takes."""
+        time.sleep(self.step_s)
 
     def observe(self) -> NDArray[np.float32]:
         """Eight numbers."""

@@ -43,12 +43,10 @@ def lambda_returns(rewards: Array, discounts: Array, next_values: Array, lambda_
     with np.errstate(invalid="ignore", over="ignore"):  # infinity times 0, selected away
         # What each step bootstraps, [T, ...]: for λ = 1 that is nothing, but where it was truncated.
         bootstrap_weights = discounts - chain_weights
-        bootstraps = np.count_nonzero(bootstrap_weights) > 0
-        returns = (
-            rewards + _cut(bootstrap_weights, next_values)
-            if bootstraps
-            else rewards.astype(np.result_type(rewards, bootstrap_weights, next_values))
-        )
+        if np.count_nonzero(bootstrap_weights):
+            returns = rewards + _cut(bootstrap_weights, next_values)
+        else:
+            returns = rewards.astype(np.result_type(rewards, bootstrap_weights, next_values))
         shape, rows = returns.shape, (len(returns), math.prod(returns.shape[1:]))
         returns, chain_weights = returns.reshape(rows), chain_weights.reshape(rows)
         times = np.multiply if np.count_nonzero(chain_weights) == chain_weights.size else _cut  # mostly none is 0

@@ -190,13 +190,11 @@ class Reference:
         with self.recipe.made(worker, life._replace(incarnation=0)) as (actor, model):
             turns, first = getattr(self, f"_{self.what}")(worker, actor, model), 1.0
             while not store.pull(model.flat).stop:
-                seconds, done, before = 0.0, 0, time.perf_counter()
+                seconds, done = 0.0, 0
                 while seconds < _TAKEN_EVERY_S:
-                    count = next(turns)
-                    now = time.perf_counter()
-                    if count is not None:  # else it has only made ready, which takes no part
-                        seconds, done = seconds + now - before, done + count
-                    before = now
+                    before = time.perf_counter()
+                    if (count := next(turns)) is not None:  # else it has only made ready, which takes no part
+                        seconds, done = seconds + time.perf_counter() - before, done + count
                 life.beat()
                 yield Update({"seconds": seconds, "done": float(done), "begun": first}, 0, 0, (), None)
                 first = 0.0
