@@ -145,7 +145,7 @@ def plain_loss(model: ActorCritic, outputs: PolicyValue, rollout: Rollout, rewar
 def measured(case: Case) -> list[Row]:
     """What it is, and microseconds of the plain and of the fast form."""
     model, plain = built(case), built(case)
-    plain._perceptrons = None  # torch's passes
+    plain._feedforward = None  # torch's passes
     rollout = rollout_of(case, model)
     row, state, starts = rollout.observations[0].numpy(), None, np.zeros(case.envs, np.bool_)
     slow, fast, keeping, acting = (

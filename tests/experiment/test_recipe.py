@@ -40,7 +40,7 @@ def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
             model.normaliser.load(handle.pull(model.flat).moments)
             rollout = actor.unroll(config.rollout_length)
             lengths.add(len(rollout.rewards))
-            assert rollout.passes.hold(model.perceptrons, len(rollout.observations))
+            assert rollout.passes.hold(model.feedforward, len(rollout.observations))
             for ours, anew in zip(model(rollout), model(replace(rollout, passes=None)), strict=True):
                 torch.testing.assert_close(ours, anew)
     assert config.rollout_length in lengths

@@ -93,6 +93,23 @@ class Normaliser:
             return self._part("", observation, dtype, device)
         return {path: self._part(path, part, dtype, device) for path, part in observation.items()}
 
+    def image(self, image: Tensor, out: Tensor, path: str = "", *, unit: float = 1.0) -> None:
+        """Write to `out` the image at `path`, of any shape, normalised if it is tracked; else divided by `unit`."""
+        mean, scale = 0.0, 1.0
+        if tracked := path in self.image_units:
+            unit = self.image_units[path]
+            mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
+        if image.dtype == torch.uint8:
+            # In one pass over many pixels, and seldom a second one.
+            torch.add(image.new_tensor(-mean * scale, dtype=out.dtype), image, alpha=scale / unit, out=out)
+            beyond = max(mean, 255 / unit - mean) * scale > _WIDEST
+        else:
+            number = image if image.is_floating_point() else image.to(out.dtype)
+            out.copy_(number.sub(mean * unit).mul_(scale / unit))
+            beyond = True
+        if tracked and beyond:
+            out.clamp_(-_WIDEST, _WIDEST)
+
     def numbers(self, values: Array, dtype: DTypeLike, path: str = "") -> Array:
         """Numbers [N, O] of the part at `path`, normalised if it is tracked: the same with NumPy."""
         if path not in self.observation_sizes:
@@ -159,16 +176,9 @@ class Normaliser:
         return self._numbers(path, part, dtype) if path in self.observation_sizes else part
 
     def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
-        unit = self.image_units[path]
-        mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
-        if image.dtype == torch.uint8:
-            # In one pass over many pixels, and seldom a second one.
-            image = torch.add(image.new_tensor(-mean * scale, dtype=dtype), image, alpha=scale / unit)
-            beyond = max(mean, 255 / unit - mean) * scale > _WIDEST
-            return image.clamp_(-_WIDEST, _WIDEST) if beyond else image
-        if not image.is_floating_point():
-            image = image.to(dtype)
-        return image.sub(mean * unit).mul_(scale / unit).clamp_(-_WIDEST, _WIDEST).to(dtype)
+        out = torch.empty_like(image, dtype=dtype)
+        self.image(image, out, path)
+        return out
 
     def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
         rows = part.detach().cpu().numpy().reshape(-1, self.observation_sizes[path])

@@ -227,12 +227,12 @@ class Reference:
 
     def _backward(self, worker: int, actor: Actor, model: ActorCritic) -> Iterator[int]:
         rollout = actor.unroll(self.recipe.settings.rollout_length)
-        if (perceptrons := model.perceptrons) is not None:  # what remains where nothing is recorded
-            inputs = perceptrons.inputs(rollout.observations.numpy(), model.normaliser)
+        if (feedforward := model.feedforward) is not None:  # what remains where nothing is recorded
+            inputs = feedforward.inputs(rollout.observations.numpy(), model.normaliser)
             lanes = actor.envs.num_envs  # the last row of these is only bootstrapped from
             while True:
-                policy, values, tapes = perceptrons.forward(inputs)
-                perceptrons.backward(tapes, np.ones_like(policy[:-lanes]), np.ones_like(values[:-lanes]))
+                policy, values, tapes = feedforward.forward(inputs)
+                feedforward.backward(tapes, np.ones_like(policy[:-lanes]), np.ones_like(values[:-lanes]))
                 yield 1
         while True:
             outputs = model(rollout)

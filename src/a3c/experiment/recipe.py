@@ -22,10 +22,6 @@ from a3c.types import Life, StoreHandle, Update
 
 FIRST_LIFE = Life()
 
-# With fewer environments a worker, to keep what acting has worked out costs more than to work it out again
-# (benchmarks/parts.py).
-_KEPT_FROM_ENVS = 8
-
 
 @dataclass(frozen=True)
 class ActorLearnerRecipe:
@@ -68,8 +64,7 @@ class ActorLearnerRecipe:
             model = self.spec.build(seed=model_seed(self.seed), device=self.device)
             assert is_flattened(model, model.flat), "a pull would miss the network"
             length = self.settings.rollout_length
-            kept_steps = length if self.envs_per_worker >= _KEPT_FROM_ENVS else 0
-            act = acting_policy(model, seeds.actions, noise_steps=self.noise_steps, kept_steps=kept_steps)
+            act = acting_policy(model, seeds.actions, noise_steps=self.noise_steps, steps=length, lanes=envs.num_envs)
             actor = Actor(
                 envs,
                 act,

@@ -14,9 +14,9 @@ from a3c.core.flat import flatten_parameters
 from a3c.core.normalisation import Normaliser
 from a3c.models.custom import CustomTorso
 from a3c.models.encoder import Encoder
+from a3c.models.feedforward import Feedforward
 from a3c.models.heads import LogStd, PolicyHead
 from a3c.models.memory import Memory
-from a3c.models.perceptrons import Perceptrons
 from a3c.models.torsos import orthogonal
 from a3c.spaces.parts import ACTION_MASK, Space, parts
 from a3c.types import Outputs, PolicyValue, Rollout, State
@@ -128,13 +128,18 @@ class ActorCritic(nn.Module):
         self.to(self.device, dtype)
         self.flat = flatten_parameters(self)  # θ', [P]
         # Last: it looks at the parameters where they now lie.
-        self._perceptrons = Perceptrons(self) if Perceptrons.suits(self) else None
+        self._feedforward = Feedforward(self) if Feedforward.suits(self) else None
 
     @property
-    def perceptrons(self) -> Perceptrons | None:
-        """The network's passes in NumPy, if it is one of perceptrons whose memory is where it was built."""
-        built = self._perceptrons
+    def feedforward(self) -> Feedforward | None:
+        """The network's passes on arrays, if it is one that they suit and its memory is where it was built."""
+        built = self._feedforward
         return built if built is not None and built.are_of(self) else None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether an observation is one image."""
+        return isinstance(self.policy_torso, Encoder) and self.policy_torso.image is not None
 
     @property
     def state_size(self) -> int:
@@ -166,8 +171,8 @@ class ActorCritic(nn.Module):
         `passes`: a rollout's, whose observations these are.
         """
         assert self.policy_memory is None, "a network with memory needs a state: use step"
-        if (perceptrons := self.perceptrons) is not None:
-            return perceptrons(self, observations, passes)
+        if (feedforward := self.feedforward) is not None:
+            return feedforward(self, observations, passes)
         return self._heads(*self._features(observations), observations)
 
     def policy(self, observation: Any, state: State, episode_start: Tensor) -> Acting:

@@ -9,11 +9,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor, nn
 
+from a3c.core.normalisation import Normaliser
 from a3c.errors import UnsupportedEnvironment, UsageError
 from a3c.models.torsos import IMAGE_FEATURES, image_torso, mlp_torso
-from a3c.spaces.images import LEAST_SIDE, LEAST_SIDE_STRIDED, ImageLayout, image_layout, image_unit
+from a3c.spaces.images import LEAST_SIDE, LEAST_SIDE_STRIDED, ImageLayout, channels_last, image_layout, image_unit
 from a3c.spaces.parts import Space, basic_parts, described, is_mask, parts
 
 _WIDEST_ONE_HOT = 1024
@@ -49,6 +51,7 @@ class Encoder(nn.Module):
         features: F.
         vector_dims: how many dimensions an observation has of its own, if it is one array of numbers, which go straight
             into the layers of `joint`; None for any other.
+        joint_inputs: how many numbers go into `joint`.
 
     Raises:
         UnsupportedEnvironment: a part is of a kind that is not handled, has too many categories, or is an image too
@@ -79,8 +82,8 @@ class Encoder(nn.Module):
             )
         several = len(encoded) > 1
         own = (hidden_sizes[:-1] or hidden_sizes) if several else ()
-        torsos: list[_Image | _Vector] = [
-            _Image(cast(spaces.Box, part), layouts[path], torso, path, ready=path in ready_images)
+        torsos: list[ImageEncoder | _Vector] = [
+            ImageEncoder(cast(spaces.Box, part), layouts[path], torso, path, ready=path in ready_images)
             if path in layouts
             else _Vector(part, path, own, activation)
             for path, part in encoded.items()
@@ -94,8 +97,15 @@ class Encoder(nn.Module):
         if self._paths == ("",) and isinstance(observation_space, spaces.Box | spaces.MultiBinary) and not layouts:
             self.vector_dims = len(_shape(observation_space))
         self.torsos = nn.ModuleList(torsos)
+        self.joint_inputs = inputs
         self.joint = mlp_torso(inputs, joined, activation)
         self.features = joined[-1] if joined else inputs
+
+    @property
+    def image(self) -> ImageEncoder | None:
+        """The torso of an observation that is one image, whose features go out as they are; None for any other."""
+        only = self.torsos[0] if self._paths == ("",) else None
+        return only if isinstance(only, ImageEncoder) else None
 
     def forward(self, observation: Any) -> Tensor:
         """Features [..., F] of a flat observation, [..., *O] or a dict of such."""
@@ -112,10 +122,15 @@ class Encoder(nn.Module):
         return joint(features[0] if len(features) == 1 else torch.cat(features, -1))
 
 
-class _Image(nn.Module):
+class ImageEncoder(nn.Module):
     """A part that is an image: scaled unless it is ready, as [N, C, H, W], through its torso.
 
     Stacked frames are more channels.
+
+    Attributes:
+        dims: how many dimensions an observation has of its own.
+        shape: C, H, W.
+        torso: what they go through.
     """
 
     def __init__(self, space: spaces.Box, layout: ImageLayout, torso: str, path: str, *, ready: bool) -> None:
@@ -127,11 +142,12 @@ class _Image(nn.Module):
         self.layout = layout
         self.dims = len(layout)
         self.unit = 1.0 if ready else image_unit(space)
-        self.shape = (size.get("S", 1) * size.get("C", 1), height, width)  # C, H, W
+        self.shape = (size.get("S", 1) * size.get("C", 1), height, width)
         self.torso = image_torso(torso, *self.shape, f"the image{described(path)}")
         self.features = IMAGE_FEATURES[torso]
 
     def forward(self, image: Tensor, like: Tensor) -> Tensor:
+        """Features [..., F] of images [..., *O], with the dtype and device of `like`."""
         lead = _lead(image, self.dims)
         image = image.to(like.device).to(like.dtype)  # in this order, bytes cross to the device as bytes
         image = image.reshape(-1, *image.shape[len(lead) :])  # [N, *O]
@@ -145,6 +161,22 @@ class _Image(nn.Module):
             image = torch.stack(image.unbind(1), -1).permute(0, 3, 1, 2)
         features: Tensor = self.torso(image if self.unit == 1.0 else image / self.unit)  # [N, F]
         return features.reshape(*lead, self.features)
+
+    def pixels(
+        self, observations: NDArray[Any], normaliser: Normaliser, dtype: DTypeLike, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """What goes into the torso, with channels last, [N, H, W, C], for [..., *O] as environments give them.
+
+        With actors' buffers this goes along in memory.
+        """
+        lead = observations.ndim - self.dims
+        order = [*range(lead), *(lead + axis for axis in channels_last(self.layout))]
+        channels, height, width = self.shape
+        images = torch.from_numpy(observations.transpose(order).reshape(-1, height, width, channels))
+        if out is None:
+            out = np.empty(images.shape, dtype)
+        normaliser.image(images, torch.from_numpy(out), unit=self.unit)
+        return out
 
 
 class _Numbers(nn.Module):

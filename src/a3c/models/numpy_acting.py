@@ -15,22 +15,34 @@ from numpy.typing import NDArray
 from a3c.core.distributions import GREATEST_LOG_STD, LEAST_LOG_STD, Categorical, Normal
 from a3c.models.acting import ActingPolicy
 from a3c.models.actor_critic import ActorCritic
-from a3c.models.perceptrons import Passes, PolicySteps
+from a3c.models.feedforward import Passes, PolicySteps
 from a3c.types import State
 
 Array = NDArray[Any]
 
+# Of numbers. With fewer lanes, to keep what acting has worked out costs more than to work it out again
+# (benchmarks/parts.py).
+_KEPT_FROM_LANES = 8
 _DRAWS_AHEAD, _MOST_AHEAD = 16, 100_000  # steps whose noise is drawn together, a few calls less for each; numbers
 _GREATEST_STD = math.exp(GREATEST_LOG_STD)
 
 
 def acting_policy(
-    model: ActorCritic, seed: int, *, noise_steps: int = 1, kept_steps: int = 0
+    model: ActorCritic, seed: int, *, noise_steps: int = 1, steps: int = 0, lanes: int = 0
 ) -> ActingPolicy | NumpyPolicy:
-    """The fastest way to draw actions from this model's policy. Arguments as those of the two."""
-    if NumpyPolicy.suits(model):
-        return NumpyPolicy(model, seed, noise_steps=noise_steps, kept_steps=kept_steps)
-    return ActingPolicy(model, seed, noise_steps=noise_steps)
+    """The fastest way to draw actions from this model's policy.
+
+    Args:
+        model: whose policy.
+        seed: of the stream that actions are drawn from.
+        noise_steps: as `ActingPolicy`.
+        steps: T of rollouts that are learned from, if any are.
+        lanes: their B.
+    """
+    if not NumpyPolicy.suits(model):
+        return ActingPolicy(model, seed, noise_steps=noise_steps)
+    keeps = lanes >= _KEPT_FROM_LANES or model.has_images
+    return NumpyPolicy(model, seed, noise_steps=noise_steps, kept_steps=steps if keeps else 0)
 
 
 class NumpyPolicy:
@@ -50,8 +62,8 @@ class NumpyPolicy:
         assert self.suits(model)
         self.model = model
         self.random = np.random.Generator(np.random.SFC64(seed))
-        assert model.perceptrons is not None
-        self._network = model.perceptrons
+        assert model.feedforward is not None
+        self._network = model.feedforward
         self.noise_steps = noise_steps
         self.kept_steps = kept_steps
         self._kept: PolicySteps | None = None
@@ -65,7 +77,7 @@ class NumpyPolicy:
     def suits(model: ActorCritic) -> bool:
         """Whether this can act for such a model."""
         # A squashed Gaussian is drawn like a plain one.
-        return model.perceptrons is not None and isinstance(model.distribution, Categorical | Normal)
+        return model.feedforward is not None and isinstance(model.distribution, Categorical | Normal)
 
     def __call__(self, observation: Array, state: State, episode_start: NDArray[np.bool_]) -> tuple[Array, State]:
         """Flat actions [B, *K] for flat observations [B, *O]; there is no state."""

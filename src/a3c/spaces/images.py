@@ -49,6 +49,11 @@ def image_unit(space: spaces.Box) -> float:
     return 255.0 if (space.low == 0).all() and (space.high == 255).all() else 1.0
 
 
+def channels_last(layout: ImageLayout) -> list[int]:
+    """An image's axes in the order in which its channels, its frames among them, come last: H, W, S, C."""
+    return sorted(range(len(layout)), key=lambda axis: "HWSC".index(layout[axis]))
+
+
 def buffer_of(space: Space, lead: tuple[int, ...]) -> np.ndarray[Any, np.dtype[Any]]:
     """Zeros [*lead, *O] for a basic space's observations, as a network likes them.
 
@@ -58,10 +63,9 @@ def buffer_of(space: Space, lead: tuple[int, ...]) -> np.ndarray[Any, np.dtype[A
     layout, first = image_layout(space), len(lead)
     if layout is None or space.shape is None:
         return array_of(space, lead)
-    last = [axis for axis, name in enumerate(layout) if name not in "HW"]  # of the shape, those that are last in memory
-    sides = [axis for axis, name in enumerate(layout) if name in "HW"]
-    buffer = np.zeros((*lead, *(space.shape[axis] for axis in sides + last)), space.dtype)
-    return np.moveaxis(buffer, range(first, buffer.ndim), [first + axis for axis in sides + last])
+    order = channels_last(layout)
+    buffer = np.zeros((*lead, *(space.shape[axis] for axis in order)), space.dtype)
+    return np.moveaxis(buffer, range(first, buffer.ndim), [first + axis for axis in order])
 
 
 def pieces_of(space: Space) -> list[tuple[Any, ...]]:

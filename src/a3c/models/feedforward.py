@@ -1,25 +1,25 @@
-"""Fully connected networks in NumPy: the whole network is one step of the chain rule, its two passes a few calls each.
+"""Feedforward networks on arrays: the whole network is one step of the chain rule, its two passes a few calls each.
 
-With a few hundred rows and 64 units a layer, most of what torch takes for a pass is the price of its calls and of the
-nodes that it records. NumPy's calls cost a third of that, and there is nothing to record: the chain rule for a
-perceptron is written down here.
+Nothing is recorded, since the chain rule is written down: each layer's in `a3c.models.layers`, the network's here. So
+what acting works out of a rollout's observations can be kept, and learning begins with it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from a3c.core.normalisation import Normaliser
 from a3c.models.encoder import Encoder
 from a3c.models.heads import LEAST_VARIANCE
+from a3c.models.layers import Layer, Linear, has_known_layers, layers_of
 from a3c.types import Outputs, PolicyValue
 
 if TYPE_CHECKING:
@@ -29,68 +29,7 @@ Array = NDArray[Any]
 Vector = TypeVar("Vector", Array, Tensor)
 
 
-class Activation(NamedTuple):
-    """A function of each number, worked out in place, and its chain rule, in terms of what it gave."""
-
-    apply: Callable[[Array], Array]
-    pull_back: Callable[[Array, Array], Array]  # outputs y, ∂L/∂y -> ∂L/∂x
-
-
-def _pull_back_tanh(outputs: Array, of_outputs: Array) -> Array:
-    """∂L/∂x = (1 - y²) ∂L/∂y."""
-    of_inputs: Array = outputs * outputs
-    np.subtract(1, of_inputs, out=of_inputs)
-    of_inputs *= of_outputs
-    return of_inputs
-
-
-ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Tanh: Activation(lambda x: np.tanh(x, out=x), _pull_back_tanh),
-    nn.ReLU: Activation(lambda x: np.maximum(x, 0, out=x), lambda y, of_y: of_y * (y > 0)),
-}
-
-
-class Layer(NamedTuple):
-    """A linear layer, sharing its memory, and what follows it."""
-
-    weight: Array  # [O, I]
-    bias: Array  # [O]
-    activation: Activation | None
-    places: tuple[int, int]  # of weight and bias among the model's parameters
-
-    @classmethod
-    def of(cls, linear: nn.Module, places: Mapping[int, int], activation: nn.Module | None = None) -> Layer:
-        """That of a module and the one behind it; `places` by where a parameter lies."""
-        assert isinstance(linear, nn.Linear)
-        following = None if activation is None else ACTIVATIONS[type(activation)]
-        own = places[linear.weight.data_ptr()], places[linear.bias.data_ptr()]
-        return cls(linear.weight.detach().numpy(), linear.bias.detach().numpy(), following, own)
-
-    def __call__(self, inputs: Array, out: Array | None = None) -> Array:
-        """[N, O] for [N, I], written to `out` if there is one."""
-        outputs: Array = np.matmul(inputs, self.weight.T, out=out)
-        outputs += self.bias
-        return outputs if self.activation is None else self.activation.apply(outputs)
-
-
-def is_perceptron(torso: nn.Module) -> bool:
-    """Whether a torso is fully connected, on one array of numbers, with activations that are known here."""
-    return (
-        isinstance(torso, Encoder)
-        and torso.vector_dims is not None
-        and all(isinstance(layer, nn.Linear) or type(layer) in ACTIVATIONS for layer in torso.joint.children())
-    )
-
-
-def _layers_of(torso: nn.Module, places: Mapping[int, int]) -> list[Layer]:
-    """The layers of such a torso."""
-    assert isinstance(torso, Encoder)
-    modules = list(torso.joint.children())
-    pairs = zip(modules[::2], modules[1::2], strict=True)
-    return [Layer.of(linear, places, activation) for linear, activation in pairs]
-
-
-class Perceptrons:
+class Feedforward:
     """An actor-critic's forward and backward pass.
 
     Args:
@@ -104,35 +43,41 @@ class Perceptrons:
         ends = [*itertools.accumulate(parameter.numel() for parameter in self.parameters)]
         # Where each parameter lies in a gradient [P], and its shape.
         self._parts = [(end - p.numel(), end, tuple(p.shape)) for end, p in zip(ends, self.parameters, strict=True)]
-        self.torsos = [_layers_of(model.policy_torso, places)]
+        self.torsos = [layers_of(model.policy_torso, places)]
         if model.value_torso is not model.policy_torso:
-            self.torsos.append(_layers_of(model.value_torso, places))
+            self.torsos.append(layers_of(model.value_torso, places))
         self.policy_head, self.value_head = (
-            Layer.of(linear, places) for linear in (model.policy_head.linear, model.value_head)
+            Linear.of(linear, places) for linear in (model.policy_head.linear, model.value_head)
         )
-        self.policy_layers = [*self.torsos[0], self.policy_head]
+        self.policy_layers: list[Layer] = [*self.torsos[0], self.policy_head]
         log_std = model.policy_head.log_std
         self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]; gSDE's, [F, K]
         self.gsde = model.policy_head.gsde
         self._log_std_place = -1 if log_std is None else places[log_std.data_ptr()]
-        layers = [self.policy_head, self.value_head, *itertools.chain(*self.torsos)]
+        layers: list[Layer] = [self.policy_head, self.value_head, *itertools.chain(*self.torsos)]
         known = {place for layer in layers for place in layer.places} | {self._log_std_place} - {-1}
         assert known == set(range(len(self.parameters))), "each is to have its gradient"
         self.dtype = self.value_head.bias.dtype
         self._address = model.value_head.bias.data_ptr()
         assert isinstance(model.policy_torso, Encoder)
-        assert model.policy_torso.vector_dims is not None
-        self._own_dims = model.policy_torso.vector_dims
-        self._width = (self.torsos[0] or [self.policy_head])[0].weight.shape[1]  # I
+        self._image = model.policy_torso.image
+        if self._image is not None:
+            channels, height, width = self._image.shape
+            self.input_shape: tuple[int, ...] = (height, width, channels)  # of a row of inputs
+            self._own_dims = self._image.dims
+        else:
+            assert model.policy_torso.vector_dims is not None
+            self.input_shape = (model.policy_torso.joint_inputs,)
+            self._own_dims = model.policy_torso.vector_dims
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
-        """Whether a model is made of perceptrons, without memory, on the CPU."""
+        """Whether a model has no memory, is on the CPU, and is made of layers that are known here."""
         return (
             model.device.type == "cpu"
             and model.policy_memory is None
-            and is_perceptron(model.policy_torso)
-            and is_perceptron(model.value_torso)
+            and has_known_layers(model.policy_torso)
+            and has_known_layers(model.value_torso)
             and model.policy_head.order is None
         )
 
@@ -151,7 +96,7 @@ class Perceptrons:
         if passes is not None and passes.hold(self, len(observations)):
             arrays = self._completed(passes, observations[-1].numpy(), model.normaliser)
         else:
-            arrays = self._policy_passes(self.inputs(observations.numpy(), model.normaliser))
+            arrays = _through(self.policy_layers, self.inputs(observations.numpy(), model.normaliser))
         outputs = PassedThrough(self, model, arrays, lead)
         if torch.is_grad_enabled():
             return outputs
@@ -167,28 +112,30 @@ class Perceptrons:
         These are without log σ of its own. `out` is what they and all on the way to them are written to: see
         `PolicySteps`.
         """
-        passes = self._policy_passes(self.inputs(observations, normaliser), out)
-        return passes[-2], passes[-1]
-
-    def _policy_passes(self, inputs: Array, out: Sequence[Array] | None = None) -> list[Array]:
-        """The inputs [N, I], what each of the policy's layers gives out, and what its head does."""
         if out is None:
-            return _through(self.policy_layers, inputs)
-        out[0][...] = inputs
-        return _through(self.policy_layers, inputs, out[1:])
+            passes = _through(self.policy_layers, self.inputs(observations, normaliser))
+        else:
+            passes = _through(self.policy_layers, self.inputs(observations, normaliser, out[0]), out[1:])
+        return passes[-2], passes[-1]
 
     def _completed(self, passes: Passes, last: Array, normaliser: Normaliser) -> list[Array]:
         """Those over a whole rollout, on whose last row [B, *O] nobody has acted."""
         self.policy_pass(last, normaliser, passes.kept.places[passes.steps])
-        return [rows[: passes.steps + 1].reshape(-1, rows.shape[-1]) for rows in passes.kept.rows]
+        return [rows[: passes.steps + 1].reshape(-1, *rows.shape[2:]) for rows in passes.kept.rows]
 
-    def inputs(self, observations: Array, normaliser: Normaliser) -> Array:
-        """Normalised, a row each, [N, I]."""
-        return normaliser.numbers(observations.reshape(observations.size // self._width, self._width), self.dtype)
+    def inputs(self, observations: Array, normaliser: Normaliser, out: Array | None = None) -> Array:
+        """Normalised, a row each, [N, I] or [N, H, W, C], written to `out` if there is one."""
+        if self._image is not None:
+            return self._image.pixels(observations, normaliser, self.dtype, out)
+        rows = normaliser.numbers(observations.reshape(-1, *self.input_shape), self.dtype)
+        if out is None:
+            return rows
+        out[...] = rows
+        return out
 
     def forward(self, inputs: Array) -> tuple[Array, Array, list[list[Array]]]:
         """Policy parameters [N, D], values [N], and what each torso's layers took in and gave out."""
-        return self.forward_from(self._policy_passes(inputs))
+        return self.forward_from(_through(self.policy_layers, inputs))
 
     def forward_from(self, policy_passes: list[Array]) -> tuple[Array, Array, list[list[Array]]]:
         """The same, where the policy's own passes are known already."""
@@ -235,31 +182,17 @@ class Perceptrons:
         tapes = [[rows[: len(of_values)] for rows in tape] for tape in tapes]
         gradient = np.empty(self._parts[-1][1], self.dtype)
         parts = self.parts_of(gradient)
-        ones = np.ones(len(of_values), self.dtype)  # a product with them is a sum, and a third of its price
-
-        def step_back(layer: Layer, inputs: Array, of_sums: Array) -> None:
-            weight, bias = layer.places
-            np.matmul(of_sums.T, inputs, out=parts[weight])
-            np.matmul(ones, of_sums, out=parts[bias])
-
         if self.log_std is not None:
             size = self.log_std.shape[-1]
             self._of_log_std(tapes[0][-1], of_policy[:, -size:], parts[self._log_std_place])
             of_policy = of_policy[:, :-size]
         heads = [(self.policy_head, tapes[0], of_policy), (self.value_head, tapes[-1], of_values[:, None])]
-        for head, tape, of_outputs in heads:
-            step_back(head, tape[-1], of_outputs)
-        of_features = [of_outputs @ head.weight for head, _, of_outputs in heads]
+        of_features = [head.back(tape[-1], None, of_outputs, parts) for head, tape, of_outputs in heads]
         if len(self.torsos) == 1:  # a shared torso hears from both heads
             of_features = [of_features[0] + of_features[1]]
         for torso, tape, of_outputs in zip(self.torsos, tapes, of_features, strict=True):
             for i in range(len(torso) - 1, -1, -1):
-                layer = torso[i]
-                assert layer.activation is not None
-                of_sums = layer.activation.pull_back(tape[i + 1], of_outputs)
-                step_back(layer, tape[i], of_sums)
-                if i:
-                    of_outputs = of_sums @ layer.weight
+                of_outputs = torso[i].back(tape[i], tape[i + 1], of_outputs, parts, onward=i > 0)
         return gradient
 
     def parts_of(self, gradient: Vector) -> list[Vector]:
@@ -289,11 +222,10 @@ class PolicySteps:
     """
 
     def __init__(self, model: ActorCritic, steps: int, lanes: int) -> None:
-        assert model.perceptrons is not None
-        self.model, self.network, self.lanes = model, model.perceptrons, lanes
-        layers = self.network.policy_layers
-        widths = [layers[0].weight.shape[1], *(len(layer.bias) for layer in layers)]
-        self.rows = [np.empty((steps + 1, lanes, width), self.network.dtype) for width in widths]  # [T+1, B, ...] each
+        assert model.feedforward is not None
+        self.model, self.network, self.lanes = model, model.feedforward, lanes
+        shapes = [self.network.input_shape, *(layer.shape for layer in self.network.policy_layers)]
+        self.rows = [np.empty((steps + 1, lanes, *shape), self.network.dtype) for shape in shapes]  # [T+1, B, ...] each
         self.places = [[rows[t] for rows in self.rows] for t in range(steps + 1)]  # where each step's are written
         self.rollout = 0  # which one it is, by number
         self._versions: list[int] = []  # of the parameters that act
@@ -304,7 +236,7 @@ class PolicySteps:
         self.rollout += 1
         self._versions, self._moments = self._versions_now(), self.model.normaliser.moments
 
-    def are_by(self, network: Perceptrons) -> bool:
+    def are_by(self, network: Feedforward) -> bool:
         """Whether that is the network, and its parameters and moments are what they were."""
         same = network is self.network and self.model.normaliser.moments is self._moments
         return same and self._versions_now() == self._versions
@@ -321,7 +253,7 @@ class Passes(NamedTuple):
     rollout: int
     steps: int  # T
 
-    def hold(self, network: Perceptrons, rows: int) -> bool:
+    def hold(self, network: Feedforward, rows: int) -> bool:
         """Whether they are still there, and are what the network would make of all but the last of so many rows."""
         return self.kept.rollout == self.rollout and self.steps + 1 == rows and self.kept.are_by(network)
 
@@ -336,7 +268,7 @@ class PassedThrough:
         lead: the outputs' leading dimensions.
     """
 
-    def __init__(self, network: Perceptrons, model: ActorCritic, passes: list[Array], lead: tuple[int, ...]) -> None:
+    def __init__(self, network: Feedforward, model: ActorCritic, passes: list[Array], lead: tuple[int, ...]) -> None:
         policy, values, self._tapes = network.forward_from(passes)
         self._network, self._model = network, model
         self._arrays = policy.reshape(*lead, policy.shape[1]), values.reshape(lead)
@@ -387,7 +319,7 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: Perceptrons, outputs: tuple[Array, Array], tapes: list[list[Array]], *_: Tensor
+        ctx: Any, network: Feedforward, outputs: tuple[Array, Array], tapes: list[list[Array]], *_: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.tapes = network, tapes
         return tuple(torch.from_numpy(array) for array in outputs)

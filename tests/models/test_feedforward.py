@@ -17,7 +17,7 @@ from a3c.core.normalisation import Normaliser
 from a3c.core.optimizers import RMSProp
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.numpy_acting import NumpyPolicy
-from a3c.models.perceptrons import Layer, Perceptrons
+from a3c.models.feedforward import Layer, Feedforward
 from a3c.types import PolicyValue
 from random_rollout import random_rollout
 
@@ -55,7 +55,7 @@ def passed(model: ActorCritic, observations: torch.Tensor, fast: bool):
     """Outputs and the gradient of a number made of them, by either way."""
     if not fast:
         model = copy.deepcopy(model)  # whose memory is another
-        assert not model._perceptrons.are_of(model)
+        assert not model._feedforward.are_of(model)
     policy, values = model.policy_value(observations)
     weights = torch.linspace(-1, 2, policy.numel(), dtype=policy.dtype).reshape(policy.shape)
     number = (weights * policy).sum() + (values**2).sum()
@@ -107,7 +107,7 @@ def test_a_network_that_has_moved_is_passed_through_by_torch():
 
 @pytest.mark.parametrize("name", sorted(set(UNSUITED) - {"several choices"}))
 def test_what_they_do_not_suit(name):
-    assert not Perceptrons.suits(UNSUITED[name].build())
+    assert not Feedforward.suits(UNSUITED[name].build())
 
 
 def loss_of(outputs, rollout, distribution):
@@ -245,7 +245,7 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
         steps = [acting(row.numpy(), None, np.ones(3, np.bool_))[0] for row in rollout.observations[:-1]]
         rollout = replace(rollout, actions=torch.from_numpy(np.stack(steps)))
         known = replace(rollout, passes=acting.passes(length))
-        assert known.passes.hold(model.perceptrons, length + 1)
+        assert known.passes.hold(model.feedforward, length + 1)
         for ours, anew in zip(model(known), model(rollout), strict=True):
             torch.testing.assert_close(ours, anew, rtol=1e-12, atol=1e-12)
         gradients = [flat_gradient(loss_of(model(each), each, distribution), model) for each in (known, rollout)]
@@ -260,7 +260,7 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
             RMSProp().step(
                 model.flat, gradients[0], (zeros,), (zeros.clone(), zeros.clone()), learning_rate=1e-3, step_count=1
             )
-        assert not known.passes.hold(model.perceptrons, length + 1)
+        assert not known.passes.hold(model.feedforward, length + 1)
 
 
 def test_it_takes_the_policys_layers_no_more_than_the_last_row(monkeypatch):

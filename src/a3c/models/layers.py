@@ -1,0 +1,227 @@
+"""Layers whose chain rule is written down, on the memory of a torch module's parameters.
+
+Most of what torch takes for a pass of a small network is the price of its calls and of the nodes that it records, and
+NumPy's calls cost a third of that. Where there is much arithmetic to a call, torch's functions do it, on arrays, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from a3c.models.encoder import Encoder
+
+Array = NDArray[Any]
+
+_WIDE = 2**17  # weights of a layer from which on torch's product is the faster one
+
+
+class Layer(Protocol):
+    """From rows to rows, and the chain rule; a layer's activation belongs to it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a row of what it gives out."""
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Of weight and bias among the model's parameters."""
+
+    def __call__(self, inputs: Array, out: Array | None = None) -> Array:
+        """[N, *shape], written to `out` if there is one."""
+
+    def back(
+        self, inputs: Array, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
+    ) -> Array:
+        """∂L/∂inputs for ∂L/∂outputs, as it is if nobody goes on from there (`onward`).
+
+        Writes ∂L/∂weight and ∂L/∂bias to their places among `parts`. `outputs` are what it gave for these inputs; None
+        will do if it has no activation.
+        """
+
+
+class Activation(NamedTuple):
+    """A function of each number, worked out in place, and its chain rule, in terms of what it gave."""
+
+    apply: Callable[[Array], Array]
+    pull_back: Callable[[Array, Array], Array]  # outputs y, ∂L/∂y -> ∂L/∂x
+
+
+def _pull_back_tanh(outputs: Array, of_outputs: Array) -> Array:
+    """∂L/∂x = (1 - y²) ∂L/∂y."""
+    of_inputs: Array = outputs * outputs
+    np.subtract(1, of_inputs, out=of_inputs)
+    of_inputs *= of_outputs
+    return of_inputs
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Tanh: Activation(lambda x: np.tanh(x, out=x), _pull_back_tanh),
+    nn.ReLU: Activation(lambda x: np.maximum(x, 0, out=x), lambda y, of_y: of_y * (y > 0)),
+}
+
+
+def _torchs_matmul(a: Array, b: Array, out: Array | None = None) -> Array:
+    """As `np.matmul`, of matrices."""
+    product = torch.mm(torch.from_numpy(a), torch.from_numpy(b), out=None if out is None else torch.from_numpy(out))
+    return product.numpy()
+
+
+class Linear(NamedTuple):
+    """A linear layer, sharing its memory, and what follows it."""
+
+    weight: Array  # [O, I]
+    bias: Array  # [O]
+    activation: Activation | None
+    places: tuple[int, int]
+    matmul: Callable[..., Array]
+
+    @classmethod
+    def of(cls, linear: nn.Module, places: Mapping[int, int], activation: nn.Module | None = None) -> Linear:
+        """That of a module and the one behind it; `places` by where a parameter lies."""
+        assert isinstance(linear, nn.Linear)
+        weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+        own = places[linear.weight.data_ptr()], places[linear.bias.data_ptr()]
+        following = None if activation is None else ACTIVATIONS[type(activation)]
+        return cls(weight, bias, following, own, np.matmul if weight.size < _WIDE else _torchs_matmul)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[O]."""
+        return self.bias.shape
+
+    def __call__(self, inputs: Array, out: Array | None = None) -> Array:
+        """[N, O] for [N, I]: see `Layer`."""
+        outputs = self.matmul(inputs, self.weight.T, out=out)
+        outputs += self.bias
+        return outputs if self.activation is None else self.activation.apply(outputs)
+
+    def back(
+        self, inputs: Array, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
+    ) -> Array:
+        """See `Layer`."""
+        if self.activation is not None:
+            assert outputs is not None
+            of_outputs = self.activation.pull_back(outputs, of_outputs)
+        weight, bias = self.places
+        self.matmul(of_outputs.T, inputs, out=parts[weight])
+        # A product with ones is a sum, and a third of its price.
+        np.matmul(np.ones(len(of_outputs), of_outputs.dtype), of_outputs, out=parts[bias])
+        return self.matmul(of_outputs, self.weight) if onward else of_outputs
+
+
+class Convolution(NamedTuple):
+    """A convolution of images [N, H, W, C], sharing its memory, and the ReLU behind it.
+
+    Channels are last in memory, where torch is fastest. Only the last convolution's images are flat, [N, C H W], with
+    channels first, as the layer behind it has its weights.
+    """
+
+    weight: Tensor  # [C, C of the inputs, height and width of the kernel]
+    bias: Tensor  # [C]
+    places: tuple[int, int]
+    geometry: tuple[Any, ...]  # stride, padding and dilation, of both sides each
+    sides: tuple[int, int]  # H and W of what it gives out
+    flat: bool
+
+    @classmethod
+    def of(cls, module: nn.Conv2d, places: Mapping[int, int], sides: tuple[int, ...], *, flat: bool) -> Convolution:
+        """That of a module, for images of such sides; `places` by where a parameter lies."""
+        assert module.bias is not None
+        own = places[module.weight.data_ptr()], places[module.bias.data_ptr()]
+        geometry = (module.stride, module.padding, module.dilation)
+        assert geometry[1:] == ((0, 0), (1, 1)), "only such are in our torsos"
+        height, width = (
+            (side - kernel) // stride + 1
+            for side, kernel, stride in zip(sides, module.kernel_size, module.stride, strict=True)
+        )
+        return cls(module.weight.detach(), module.bias.detach(), own, geometry, (height, width), flat)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[H, W, C], or [C H W]."""
+        channels = len(self.bias)
+        return (channels * math.prod(self.sides),) if self.flat else (*self.sides, channels)
+
+    def __call__(self, inputs: Array, out: Array | None = None) -> Array:
+        """See `Layer`."""
+        if out is None:
+            out = np.empty((len(inputs), *self.shape), inputs.dtype)
+        sums = torch.conv2d(_images(inputs), self.weight, self.bias, *self.geometry)
+        torch.clamp_min(sums, 0, out=self._images_out(out))
+        return out
+
+    def back(
+        self, inputs: Array, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
+    ) -> Array:
+        """See `Layer`."""
+        assert outputs is not None
+        of_sums = torch.ops.aten.threshold_backward(self._images_out(of_outputs), self._images_out(outputs), 0)
+        of_inputs, *of_parameters = torch.ops.aten.convolution_backward(
+            of_sums,
+            _images(inputs),
+            self.weight,
+            [len(self.bias)],
+            *self.geometry,
+            False,
+            [0, 0],
+            1,
+            [onward, True, True],
+        )  # fmt: skip  (not transposed, in one group)
+        for place, of_parameter in zip(self.places, of_parameters, strict=True):
+            parts[place][...] = of_parameter.numpy()
+        return cast(Tensor, of_inputs).permute(0, 2, 3, 1).contiguous().numpy() if onward else of_outputs
+
+    def _images_out(self, rows: Array) -> Tensor:
+        """Rows of what it gives out as [N, C, H, W]."""
+        return torch.from_numpy(rows).view(len(rows), -1, *self.sides) if self.flat else _images(rows)
+
+
+def _images(rows: Array) -> Tensor:
+    """[N, C, H, W], sharing memory with [N, H, W, C]."""
+    return torch.from_numpy(rows).permute(0, 3, 1, 2)
+
+
+def has_known_layers(torso: nn.Module) -> bool:
+    """Whether `layers_of` finds all of a torso: it encodes one array, through layers that are known here."""
+    if not isinstance(torso, Encoder):
+        return False
+    if torso.image is not None:
+        *convolutions, _, _, _ = torso.image.torso.children()
+        return all(type(layer) in (nn.Conv2d, nn.ReLU) for layer in convolutions)
+    return torso.vector_dims is not None and all(
+        isinstance(layer, nn.Linear) or type(layer) in ACTIVATIONS for layer in torso.joint.children()
+    )
+
+
+def layers_of(torso: nn.Module, places: Mapping[int, int]) -> list[Layer]:
+    """The layers of a torso that `has_known_layers`."""
+    assert isinstance(torso, Encoder)
+    if torso.image is None:
+        return [Linear.of(linear, places, activation) for linear, activation in _pairs(list(torso.joint.children()))]
+    *convolutions, _, units, activation = torso.image.torso.children()
+    assert isinstance(units, nn.Linear)
+    return [*_convolutions(convolutions, torso.image.shape[1:], places), Linear.of(units, places, activation)]
+
+
+def _convolutions(
+    modules: Sequence[nn.Module], sides: tuple[int, ...], places: Mapping[int, int]
+) -> Iterator[Convolution]:
+    """Those of modules that are convolutions and ReLUs in turn, for images of such sides."""
+    pairs = list(_pairs(modules))
+    for i, (module, _) in enumerate(pairs):
+        assert isinstance(module, nn.Conv2d)
+        convolution = Convolution.of(module, places, sides, flat=i == len(pairs) - 1)
+        sides = convolution.sides
+        yield convolution
+
+
+def _pairs(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Layers, and the activation behind each."""
+    return zip(modules[::2], modules[1::2], strict=True)
