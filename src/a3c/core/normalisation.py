@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,29 @@ Array = NDArray[Any]
 
 _WIDEST = 10.0  # standard deviations; what lies further out is clipped
 _LEAST_VARIANCE = 1e-8  # times the squared mean if that is below 1: what hardly varies is only centred
+
+
+class Brightness(NamedTuple):
+    """What an image's pixels become: clip(scale (x / unit - mean), ±widest)."""
+
+    unit: float
+    mean: float = 0.0
+    scale: float = 1.0
+    widest: float = math.inf
+
+    def apply(self, image: Tensor, out: Tensor) -> None:
+        """Of x, of any shape, to `out`."""
+        unit, mean, scale, widest = self
+        if image.dtype == torch.uint8:
+            # In one pass over many pixels, and seldom a second one.
+            torch.add(image.new_tensor(-mean * scale, dtype=out.dtype), image, alpha=scale / unit, out=out)
+            beyond = max(mean, 255 / unit - mean) * scale > widest
+        else:
+            number = image if image.is_floating_point() else image.to(out.dtype)
+            out.copy_(number.sub(mean * unit).mul_(scale / unit))
+            beyond = widest < math.inf
+        if beyond:
+            out.clamp_(-widest, widest)
 
 
 class Normaliser:
@@ -93,22 +117,12 @@ class Normaliser:
             return self._part("", observation, dtype, device)
         return {path: self._part(path, part, dtype, device) for path, part in observation.items()}
 
-    def image(self, image: Tensor, out: Tensor, path: str = "", *, unit: float = 1.0) -> None:
-        """Write to `out` the image at `path`, of any shape, normalised if it is tracked; else divided by `unit`."""
-        mean, scale = 0.0, 1.0
-        if tracked := path in self.image_units:
-            unit = self.image_units[path]
-            mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
-        if image.dtype == torch.uint8:
-            # In one pass over many pixels, and seldom a second one.
-            torch.add(image.new_tensor(-mean * scale, dtype=out.dtype), image, alpha=scale / unit, out=out)
-            beyond = max(mean, 255 / unit - mean) * scale > _WIDEST
-        else:
-            number = image if image.is_floating_point() else image.to(out.dtype)
-            out.copy_(number.sub(mean * unit).mul_(scale / unit))
-            beyond = True
-        if tracked and beyond:
-            out.clamp_(-_WIDEST, _WIDEST)
+    def brightness(self, path: str, unit: float) -> Brightness:
+        """How the pixels of the image at `path` become numbers; one that is not tracked is divided by `unit`."""
+        if path not in self.image_units:
+            return Brightness(unit)
+        mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
+        return Brightness(self.image_units[path], mean, scale, _WIDEST)
 
     def numbers(self, values: Array, dtype: DTypeLike, path: str = "") -> Array:
         """Numbers [N, O] of the part at `path`, normalised if it is tracked: the same with NumPy."""
@@ -177,7 +191,7 @@ class Normaliser:
 
     def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
         out = torch.empty_like(image, dtype=dtype)
-        self.image(image, out, path)
+        self.brightness(path, 1.0).apply(image, out)
         return out
 
     def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from a3c.core.normalisation import Normaliser
+from a3c.core.normalisation import Brightness, Normaliser
 from a3c.errors import UnsupportedEnvironment, UsageError
 from a3c.models.torsos import IMAGE_FEATURES, image_torso, mlp_torso
 from a3c.spaces.images import LEAST_SIDE, LEAST_SIDE_STRIDED, ImageLayout, channels_last, image_layout, image_unit
@@ -162,21 +162,38 @@ class ImageEncoder(nn.Module):
         features: Tensor = self.torso(image if self.unit == 1.0 else image / self.unit)  # [N, F]
         return features.reshape(*lead, self.features)
 
-    def pixels(
-        self, observations: NDArray[Any], normaliser: Normaliser, dtype: DTypeLike, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        """What goes into the torso, with channels last, [N, H, W, C], for [..., *O] as environments give them.
-
-        With actors' buffers this goes along in memory.
-        """
+    def pixels(self, observations: NDArray[Any], normaliser: Normaliser) -> Pixels:
+        """What goes into the torso, for [..., *O] as environments give them; of actors' buffers a view."""
         lead = observations.ndim - self.dims
         order = [*range(lead), *(lead + axis for axis in channels_last(self.layout))]
         channels, height, width = self.shape
-        images = torch.from_numpy(observations.transpose(order).reshape(-1, height, width, channels))
-        if out is None:
-            out = np.empty(images.shape, dtype)
-        normaliser.image(images, torch.from_numpy(out), unit=self.unit)
-        return out
+        images = observations.transpose(order).reshape(-1, height, width, channels)
+        return Pixels(torch.from_numpy(images), normaliser.brightness("", self.unit))
+
+
+class Pixels:
+    """Images as environments give them, and what a network makes of their pixels.
+
+    Args:
+        images: [N, H, W, C].
+        brightness: of them.
+    """
+
+    def __init__(self, images: Tensor, brightness: Brightness) -> None:
+        self.images = images
+        self.brightness = brightness
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, which: slice) -> Pixels:
+        return Pixels(self.images[which], self.brightness)
+
+    def numbers(self, dtype: torch.dtype) -> NDArray[Any]:
+        """What goes into a network, [N, H, W, C]."""
+        out = torch.empty(self.images.shape, dtype=dtype)
+        self.brightness.apply(self.images, out)
+        return out.numpy()
 
 
 class _Numbers(nn.Module):

@@ -61,14 +61,10 @@ class Feedforward:
         self._address = model.value_head.bias.data_ptr()
         assert isinstance(model.policy_torso, Encoder)
         self._image = model.policy_torso.image
-        if self._image is not None:
-            channels, height, width = self._image.shape
-            self.input_shape: tuple[int, ...] = (height, width, channels)  # of a row of inputs
-            self._own_dims = self._image.dims
-        else:
-            assert model.policy_torso.vector_dims is not None
-            self.input_shape = (model.policy_torso.joint_inputs,)
-            self._own_dims = model.policy_torso.vector_dims
+        own_dims = model.policy_torso.vector_dims if self._image is None else self._image.dims
+        assert own_dims is not None
+        self._own_dims = own_dims
+        self._width = model.policy_torso.joint_inputs  # I
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
@@ -94,9 +90,9 @@ class Feedforward:
         """
         lead = observations.shape[: observations.ndim - self._own_dims]
         if passes is not None and passes.hold(self, len(observations)):
-            arrays = self._completed(passes, observations[-1].numpy(), model.normaliser)
+            arrays = self._completed(passes, observations.numpy(), model.normaliser)
         else:
-            arrays = _through(self.policy_layers, self.inputs(observations.numpy(), model.normaliser))
+            arrays = _through(self.policy_layers, self.inputs(self._safe(observations), model.normaliser))
         outputs = PassedThrough(self, model, arrays, lead)
         if torch.is_grad_enabled():
             return outputs
@@ -112,32 +108,44 @@ class Feedforward:
         These are without log σ of its own. `out` is what they and all on the way to them are written to: see
         `PolicySteps`.
         """
+        inputs = self.inputs(observations, normaliser)
         if out is None:
-            passes = _through(self.policy_layers, self.inputs(observations, normaliser))
+            passes = _through(self.policy_layers, inputs)
+        elif self._image is not None:
+            passes = _through(self.policy_layers, inputs, out)
         else:
-            passes = _through(self.policy_layers, self.inputs(observations, normaliser, out[0]), out[1:])
+            out[0][...] = inputs
+            passes = _through(self.policy_layers, inputs, out[1:])
         return passes[-2], passes[-1]
 
-    def _completed(self, passes: Passes, last: Array, normaliser: Normaliser) -> list[Array]:
+    def _completed(self, passes: Passes, observations: Array, normaliser: Normaliser) -> list[Any]:
         """Those over a whole rollout, on whose last row [B, *O] nobody has acted."""
-        self.policy_pass(last, normaliser, passes.kept.places[passes.steps])
-        return [rows[: passes.steps + 1].reshape(-1, *rows.shape[2:]) for rows in passes.kept.rows]
+        self.policy_pass(observations[-1], normaliser, passes.kept.places[passes.steps])
+        kept = [rows[: passes.steps + 1].reshape(-1, *rows.shape[2:]) for rows in passes.kept.rows]
+        return kept if self._image is None else [self.inputs(observations, normaliser), *kept]
 
-    def inputs(self, observations: Array, normaliser: Normaliser, out: Array | None = None) -> Array:
-        """Normalised, a row each, [N, I] or [N, H, W, C], written to `out` if there is one."""
+    def inputs(self, observations: Array, normaliser: Normaliser) -> Any:
+        """What goes into the first layers: normalised numbers, a row each, [N, I], or N images as they are."""
         if self._image is not None:
-            return self._image.pixels(observations, normaliser, self.dtype, out)
-        rows = normaliser.numbers(observations.reshape(-1, *self.input_shape), self.dtype)
-        if out is None:
-            return rows
-        out[...] = rows
-        return out
+            return self._image.pixels(observations, normaliser)
+        return normaliser.numbers(observations.reshape(-1, self._width), self.dtype)
 
-    def forward(self, inputs: Array) -> tuple[Array, Array, list[list[Array]]]:
+    def _safe(self, observations: Tensor) -> Array:
+        """The observations, or a copy of what the gradient will be taken from later on."""
+        numbers: Array = observations.numpy()
+        return numbers.copy(order="K") if self._image is not None and torch.is_grad_enabled() else numbers
+
+    @property
+    def kept_shapes(self) -> list[tuple[int, ...]]:
+        """Of a row of what is to be kept of a pass: the inputs, unless they are images, and what each layer gives."""
+        shapes = [layer.shape for layer in self.policy_layers]
+        return shapes if self._image is not None else [(self._width,), *shapes]
+
+    def forward(self, inputs: Any) -> tuple[Array, Array, list[list[Any]]]:
         """Policy parameters [N, D], values [N], and what each torso's layers took in and gave out."""
         return self.forward_from(_through(self.policy_layers, inputs))
 
-    def forward_from(self, policy_passes: list[Array]) -> tuple[Array, Array, list[list[Array]]]:
+    def forward_from(self, policy_passes: list[Any]) -> tuple[Array, Array, list[list[Any]]]:
         """The same, where the policy's own passes are known already."""
         *policy_tape, policy = policy_passes
         tapes = [policy_tape]
@@ -173,7 +181,7 @@ class Feedforward:
         out *= np.exp(2 * self.log_std)
 
     @np.errstate(invalid="ignore", over="ignore")
-    def backward(self, tapes: Sequence[list[Array]], of_policy: Array, of_values: Array) -> Array:
+    def backward(self, tapes: Sequence[list[Any]], of_policy: Array, of_values: Array) -> Array:
         """The gradient with respect to the parameters, [P], for those with respect to the outputs, [..., D] and [...].
 
         Of N rows these may be the first ones only: no work is done for those behind, whose gradients are 0.
@@ -200,10 +208,8 @@ class Feedforward:
         return [gradient[begin:end].reshape(shape) for begin, end, shape in self._parts]
 
 
-def _through(
-    layers: Sequence[Layer], inputs: Array, out: Iterable[Array | None] = itertools.repeat(None)
-) -> list[Array]:
-    """The inputs [N, I], and what each of the layers gives out, written to `out` if there is one."""
+def _through(layers: Sequence[Layer], inputs: Any, out: Iterable[Array | None] = itertools.repeat(None)) -> list[Any]:
+    """The inputs, N rows, and what each of the layers gives out, written to `out` if there is one."""
     tape = [inputs]
     for layer, place in zip(layers, out, strict=False):
         tape.append(layer(tape[-1], place))
@@ -224,7 +230,7 @@ class PolicySteps:
     def __init__(self, model: ActorCritic, steps: int, lanes: int) -> None:
         assert model.feedforward is not None
         self.model, self.network, self.lanes = model, model.feedforward, lanes
-        shapes = [self.network.input_shape, *(layer.shape for layer in self.network.policy_layers)]
+        shapes = self.network.kept_shapes
         self.rows = [np.empty((steps + 1, lanes, *shape), self.network.dtype) for shape in shapes]  # [T+1, B, ...] each
         self.places = [[rows[t] for rows in self.rows] for t in range(steps + 1)]  # where each step's are written
         self.rollout = 0  # which one it is, by number
@@ -268,7 +274,7 @@ class PassedThrough:
         lead: the outputs' leading dimensions.
     """
 
-    def __init__(self, network: Feedforward, model: ActorCritic, passes: list[Array], lead: tuple[int, ...]) -> None:
+    def __init__(self, network: Feedforward, model: ActorCritic, passes: list[Any], lead: tuple[int, ...]) -> None:
         policy, values, self._tapes = network.forward_from(passes)
         self._network, self._model = network, model
         self._arrays = policy.reshape(*lead, policy.shape[1]), values.reshape(lead)
@@ -319,7 +325,7 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, network: Feedforward, outputs: tuple[Array, Array], tapes: list[list[Array]], *_: Tensor
+        ctx: Any, network: Feedforward, outputs: tuple[Array, Array], tapes: list[list[Any]], *_: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.network, ctx.tapes = network, tapes
         return tuple(torch.from_numpy(array) for array in outputs)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from a3c.models.encoder import Encoder
+from a3c.models.encoder import Encoder, Pixels
 
 Array = NDArray[Any]
 
@@ -33,11 +33,11 @@ class Layer(Protocol):
     def places(self) -> tuple[int, int]:
         """Of weight and bias among the model's parameters."""
 
-    def __call__(self, inputs: Array, out: Array | None = None) -> Array:
+    def __call__(self, inputs: Any, out: Array | None = None) -> Array:
         """[N, *shape], written to `out` if there is one."""
 
     def back(
-        self, inputs: Array, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
+        self, inputs: Any, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
     ) -> Array:
         """∂L/∂inputs for ∂L/∂outputs, as it is if nobody goes on from there (`onward`).
 
@@ -183,6 +183,40 @@ class Convolution(NamedTuple):
         return torch.from_numpy(rows).view(len(rows), -1, *self.sides) if self.flat else _images(rows)
 
 
+class FirstConvolution(NamedTuple):
+    """The first convolution of an image.
+
+    It takes `Pixels`, which are bytes as a rule, and works their numbers out in both passes: these are so many that to
+    keep them, write them to memory and read them again, takes longer.
+    """
+
+    convolution: Convolution
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Layer`."""
+        return self.convolution.shape
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """See `Layer`."""
+        return self.convolution.places
+
+    def __call__(self, inputs: Pixels, out: Array | None = None) -> Array:
+        """See `Layer`."""
+        return self.convolution(self._numbers(inputs), out)
+
+    def back(
+        self, inputs: Pixels, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
+    ) -> Array:
+        """See `Layer`; nobody goes on from an image."""
+        assert not onward
+        return self.convolution.back(self._numbers(inputs), outputs, of_outputs, parts, onward=False)
+
+    def _numbers(self, pixels: Pixels) -> Array:
+        return pixels.numbers(self.convolution.weight.dtype)
+
+
 def _images(rows: Array) -> Tensor:
     """[N, C, H, W], sharing memory with [N, H, W, C]."""
     return torch.from_numpy(rows).permute(0, 3, 1, 2)
@@ -207,7 +241,8 @@ def layers_of(torso: nn.Module, places: Mapping[int, int]) -> list[Layer]:
         return [Linear.of(linear, places, activation) for linear, activation in _pairs(list(torso.joint.children()))]
     *convolutions, _, units, activation = torso.image.torso.children()
     assert isinstance(units, nn.Linear)
-    return [*_convolutions(convolutions, torso.image.shape[1:], places), Linear.of(units, places, activation)]
+    first, *others = _convolutions(convolutions, torso.image.shape[1:], places)
+    return [FirstConvolution(first), *others, Linear.of(units, places, activation)]
 
 
 def _convolutions(
