@@ -8,8 +8,8 @@ import torch
 from a3c.config import TrainConfig
 from a3c.core.seeding import model_seed
 from a3c.envs.make import EnvSource, examine
-from a3c.experiment import recipe as recipe_module
 from a3c.experiment.train import make_recipe, make_spec, make_store
+from a3c.models import numpy_acting
 from a3c.runtimes.serial import SerialRuntime
 
 SMALL = {"runtime": "serial", "workers": 1, "envs_per_worker": 3, "rollout_length": 5, "total_env_steps": 10_000}
@@ -19,15 +19,17 @@ SMALL = {"runtime": "serial", "workers": 1, "envs_per_worker": 3, "rollout_lengt
     ("env", "settings"),
     [
         ("CartPole-v1", {"separate_torsos": True}),
-        ("CartPole-v1", {"envs_per_worker": 1, "end_rollout_at_episode_end": True, "rollout_length": 30}),
+        ("CartPole-v1", {"envs_per_worker": 1, "end_rollout_at_episode_end": True, "rollout_length": 15}),
         ("Pendulum-v1", {"normalise_observations": True, "scale_rewards": True}),
         ("Pendulum-v1", {"log_std": "gsde", "noise_steps": 2}),
         ("Pendulum-v1", {"hidden_sizes": (), "log_std": "network"}),
+        ("MinAtar/Breakout-v1", {}),
     ],
     ids=repr,
 )
 def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
-    monkeypatch.setattr(recipe_module, "_KEPT_FROM_ENVS", 1)
+    monkeypatch.setattr(numpy_acting, "_KEPT_FROM_LANES", 1)
+    torch.manual_seed(0)
     config = TrainConfig(**SMALL | settings)
     facts = examine(EnvSource(env))
     spec = make_spec(config, facts)
@@ -47,12 +49,14 @@ def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
     assert (len(lengths) > 1) == config.end_rollout_at_episode_end
 
 
-@pytest.mark.parametrize("envs", [7, 8])
-def test_only_so_many_environments_are_worth_keeping_passes(envs):
+@pytest.mark.parametrize(
+    ("env", "envs", "kept"), [("CartPole-v1", 7, False), ("CartPole-v1", 8, True), ("MinAtar/Breakout-v1", 1, True)]
+)
+def test_so_many_environments_are_worth_keeping_passes_of(env, envs, kept):
     config = TrainConfig(**SMALL | {"envs_per_worker": envs})
-    facts = examine(EnvSource("CartPole-v1"))
+    facts = examine(EnvSource(env))
     with make_recipe(facts.source, config, make_spec(config, facts), "cpu").made(0) as (actor, _):
-        assert (actor.unroll(5).passes is not None) == (envs == 8)
+        assert (actor.unroll(5).passes is not None) == kept
 
 
 def test_a_network_that_torch_passes_through_brings_none():

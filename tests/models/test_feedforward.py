@@ -1,4 +1,4 @@
-"""The network's passes in NumPy beside torch's."""
+"""The network's passes, written down, beside torch's."""
 
 import copy
 from dataclasses import replace
@@ -16,8 +16,10 @@ from a3c.core.losses import actor_critic_loss
 from a3c.core.normalisation import Normaliser
 from a3c.core.optimizers import RMSProp
 from a3c.models.actor_critic import ActorCritic, Network
+from a3c.models.feedforward import Feedforward
+from a3c.models.layers import Convolution, Linear
 from a3c.models.numpy_acting import NumpyPolicy
-from a3c.models.feedforward import Layer, Feedforward
+from a3c.spaces.images import buffer_of, image_unit
 from a3c.types import PolicyValue
 from random_rollout import random_rollout
 
@@ -70,6 +72,126 @@ def test_both_passes_equal_torchs(name, distribution, normalise):
     for ours, torchs in zip(*(passed(model, observations, fast) for fast in (True, False)), strict=True):
         assert ours.shape == torchs.shape
         torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12)
+
+
+# Images
+
+GREY, COLOURS = spaces.Box(0, 255, (9, 8), np.uint8), spaces.Box(0, 255, (10, 9, 3), np.uint8)
+SCREENS, STACK = spaces.Box(0, 255, (4, 40, 44), np.uint8), spaces.Box(0, 255, (2, 37, 36, 3), np.uint8)
+PICTURE_NETWORKS = {
+    "grey": (GREY, Network(), Categorical(4)),
+    "colours, apart": (COLOURS, Network(separate_torsos=True), Categorical(3)),
+    "screens": (SCREENS, Network("a3c"), Categorical(4)),
+    "screens, three layers": (SCREENS, Network("nature"), Normal(2)),
+    "frames stacked": (STACK, Network("a3c", separate_torsos=True), TanhNormal(3)),
+    "frames first": (spaces.Box(0, 255, (2, 3, 37, 36), np.uint8), Network("a3c"), Categorical(3)),
+    "bits": (spaces.Box(0, 1, (10, 10, 4), np.bool_), Network(log_std="network"), Normal(2)),
+    "numbers": (spaces.Box(-1, 1, (8, 8, 2), np.float64), Network(), Categorical(3)),
+    "numbers up to 255": (spaces.Box(0, 255, (8, 8, 2), np.float32), Network(), Categorical(3)),
+    "smooth": (COLOURS, Network(log_std="gsde"), Normal(2)),
+}
+PICTURES = [(name, normalise) for name in PICTURE_NETWORKS for normalise in (False, True)]
+
+
+def with_pictures(name: str, normalise: bool, dtype=torch.float64):
+    """A network and its space."""
+    space, network, distribution = PICTURE_NETWORKS[name]
+    torch.manual_seed(0)
+    normaliser = Normaliser(image_units={"": image_unit(space)} if normalise else None)
+    model = ActorCritic(space, distribution, network, normaliser=normaliser, dtype=dtype)
+    model.flat.add_(torch.randn(model.flat.shape, dtype=dtype), alpha=0.02)
+    if normalise:
+        normaliser.load(torch.tensor([[50.0], [0.4], [3.0]], dtype=torch.float64))
+    assert model.feedforward is not None
+    return model, space
+
+
+def pictures(space: spaces.Box, seed: int, *lead: int) -> np.ndarray:
+    """As they lie in an actor's buffer."""
+    buffer, generator = buffer_of(space, lead), np.random.default_rng(seed)
+    whole = space.dtype.kind != "f"
+    drawn = (
+        generator.integers(0, 256, buffer.shape) if whole else generator.uniform(space.low, space.high, buffer.shape)
+    )
+    buffer[...] = drawn % 2 if space.dtype.kind == "b" else drawn
+    return buffer
+
+
+@pytest.mark.parametrize(("name", "normalise"), PICTURES, ids=str)
+@pytest.mark.parametrize("in_a_buffer", [True, False])
+def test_the_passes_of_images_equal_torchs(name, normalise, in_a_buffer):
+    model, space = with_pictures(name, normalise)
+    images = pictures(space, 1, 3, 2)
+    images = torch.from_numpy(images if in_a_buffer else images.copy(order="C"))
+    for ours, torchs in zip(*(passed(model, images, fast) for fast in (True, False)), strict=True):
+        assert ours.shape == torchs.shape
+        assert torchs.abs().max() > 1e-3
+        torch.testing.assert_close(ours, torchs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("name", "normalise"), PICTURES, ids=str)
+def test_the_chain_rule_of_images_is_taken_directly(autograds, name, normalise):
+    model, space = with_pictures(name, normalise)
+    rollout, generator = random_rollout(1), torch.Generator().manual_seed(1)
+    rollout = replace(rollout, observations=torch.from_numpy(pictures(space, 2, 7, 3)))
+    with torch.no_grad():
+        rollout = replace(rollout, actions=model.distribution.sample(model(rollout).policy[:-1], generator))
+    directly = flat_gradient(loss_of(model(rollout), rollout, model.distribution), model)
+    assert not autograds
+    plain = copy.deepcopy(model)  # torch's passes
+    torch.testing.assert_close(
+        directly, flat_gradient(loss_of(plain(rollout), rollout, plain.distribution), plain), rtol=1e-10, atol=1e-11
+    )
+    assert len(autograds) == 1
+
+
+@pytest.mark.parametrize("name", ["screens", "colours, apart"])
+def test_images_in_single_precision(name):
+    model, space = with_pictures(name, True, torch.float32)
+    images = torch.from_numpy(pictures(space, 1, 9, 4))
+    for ours, torchs in zip(*(passed(model, images, fast) for fast in (True, False)), strict=True):
+        assert ours.dtype == torchs.dtype == torch.float32
+        torch.testing.assert_close(ours, torchs, rtol=1e-3, atol=1e-3 * float(torchs.abs().max()))
+
+
+def test_a_gradient_is_that_of_the_images_that_were_passed():
+    model, space = with_pictures("screens", True)
+    images = torch.from_numpy(pictures(space, 1, 3, 2))
+
+    def gradient(meanwhile):
+        outputs = model.policy_value(images)
+        meanwhile()
+        return flat_gradient(outputs.policy.sum() + outputs.values.sum(), model)
+
+    expected = gradient(lambda: None)
+    moments_then = model.normaliser.moments
+    torch.testing.assert_close(gradient(lambda: images.zero_()), expected, rtol=0, atol=0)
+    images.copy_(torch.from_numpy(pictures(space, 1, 3, 2)))
+    other = torch.tensor([[50.0], [0.1], [9.0]], dtype=torch.float64)
+    torch.testing.assert_close(gradient(lambda: model.normaliser.load(other)), expected, rtol=0, atol=0)
+    model.normaliser.load(moments_then)
+    torch.testing.assert_close(gradient(lambda: None), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lead", [(), (0,), (1,), (5,), (2, 0), (2, 3)])
+def test_images_with_any_leading_dimensions(lead):
+    model, space = with_pictures("colours, apart", False)
+    images = torch.from_numpy(pictures(space, 1, *lead))
+    for ours, torchs in zip(*(passed(model, images, fast) for fast in (True, False)), strict=True):
+        assert ours.shape == torchs.shape
+        torch.testing.assert_close(ours, torchs, rtol=1e-11, atol=1e-11)
+
+
+def test_a_pixel_that_is_no_number_is_none_further_on():
+    model, space = with_pictures("numbers", False)
+    images = torch.from_numpy(pictures(space, 1, 2))
+    images[1, 0, 0, 0] = float("nan")
+    outputs = model.policy_value(images)
+    assert bool(outputs.values[0].isfinite())
+    assert bool(outputs.values[1].isnan())
+
+
+# What else holds for both
 
 
 @pytest.mark.parametrize("lead", [(), (6,), (3, 2)])
@@ -266,8 +388,8 @@ def test_learning_goes_on_from_what_acting_has_worked_out(name, distribution, no
 def test_it_takes_the_policys_layers_no_more_than_the_last_row(monkeypatch):
     model = built(NETWORKS["separate"])
     _, rollout = acted(model)
-    rows, plain = [], Layer.__call__
-    monkeypatch.setattr(Layer, "__call__", lambda self, x, out=None: rows.append(len(x)) or plain(self, x, out))
+    rows, plain = [], Linear.__call__
+    monkeypatch.setattr(Linear, "__call__", lambda self, x, out=None: rows.append(len(x)) or plain(self, x, out))
     model(rollout)
     assert rows == [3, 3, 3, 21, 21, 21]  # the policy's layers and head, the value's
 
@@ -301,6 +423,32 @@ def test_what_acting_has_kept_is_that_of_its_last_steps_or_nothing():
     forgetful = NumpyPolicy(acting.model, seed=1)
     forgetful(row, None, np.ones(3, np.bool_))
     assert forgetful.passes(1) is None
+
+
+@pytest.mark.parametrize(("name", "normalise"), PICTURES, ids=str)
+def test_learning_goes_on_from_the_convolutions_of_acting(name, normalise, monkeypatch):
+    model, space = with_pictures(name, normalise)
+    rows, plain = [], Convolution.__call__
+    monkeypatch.setattr(Convolution, "__call__", lambda self, x, out=None: rows.append(len(x)) or plain(self, x, out))
+    acting = NumpyPolicy(model, seed=1, kept_steps=5)
+    for seed, length in ((1, 5), (2, 3)):
+        buffer = pictures(space, seed, length + 1, 2)
+        rollout = replace(random_rollout(seed, length, 2), observations=torch.from_numpy(buffer))
+        steps = [acting(row, None, np.ones(2, np.bool_))[0] for row in buffer[:-1]]
+        rollout = replace(rollout, actions=torch.from_numpy(np.stack(steps)))
+        known = replace(rollout, passes=acting.passes(length))
+        assert known.passes.hold(model.feedforward, length + 1)
+        layers = len(rows) // length
+        rows.clear()
+        gradients = [flat_gradient(loss_of(model(known), known, model.distribution), model)]
+        assert rows == [2] * convolutions + [2 * (length + 1)] * convolutions * (
+            torsos - 1
+        )  # the policy's, the value's
+        gradients.append(flat_gradient(loss_of(model(rollout), rollout, model.distribution), model))
+        torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
+        model.flat.mul_(1.1)
+        assert not known.passes.hold(model.feedforward, length + 1)
+        rows.clear()
 
 
 def by_the_vector(model, rollout, acting):

@@ -14,6 +14,7 @@ from a3c.models.numpy_acting import NumpyPolicy, acting_policy
 
 VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
 CHOICE, ARM = spaces.Discrete(4, start=2), spaces.Box(-1, 1, (3,))
+IMAGE = spaces.Box(0, 255, (8, 8, 1), np.uint8)
 MANY = 20_000
 
 SUITED = {
@@ -30,10 +31,13 @@ SUITED = {
     "deep": PolicySpec(spaces.Box(-9, 9, (2, 1, 2, 1, 2)), CHOICE),
     "normalised": PolicySpec(VECTOR, CHOICE, normalisation=Normalisation(True, True)),
     "normalised, a table": PolicySpec(TABLE, ARM, normalisation=Normalisation(True, True)),
+    "image": PolicySpec(IMAGE, CHOICE),
+    "image, normalised": PolicySpec(IMAGE, ARM, normalisation=Normalisation(True, True)),
 }
 UNSUITED = {
     "memory": PolicySpec(VECTOR, CHOICE, network=Network(memory="gru")),
-    "image": PolicySpec(spaces.Box(0, 255, (8, 8, 3), np.uint8), CHOICE),
+    "residual blocks": PolicySpec(spaces.Box(0, 255, (8, 8, 3), np.uint8), CHOICE, network=Network("impala")),
+    "image among others": PolicySpec(spaces.Dict({"a": VECTOR, "b": IMAGE}), CHOICE),
     "parts": PolicySpec(spaces.Dict({"a": VECTOR}), CHOICE),
     "masked": PolicySpec(spaces.Dict({"a": VECTOR, "action_mask": spaces.Box(0, 1, (4,), np.int8)}), CHOICE),
     "category": PolicySpec(spaces.Discrete(3), CHOICE),

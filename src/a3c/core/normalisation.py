@@ -37,7 +37,7 @@ class Brightness(NamedTuple):
             torch.add(image.new_tensor(-mean * scale, dtype=out.dtype), image, alpha=scale / unit, out=out)
             beyond = max(mean, 255 / unit - mean) * scale > widest
         else:
-            number = image if image.is_floating_point() else image.to(out.dtype)
+            number = image.to(torch.promote_types(image.dtype, out.dtype))
             out.copy_(number.sub(mean * unit).mul_(scale / unit))
             beyond = widest < math.inf
         if beyond:

@@ -7,7 +7,7 @@ what acting works out of a rollout's observations can be kept, and learning begi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -109,13 +109,10 @@ class Feedforward:
         `PolicySteps`.
         """
         inputs = self.inputs(observations, normaliser)
-        if out is None:
-            passes = _through(self.policy_layers, inputs)
-        elif self._image is not None:
-            passes = _through(self.policy_layers, inputs, out)
-        else:
+        if out is not None and self._image is None:
             out[0][...] = inputs
-            passes = _through(self.policy_layers, inputs, out[1:])
+            out = out[1:]
+        passes = _through(self.policy_layers, inputs, out)
         return passes[-2], passes[-1]
 
     def _completed(self, passes: Passes, observations: Array, normaliser: Normaliser) -> list[Any]:
@@ -131,7 +128,7 @@ class Feedforward:
         return normaliser.numbers(observations.reshape(-1, self._width), self.dtype)
 
     def _safe(self, observations: Tensor) -> Array:
-        """The observations, or a copy of what the gradient will be taken from later on."""
+        """The observations, or a copy: from images as they are, the gradient is taken later on."""
         numbers: Array = observations.numpy()
         return numbers.copy(order="K") if self._image is not None and torch.is_grad_enabled() else numbers
 
@@ -208,16 +205,16 @@ class Feedforward:
         return [gradient[begin:end].reshape(shape) for begin, end, shape in self._parts]
 
 
-def _through(layers: Sequence[Layer], inputs: Any, out: Iterable[Array | None] = itertools.repeat(None)) -> list[Any]:
+def _through(layers: Sequence[Layer], inputs: Any, out: Sequence[Array] | None = None) -> list[Any]:
     """The inputs, N rows, and what each of the layers gives out, written to `out` if there is one."""
     tape = [inputs]
-    for layer, place in zip(layers, out, strict=False):
+    for layer, place in zip(layers, itertools.repeat(None) if out is None else out, strict=False):
         tape.append(layer(tape[-1], place))
     return tape
 
 
 class PolicySteps:
-    """What the policy's layers took in and gave out, step by step, while a rollout was acted.
+    """What the policy's layers took in and gave out, step by step, while a rollout was acted: but for images.
 
     Owns the memory, which the next rollout overwrites.
 

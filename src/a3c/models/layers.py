@@ -1,7 +1,8 @@
 """Layers whose chain rule is written down, on the memory of a torch module's parameters.
 
 Most of what torch takes for a pass of a small network is the price of its calls and of the nodes that it records, and
-NumPy's calls cost a third of that. Where there is much arithmetic to a call, torch's functions do it, on arrays, too.
+NumPy's calls cost a third of that. Where there is much arithmetic to a call, in convolutions and wide layers, torch's
+functions do it on the same arrays.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Convolution(NamedTuple):
         assert module.bias is not None
         own = places[module.weight.data_ptr()], places[module.bias.data_ptr()]
         geometry = (module.stride, module.padding, module.dilation)
-        assert geometry[1:] == ((0, 0), (1, 1)), "only such are in our torsos"
+        assert geometry[1:] == ((0, 0), (1, 1)), "the library's torsos have no others"
         height, width = (
             (side - kernel) // stride + 1
             for side, kernel, stride in zip(sides, module.kernel_size, module.stride, strict=True)
@@ -163,24 +164,18 @@ class Convolution(NamedTuple):
         """See `Layer`."""
         assert outputs is not None
         of_sums = torch.ops.aten.threshold_backward(self._images_out(of_outputs), self._images_out(outputs), 0)
+        not_transposed, groups = (False, [0, 0]), 1
         of_inputs, *of_parameters = torch.ops.aten.convolution_backward(
-            of_sums,
-            _images(inputs),
-            self.weight,
-            [len(self.bias)],
-            *self.geometry,
-            False,
-            [0, 0],
-            1,
+            of_sums, _images(inputs), self.weight, [len(self.bias)], *self.geometry, *not_transposed, groups,
             [onward, True, True],
-        )  # fmt: skip  (not transposed, in one group)
+        )  # fmt: skip
         for place, of_parameter in zip(self.places, of_parameters, strict=True):
             parts[place][...] = of_parameter.numpy()
         return cast(Tensor, of_inputs).permute(0, 2, 3, 1).contiguous().numpy() if onward else of_outputs
 
     def _images_out(self, rows: Array) -> Tensor:
         """Rows of what it gives out as [N, C, H, W]."""
-        return torch.from_numpy(rows).view(len(rows), -1, *self.sides) if self.flat else _images(rows)
+        return torch.from_numpy(rows).view(len(rows), len(self.bias), *self.sides) if self.flat else _images(rows)
 
 
 class FirstConvolution(NamedTuple):
