@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from a3c.core import optimizers
 from a3c.core.optimizers import Adam, Optimizer, RMSProp, clip_by_global_norm
 
 BOTH = [
@@ -156,6 +157,20 @@ def test_many_steps_equal_torch_optim(ours, theirs):
         reference.grad = gradient.clone()
         optimizer.step()
     torch.testing.assert_close(parameters, reference.detach(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", BOTH)
+@pytest.mark.parametrize("size", [1, 7, 8, 15])
+def test_a_long_vector_is_gone_through_piece_by_piece(optimizer, size, monkeypatch):
+    vectors = []
+    for at_once in (7, 2**18):
+        monkeypatch.setattr(optimizers, "_AT_ONCE", at_once)
+        parameters = torch.linspace(-1, 1, size, dtype=torch.float64)
+        version = parameters._version
+        statistics = run(optimizer, parameters, random_gradients(3, size))
+        assert parameters._version == version + 3
+        vectors.append(torch.stack([parameters, *statistics]))
+    torch.testing.assert_close(*vectors, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("optimizer", BOTH)

@@ -441,9 +441,8 @@ def test_learning_goes_on_from_the_convolutions_of_acting(name, normalise, monke
         layers = len(rows) // length
         rows.clear()
         gradients = [flat_gradient(loss_of(model(known), known, model.distribution), model)]
-        assert rows == [2] * convolutions + [2 * (length + 1)] * convolutions * (
-            torsos - 1
-        )  # the policy's, the value's
+        anew = [2 * (length + 1)] * layers if model.separate else []  # the value's
+        assert rows == [2] * layers + anew
         gradients.append(flat_gradient(loss_of(model(rollout), rollout, model.distribution), model))
         torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
         model.flat.mul_(1.1)

@@ -11,6 +11,7 @@ of both ends if another process writes in between: a negative mean of squares, w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Array = NDArray[Any]
+
+_AT_ONCE = 2**18  # numbers of each vector
 
 
 class Optimizer(Protocol):
@@ -84,26 +87,27 @@ class RMSProp:
         step_count: int,
     ) -> None:
         """One step; see `Optimizer.step`."""
-        theta, dtheta, square_average, new, square = _arrays(parameters, gradient, *statistics, *scratch)
-        np.multiply(dtheta, dtheta, out=square)
-        square *= 1 - self.decay
-        np.multiply(square_average, self.decay, out=new)
-        new += square
         # Dividing by sqrt(g / c) + ε is dividing by sqrt(g) + ε sqrt(c), and multiplying by sqrt(c).
         correction = 1 - self.decay**step_count if self.bias_correction else 1.0
-        if self.epsilon_inside_root:
-            new += self.epsilon * correction
-            np.sqrt(new, out=new)
-        else:
-            np.sqrt(new, out=new)
-            new += self.epsilon * math.sqrt(correction)
-        np.divide(dtheta, new, out=new)
-        new *= learning_rate * math.sqrt(correction)
-        theta -= new
-        torch.autograd.graph.increment_version(parameters)  # which torch has not seen
-        # Anew, and in place: what others have added meanwhile stays.
-        square_average *= self.decay
-        square_average += square
+        vectors = (parameters, gradient, *statistics, *scratch)
+        for theta, dtheta, square_average, new, square in _in_pieces(*vectors):
+            np.multiply(dtheta, dtheta, out=square)
+            square *= 1 - self.decay
+            np.multiply(square_average, self.decay, out=new)
+            new += square
+            if self.epsilon_inside_root:
+                new += self.epsilon * correction
+                np.sqrt(new, out=new)
+            else:
+                np.sqrt(new, out=new)
+                new += self.epsilon * math.sqrt(correction)
+            np.divide(dtheta, new, out=new)
+            new *= learning_rate * math.sqrt(correction)
+            theta -= new
+            # Anew, and in place: what others have added meanwhile stays.
+            square_average *= self.decay
+            square_average += square
+        torch.autograd.graph.increment_version(parameters)  # of what NumPy writes torch sees nothing
 
 
 @dataclass(frozen=True)
@@ -135,31 +139,31 @@ class Adam:
         step_count: int,
     ) -> None:
         """One step; see `Optimizer.step`."""
-        vectors = _arrays(parameters, gradient, *statistics, *scratch)
-        theta, dtheta, average, square_average, ratio, root, part = vectors
-        np.multiply(dtheta, 1 - self.beta1, out=part)
-        np.multiply(average, self.beta1, out=ratio)
-        ratio += part
-        np.multiply(dtheta, dtheta, out=part)
-        part *= 1 - self.beta2
-        np.multiply(square_average, self.beta2, out=root)
-        root += part
-        np.sqrt(root, out=root)
-        root /= math.sqrt(1 - self.beta2**step_count)
-        root += self.epsilon
-        ratio /= root
-        ratio /= 1 - self.beta1**step_count
         bound = self.ratio_bound(step_count)
-        np.minimum(np.maximum(ratio, -bound, out=ratio), bound, out=ratio)
-        ratio *= learning_rate
-        theta -= ratio
-        torch.autograd.graph.increment_version(parameters)  # which torch has not seen
-        # Anew, and in place: what others have added meanwhile stays.
-        square_average *= self.beta2
-        square_average += part
-        np.multiply(dtheta, 1 - self.beta1, out=part)
-        average *= self.beta1
-        average += part
+        vectors = (parameters, gradient, *statistics, *scratch)
+        for theta, dtheta, average, square_average, ratio, root, part in _in_pieces(*vectors):
+            np.multiply(dtheta, 1 - self.beta1, out=part)
+            np.multiply(average, self.beta1, out=ratio)
+            ratio += part
+            np.multiply(dtheta, dtheta, out=part)
+            part *= 1 - self.beta2
+            np.multiply(square_average, self.beta2, out=root)
+            root += part
+            np.sqrt(root, out=root)
+            root /= math.sqrt(1 - self.beta2**step_count)
+            root += self.epsilon
+            ratio /= root
+            ratio /= 1 - self.beta1**step_count
+            np.minimum(np.maximum(ratio, -bound, out=ratio), bound, out=ratio)
+            ratio *= learning_rate
+            theta -= ratio
+            # Anew, and in place: what others have added meanwhile stays.
+            square_average *= self.beta2
+            square_average += part
+            np.multiply(dtheta, 1 - self.beta1, out=part)
+            average *= self.beta1
+            average += part
+        torch.autograd.graph.increment_version(parameters)  # of what NumPy writes torch sees nothing
 
     def ratio_bound(self, step_count: int) -> float:
         """The largest |m̂| / sqrt(v̂) that t steps of one process can reach, with a hair's breadth for rounding.
@@ -190,9 +194,11 @@ def clip_by_global_norm(gradient: Tensor, max_norm: float | None, out: Tensor) -
     return out, norm
 
 
-def _arrays(*vectors: Tensor) -> tuple[Array, ...]:
-    """Their memory for NumPy, whose calls are the cheaper ones.
-
-    It goes over the vectors more often: where they are larger than the caches that costs up to a seventh.
-    """
-    return tuple(vector.numpy() for vector in vectors)
+def _in_pieces(*vectors: Tensor) -> Iterator[list[Array]]:
+    """The vectors' memory for NumPy, whose calls are the cheaper ones: of long vectors so much as the caches hold."""
+    arrays = [vector.numpy() for vector in vectors]
+    if len(arrays[0]) <= _AT_ONCE:
+        yield arrays
+        return
+    for begin in range(0, len(arrays[0]), _AT_ONCE):
+        yield [array[begin : begin + _AT_ONCE] for array in arrays]
