@@ -20,7 +20,7 @@ from a3c.models.encoder import Encoder, Pixels
 
 Array = NDArray[Any]
 
-_WIDE = 2**17  # weights of a layer from which on torch's product is the faster one
+_WIDE = 2**15  # weights of a layer from which on torch's product of a few rows is the faster one
 
 
 class Layer(Protocol):
