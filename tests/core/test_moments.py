@@ -47,6 +47,22 @@ def test_bytes_are_counted_to_the_same_moments(values, unit):
     torch.testing.assert_close(moments.of_bytes(samples, unit), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 65_535, 65_536, 65_537, 2 * 65_536 + 300])
+@pytest.mark.parametrize("lowest", [0, 255])
+def test_any_number_of_bytes_is_counted_without_rounding(count, lowest):
+    values = np.random.default_rng(count).integers(lowest, 256, count).astype(np.uint8)
+    total, squares = sum(values.tolist()), sum(value * value for value in values.tolist())
+    found = moments.of_bytes(torch.from_numpy(values), 1.0)[:, 0].tolist()
+    assert found == [count, total / max(count, 1), (count * squares - total * total) / max(count, 1)]
+
+
+def test_bytes_in_any_order_in_memory():
+    images = torch.randint(0, 256, (6, 50, 60, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for view in (images.permute(0, 3, 1, 2), images[::2], images[:, :, 5:-3], images.transpose(1, 2)[:, 1:]):
+        expected = moments.of(view.reshape(-1, 1))
+        torch.testing.assert_close(moments.of_bytes(view, 1.0), expected, rtol=1e-12, atol=0)
+
+
 def test_bytes_that_are_all_the_same_hardly_vary():
     (count, mean, deviations) = moments.of_bytes(torch.full((3, 9, 9), 87, dtype=torch.uint8), 255.0)
     assert (count.item(), mean.item()) == (243, pytest.approx(87 / 255, rel=1e-15))

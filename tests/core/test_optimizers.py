@@ -170,7 +170,7 @@ def test_a_long_vector_is_gone_through_piece_by_piece(optimizer, size, monkeypat
         statistics = run(optimizer, parameters, random_gradients(3, size))
         assert parameters._version == version + 3
         vectors.append(torch.stack([parameters, *statistics]))
-    torch.testing.assert_close(*vectors, rtol=1e-14, atol=0)
+    torch.testing.assert_close(*vectors, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("optimizer", BOTH)

@@ -29,7 +29,7 @@ SMALL = {"runtime": "serial", "workers": 1, "envs_per_worker": 3, "rollout_lengt
 )
 def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
     monkeypatch.setattr(numpy_acting, "_KEPT_FROM_LANES", 1)
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # of the weights' noise below, by which some episodes are longer than a rollout
     config = TrainConfig(**SMALL | settings)
     facts = examine(EnvSource(env))
     spec = make_spec(config, facts)

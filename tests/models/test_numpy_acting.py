@@ -14,7 +14,7 @@ from a3c.models.numpy_acting import NumpyPolicy, acting_policy
 
 VECTOR, TABLE = spaces.Box(-np.inf, np.inf, (5,), np.float64), spaces.Box(-9, 9, (2, 3))
 CHOICE, ARM = spaces.Discrete(4, start=2), spaces.Box(-1, 1, (3,))
-IMAGE = spaces.Box(0, 255, (8, 8, 1), np.uint8)
+IMAGE = spaces.Box(0, 255, (3, 8, 9), np.uint8)
 MANY = 20_000
 
 SUITED = {
@@ -59,11 +59,8 @@ def built(spec: PolicySpec, seed: int = 0):
 
 def observations(spec: PolicySpec, rows: int) -> np.ndarray:
     space = spec.observation_space
-    return (
-        np.random.default_rng(0)
-        .integers(-9 if space.dtype.kind != "u" else 0, 9, (rows, *space.shape))
-        .astype(space.dtype)
-    )
+    low, high = (0, 256) if space.dtype.kind == "u" else (-9, 9)
+    return np.random.default_rng(0).integers(low, high, (rows, *space.shape)).astype(space.dtype)
 
 
 @pytest.mark.parametrize("name", SUITED)

@@ -98,8 +98,8 @@ def actor_critic_loss(
         entropy = float(np.vdot(weights, entropies))
         # ∂L/∂p and ∂L/∂V, [T, B, D] and [T, B].
         of_policy = -weighted_errors[..., None] * of_log_prob
-        of_policy -= (entropy_coef * weights)[..., None] * of_entropy
-        of_values = (-2 * value_coef) * weighted_errors
+        of_policy -= (number(entropy_coef) * weights)[..., None] * of_entropy
+        of_values = number(-2 * value_coef) * weighted_errors
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
     return Loss(policy_loss, value_loss, entropy, total, outputs, (of_policy, of_values))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 Array = NDArray[Any]
 
 _EXACTLY = 256  # the sum of so many squares of bytes is below 2^24
-_ROWS_AT_ONCE = 256  # of so many bytes: as float32 they stay in a core's cache
+_ROWS_AT_ONCE = 256  # rows of so many bytes: as float32 256 KiB, which stay in a core's cache
 
 
 def empty(size: int) -> Tensor:
@@ -61,7 +61,7 @@ def of_bytes(samples: Tensor, unit: float) -> Tensor:
 
         m = Σ x / N,    M2 = Σ x² - (Σ x)² / N
 
-    in integers, which lose nothing: float32 holds the sum of 256 squares of bytes exactly, and Python's do the rest.
+    in whole numbers, which lose nothing: float32 holds the sum of 256 squares of bytes exactly, float64 their sums.
 
     Args:
         samples: unit · x, uint8 of any shape.
@@ -79,11 +79,11 @@ def of_bytes(samples: Tensor, unit: float) -> Tensor:
     numbers = np.empty((_ROWS_AT_ONCE, _EXACTLY), np.float32)
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[begin : begin + _ROWS_AT_ONCE]
-        here, (of_bytes, of_squares) = numbers[: len(some)], sums[:, begin : begin + _ROWS_AT_ONCE]
+        here, (sums_here, squares_here) = numbers[: len(some)], sums[:, begin : begin + _ROWS_AT_ONCE]
         np.copyto(here, some)
-        np.dot(here, ones, out=of_bytes)
+        np.dot(here, ones, out=sums_here)
         np.multiply(here, here, out=here)
-        np.dot(here, ones, out=of_squares)
+        np.dot(here, ones, out=squares_here)
     rest = flat[whole:].astype(np.int64)
     total, squares = (int(part) for part in np.add.reduce(sums, 1, np.float64))
     total += int(np.add.reduce(rest))

@@ -30,8 +30,13 @@ class Brightness(NamedTuple):
     widest: float = math.inf
 
     def apply(self, image: Tensor, out: Tensor) -> None:
-        """Of x, of any shape, to `out`."""
+        """Of the pixels x of an image of any shape, to `out` of the same shape and the network's dtype."""
         unit, mean, scale, widest = self
+        if self == Brightness(unit):
+            out.copy_(image)
+            if unit != 1.0:
+                out.div_(unit)
+            return
         if image.dtype == torch.uint8:
             # In one pass over many pixels, and seldom a second one.
             torch.add(image.new_tensor(-mean * scale, dtype=out.dtype), image, alpha=scale / unit, out=out)
@@ -119,10 +124,7 @@ class Normaliser:
 
     def brightness(self, path: str, unit: float) -> Brightness:
         """How the pixels of the image at `path` become numbers; one that is not tracked is divided by `unit`."""
-        if path not in self.image_units:
-            return Brightness(unit)
-        mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
-        return Brightness(self.image_units[path], mean, scale, _WIDEST)
+        return self._brightness(path) if path in self.image_units else Brightness(unit)
 
     def numbers(self, values: Array, dtype: DTypeLike, path: str = "") -> Array:
         """Numbers [N, O] of the part at `path`, normalised if it is tracked: the same with NumPy."""
@@ -191,8 +193,12 @@ class Normaliser:
 
     def _image(self, path: str, image: Tensor, dtype: torch.dtype) -> Tensor:
         out = torch.empty_like(image, dtype=dtype)
-        self.brightness(path, 1.0).apply(image, out)
+        self._brightness(path).apply(image, out)
         return out
+
+    def _brightness(self, path: str) -> Brightness:
+        mean, scale = (numbers[self._columns[path]].item() for numbers in (self._means, self._scales))
+        return Brightness(self.image_units[path], mean, scale, _WIDEST)
 
     def _numbers(self, path: str, part: Tensor, dtype: torch.dtype) -> Tensor:
         rows = part.detach().cpu().numpy().reshape(-1, self.observation_sizes[path])

@@ -63,7 +63,9 @@ class ActorCritic(nn.Module):
     """A policy head and a value head on torsos.
 
     Owns θ' as one flat vector, `flat` [P], of which the parameters are views: `store.pull(model.flat)` is a
-    single copy. Do not move the module after it is built; name device and dtype here.
+    single copy. Do not move the module or change its layers after it is built; name device and dtype here.
+
+    A feedforward network's passes may be made without its modules (`feedforward`): hooks on these are not called then.
 
     Args:
         observation_space: of one environment; the model takes its observations flat (`a3c.spaces.parts`).
@@ -137,11 +139,6 @@ class ActorCritic(nn.Module):
         return built if built is not None and built.are_of(self) else None
 
     @property
-    def has_images(self) -> bool:
-        """Whether an observation is one image."""
-        return isinstance(self.policy_torso, Encoder) and self.policy_torso.image is not None
-
-    @property
     def state_size(self) -> int:
         """S, how many numbers the recurrent state of one environment has; 0 without memory."""
         memories = [self.policy_memory, self.value_memory] if self.separate else [self.policy_memory]
@@ -171,7 +168,7 @@ class ActorCritic(nn.Module):
         `passes`: a rollout's, whose observations these are.
         """
         assert self.policy_memory is None, "a network with memory needs a state: use step"
-        if (feedforward := self.feedforward) is not None:
+        if (feedforward := self.feedforward) is not None and feedforward.takes(observations):
             return feedforward(self, observations, passes)
         return self._heads(*self._features(observations), observations)
 

@@ -128,9 +128,12 @@ class ImageEncoder(nn.Module):
     Stacked frames are more channels.
 
     Attributes:
+        layout: of an observation.
         dims: how many dimensions an observation has of its own.
         shape: C, H, W.
+        unit: what they are divided by.
         torso: what they go through.
+        features: F.
     """
 
     def __init__(self, space: spaces.Box, layout: ImageLayout, torso: str, path: str, *, ready: bool) -> None:
@@ -163,11 +166,13 @@ class ImageEncoder(nn.Module):
         return features.reshape(*lead, self.features)
 
     def pixels(self, observations: NDArray[Any], normaliser: Normaliser) -> Pixels:
-        """What goes into the torso, for [..., *O] as environments give them; of actors' buffers a view."""
+        """What goes into the torso where the image [..., *O] is the whole observation; of actors' buffers a view."""
         lead = observations.ndim - self.dims
         order = [*range(lead), *(lead + axis for axis in channels_last(self.layout))]
         channels, height, width = self.shape
         images = observations.transpose(order).reshape(-1, height, width, channels)
+        if not images.flags.writeable or min(images.strides) < 0:
+            images = images.copy()  # torch wants neither
         return Pixels(torch.from_numpy(images), normaliser.brightness("", self.unit))
 
 

@@ -39,23 +39,23 @@ class Feedforward:
     def __init__(self, model: ActorCritic) -> None:
         assert self.suits(model)
         self.parameters = list(model.parameters())
-        places = {parameter.data_ptr(): i for i, parameter in enumerate(self.parameters)}
+        indices = {parameter.data_ptr(): i for i, parameter in enumerate(self.parameters)}
         ends = [*itertools.accumulate(parameter.numel() for parameter in self.parameters)]
         # Where each parameter lies in a gradient [P], and its shape.
         self._parts = [(end - p.numel(), end, tuple(p.shape)) for end, p in zip(ends, self.parameters, strict=True)]
-        self.torsos = [layers_of(model.policy_torso, places)]
+        self.torsos = [layers_of(model.policy_torso, indices)]
         if model.value_torso is not model.policy_torso:
-            self.torsos.append(layers_of(model.value_torso, places))
+            self.torsos.append(layers_of(model.value_torso, indices))
         self.policy_head, self.value_head = (
-            Linear.of(linear, places) for linear in (model.policy_head.linear, model.value_head)
+            Linear.of(linear, indices) for linear in (model.policy_head.linear, model.value_head)
         )
         self.policy_layers: list[Layer] = [*self.torsos[0], self.policy_head]
         log_std = model.policy_head.log_std
         self.log_std: Array | None = None if log_std is None else log_std.detach().numpy()  # [K]; gSDE's, [F, K]
         self.gsde = model.policy_head.gsde
-        self._log_std_place = -1 if log_std is None else places[log_std.data_ptr()]
+        self._log_std_index = -1 if log_std is None else indices[log_std.data_ptr()]
         layers: list[Layer] = [self.policy_head, self.value_head, *itertools.chain(*self.torsos)]
-        known = {place for layer in layers for place in layer.places} | {self._log_std_place} - {-1}
+        known = {index for layer in layers for index in layer.indices} | {self._log_std_index} - {-1}
         assert known == set(range(len(self.parameters))), "each is to have its gradient"
         self.dtype = self.value_head.bias.dtype
         self._address = model.value_head.bias.data_ptr()
@@ -71,11 +71,25 @@ class Feedforward:
         """Whether a model has no memory, is on the CPU, and is made of layers that are known here."""
         return (
             model.device.type == "cpu"
+            and model.dtype in (torch.float16, torch.float32, torch.float64)
             and model.policy_memory is None
             and has_known_layers(model.policy_torso)
             and has_known_layers(model.value_torso)
             and model.policy_head.order is None
         )
+
+    @property
+    def convolves(self) -> bool:
+        """Whether it is for images: then a pass takes long."""
+        return self._image is not None
+
+    def takes(self, observations: Tensor) -> bool:
+        """Whether these can be passed through: they are here, and nobody wants a gradient with respect to them."""
+        return observations.device.type == "cpu" and not observations.requires_grad
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of a model has other memory: it has none of these, and is passed through by torch.
+        return type(None), ()
 
     def are_of(self, model: ActorCritic) -> bool:
         """Whether these arrays are still the memory of the model's parameters: not of a copy, or one that has moved."""
@@ -90,10 +104,14 @@ class Feedforward:
         """
         lead = observations.shape[: observations.ndim - self._own_dims]
         if passes is not None and passes.hold(self, len(observations)):
-            arrays = self._completed(passes, observations.numpy(), model.normaliser)
+            arrays = self._with_last_row(passes, observations.numpy(), model.normaliser)
         else:
-            arrays = _through(self.policy_layers, self.inputs(self._safe(observations), model.normaliser))
-        outputs = PassedThrough(self, model, arrays, lead)
+            passes = None
+            arrays = _through(self.policy_layers, self.inputs(self._own_copy(observations), model.normaliser))
+        policy, values, tapes = self.forward_from(arrays)
+        outputs = PassedThrough(
+            (policy.reshape(*lead, policy.shape[1]), values.reshape(lead)), Tapes(self, model, tapes, passes)
+        )
         if torch.is_grad_enabled():
             return outputs
         policy, values = outputs.on_host()  # without a graph there is nothing to put off
@@ -115,7 +133,7 @@ class Feedforward:
         passes = _through(self.policy_layers, inputs, out)
         return passes[-2], passes[-1]
 
-    def _completed(self, passes: Passes, observations: Array, normaliser: Normaliser) -> list[Any]:
+    def _with_last_row(self, passes: Passes, observations: Array, normaliser: Normaliser) -> list[Any]:
         """Those over a whole rollout, on whose last row [B, *O] nobody has acted."""
         self.policy_pass(observations[-1], normaliser, passes.kept.places[passes.steps])
         kept = [rows[: passes.steps + 1].reshape(-1, *rows.shape[2:]) for rows in passes.kept.rows]
@@ -127,7 +145,7 @@ class Feedforward:
             return self._image.pixels(observations, normaliser)
         return normaliser.numbers(observations.reshape(-1, self._width), self.dtype)
 
-    def _safe(self, observations: Tensor) -> Array:
+    def _own_copy(self, observations: Tensor) -> Array:
         """The observations, or a copy: from images as they are, the gradient is taken later on."""
         numbers: Array = observations.numpy()
         return numbers.copy(order="K") if self._image is not None and torch.is_grad_enabled() else numbers
@@ -183,13 +201,14 @@ class Feedforward:
 
         Of N rows these may be the first ones only: no work is done for those behind, whose gradients are 0.
         """
-        of_policy, of_values = of_policy.reshape(of_values.size, of_policy.shape[-1]), of_values.reshape(-1)
+        of_policy = of_policy.reshape(of_values.size, of_policy.shape[-1]).astype(self.dtype, copy=False)
+        of_values = of_values.reshape(-1).astype(self.dtype, copy=False)
         tapes = [[rows[: len(of_values)] for rows in tape] for tape in tapes]
         gradient = np.empty(self._parts[-1][1], self.dtype)
         parts = self.parts_of(gradient)
         if self.log_std is not None:
             size = self.log_std.shape[-1]
-            self._of_log_std(tapes[0][-1], of_policy[:, -size:], parts[self._log_std_place])
+            self._of_log_std(tapes[0][-1], of_policy[:, -size:], parts[self._log_std_index])
             of_policy = of_policy[:, :-size]
         heads = [(self.policy_head, tapes[0], of_policy), (self.value_head, tapes[-1], of_values[:, None])]
         of_features = [head.back(tape[-1], None, of_outputs, parts) for head, tape, of_outputs in heads]
@@ -199,6 +218,11 @@ class Feedforward:
             for i in range(len(torso) - 1, -1, -1):
                 of_outputs = torso[i].back(tape[i], tape[i + 1], of_outputs, parts, onward=i > 0)
         return gradient
+
+    def versions(self, model: ActorCritic) -> list[int]:
+        """They change when the model's parameters do."""
+        # Torch counts how often a tensor was written to; a parameter's memory has two counts, its own and the vector's.
+        return [model.flat._version, *(parameter._version for parameter in self.parameters)]
 
     def parts_of(self, gradient: Vector) -> list[Vector]:
         """Views of each parameter's part of a gradient [P]."""
@@ -237,16 +261,12 @@ class PolicySteps:
     def begin(self) -> None:
         """The next rollout begins, with the parameters and moments as they are."""
         self.rollout += 1
-        self._versions, self._moments = self._versions_now(), self.model.normaliser.moments
+        self._versions, self._moments = self.network.versions(self.model), self.model.normaliser.moments
 
     def are_by(self, network: Feedforward) -> bool:
         """Whether that is the network, and its parameters and moments are what they were."""
         same = network is self.network and self.model.normaliser.moments is self._moments
-        return same and self._versions_now() == self._versions
-
-    def _versions_now(self) -> list[int]:
-        # Torch counts how often a tensor was written to; a parameter's memory has two counts, its own and the vector's.
-        return [self.model.flat._version, *(parameter._version for parameter in self.network.parameters)]
+        return same and network.versions(self.model) == self._versions
 
 
 class Passes(NamedTuple):
@@ -261,20 +281,41 @@ class Passes(NamedTuple):
         return self.kept.rollout == self.rollout and self.steps + 1 == rows and self.kept.are_by(network)
 
 
-class PassedThrough:
-    """A network's outputs, and the chain rule from its parameters to them: tensors only once somebody asks for them.
+class Tapes:
+    """What a pass leaves for the gradient.
 
     Args:
         network: what was passed through.
         model: whose network it is.
-        passes: what the policy's layers took in and gave out.
-        lead: the outputs' leading dimensions.
+        tapes: what each torso's layers took in and gave out.
+        passes: whose memory that is; None if it is the tapes' own.
     """
 
-    def __init__(self, network: Feedforward, model: ActorCritic, passes: list[Any], lead: tuple[int, ...]) -> None:
-        policy, values, self._tapes = network.forward_from(passes)
-        self._network, self._model = network, model
-        self._arrays = policy.reshape(*lead, policy.shape[1]), values.reshape(lead)
+    def __init__(self, network: Feedforward, model: ActorCritic, tapes: list[list[Any]], passes: Passes | None) -> None:
+        self.network, self.model = network, model
+        self._tapes, self._passes = tapes, passes
+        self._versions = network.versions(model)
+
+    def gradient(self, of_policy: Array, of_values: Array) -> Tensor:
+        """See `Feedforward.backward`. Raises RuntimeError if what it is made of has been overwritten."""
+        passes = self._passes
+        if self.network.versions(self.model) != self._versions:
+            raise RuntimeError("the parameters have changed since this pass: take its gradient before the next pull")
+        if passes is not None and passes.kept.rollout != passes.rollout:
+            raise RuntimeError("another rollout has begun since this pass: take its gradient before the next unroll")
+        return torch.from_numpy(self.network.backward(self._tapes, of_policy, of_values))
+
+
+class PassedThrough:
+    """A network's outputs, and the chain rule from its parameters to them: tensors only once somebody asks for them.
+
+    Args:
+        outputs: policy parameters [..., D] and values [...].
+        tapes: of the pass.
+    """
+
+    def __init__(self, outputs: tuple[Array, Array], tapes: Tapes) -> None:
+        self._outputs, self._tapes = outputs, tapes
         self._tensors: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -292,43 +333,40 @@ class PassedThrough:
 
     def _in_graph(self) -> tuple[Tensor, Tensor]:
         if self._tensors is None:
-            network = self._network
             # Whoever asks first: the graph is that of the pass, where there was to be one.
             with torch.inference_mode(False), torch.enable_grad():
-                self._tensors = _Pass.apply(network, self._arrays, self._tapes, *network.parameters)  # type: ignore[no-untyped-call]
+                self._tensors = _Pass.apply(self._tapes, self._outputs, *self._tapes.network.parameters)  # type: ignore[no-untyped-call]
         return self._tensors
 
     def on_host(self) -> tuple[Array, Array]:
         """The two as arrays, without a gradient."""
-        return self._arrays
+        return self._outputs
 
     def parameter_gradient(self, module: Any, of_policy: Array, of_values: Array) -> Tensor | None:
         """The parameters' gradient, unless they are another's, or some have none, or the outputs were handed out.
 
-        Tensors that were handed out may have been changed, or have hooks: autograd sees to that.
+        Tensors that were handed out may have been changed, or have hooks: autograd sees to that. Raises RuntimeError if
+        the parameters have changed since, or an actor whose passes these are has gone on.
         """
-        network = self._network
         if (
             self._tensors is not None
-            or module is not self._model
-            or not all(parameter.requires_grad for parameter in network.parameters)
+            or module is not self._tapes.model
+            or not all(parameter.requires_grad for parameter in self._tapes.network.parameters)
         ):
             return None
-        return torch.from_numpy(network.backward(self._tapes, of_policy, of_values))
+        return self._tapes.gradient(of_policy, of_values)
 
 
 class _Pass(torch.autograd.Function):
     """The network's pass as one node."""
 
     @staticmethod
-    def forward(
-        ctx: Any, network: Feedforward, outputs: tuple[Array, Array], tapes: list[list[Any]], *_: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.network, ctx.tapes = network, tapes
+    def forward(ctx: Any, tapes: Tapes, outputs: tuple[Array, Array], *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.tapes = tapes
         return tuple(torch.from_numpy(array) for array in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.network.backward(ctx.tapes, of_policy.numpy(), of_values.numpy())
-        return None, None, None, *ctx.network.parts_of(torch.from_numpy(gradient))
+        gradient = ctx.tapes.gradient(of_policy.numpy(), of_values.numpy())
+        return None, None, *ctx.tapes.network.parts_of(gradient)

@@ -31,7 +31,7 @@ class Layer(Protocol):
         """Of a row of what it gives out."""
 
     @property
-    def places(self) -> tuple[int, int]:
+    def indices(self) -> tuple[int, int]:
         """Of weight and bias among the model's parameters."""
 
     def __call__(self, inputs: Any, out: Array | None = None) -> Array:
@@ -40,10 +40,10 @@ class Layer(Protocol):
     def back(
         self, inputs: Any, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
     ) -> Array:
-        """∂L/∂inputs for ∂L/∂outputs, as it is if nobody goes on from there (`onward`).
+        """∂L/∂inputs for ∂L/∂outputs; if nobody goes on from there (`onward`), what comes back means nothing.
 
-        Writes ∂L/∂weight and ∂L/∂bias to their places among `parts`. `outputs` are what it gave for these inputs; None
-        will do if it has no activation.
+        Writes ∂L/∂weight and ∂L/∂bias to their parts of the gradient, among those of all `parts`. `outputs` are what it
+        gave for these inputs; None will do if it has no activation.
         """
 
 
@@ -80,15 +80,15 @@ class Linear(NamedTuple):
     weight: Array  # [O, I]
     bias: Array  # [O]
     activation: Activation | None
-    places: tuple[int, int]
+    indices: tuple[int, int]
     matmul: Callable[..., Array]
 
     @classmethod
-    def of(cls, linear: nn.Module, places: Mapping[int, int], activation: nn.Module | None = None) -> Linear:
-        """That of a module and the one behind it; `places` by where a parameter lies."""
+    def of(cls, linear: nn.Module, indices: Mapping[int, int], activation: nn.Module | None = None) -> Linear:
+        """That of a module and the one behind it; `indices` by the address of a parameter."""
         assert isinstance(linear, nn.Linear)
         weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
-        own = places[linear.weight.data_ptr()], places[linear.bias.data_ptr()]
+        own = indices[linear.weight.data_ptr()], indices[linear.bias.data_ptr()]
         following = None if activation is None else ACTIVATIONS[type(activation)]
         return cls(weight, bias, following, own, np.matmul if weight.size < _WIDE else _torchs_matmul)
 
@@ -110,7 +110,7 @@ class Linear(NamedTuple):
         if self.activation is not None:
             assert outputs is not None
             of_outputs = self.activation.pull_back(outputs, of_outputs)
-        weight, bias = self.places
+        weight, bias = self.indices
         self.matmul(of_outputs.T, inputs, out=parts[weight])
         # A product with ones is a sum, and a third of its price.
         np.matmul(np.ones(len(of_outputs), of_outputs.dtype), of_outputs, out=parts[bias])
@@ -126,18 +126,17 @@ class Convolution(NamedTuple):
 
     weight: Tensor  # [C, C of the inputs, height and width of the kernel]
     bias: Tensor  # [C]
-    places: tuple[int, int]
-    geometry: tuple[Any, ...]  # stride, padding and dilation, of both sides each
+    indices: tuple[int, int]
+    geometry: tuple[Any, ...]  # stride, padding and dilation, two numbers each
     sides: tuple[int, int]  # H and W of what it gives out
     flat: bool
 
     @classmethod
-    def of(cls, module: nn.Conv2d, places: Mapping[int, int], sides: tuple[int, ...], *, flat: bool) -> Convolution:
-        """That of a module, for images of such sides; `places` by where a parameter lies."""
+    def of(cls, module: nn.Conv2d, indices: Mapping[int, int], sides: tuple[int, ...], *, flat: bool) -> Convolution:
+        """That of a module, for images of such sides; `indices` by the address of a parameter."""
         assert module.bias is not None
-        own = places[module.weight.data_ptr()], places[module.bias.data_ptr()]
+        own = indices[module.weight.data_ptr()], indices[module.bias.data_ptr()]
         geometry = (module.stride, module.padding, module.dilation)
-        assert geometry[1:] == ((0, 0), (1, 1)), "the library's torsos have no others"
         height, width = (
             (side - kernel) // stride + 1
             for side, kernel, stride in zip(sides, module.kernel_size, module.stride, strict=True)
@@ -164,13 +163,12 @@ class Convolution(NamedTuple):
         """See `Layer`."""
         assert outputs is not None
         of_sums = torch.ops.aten.threshold_backward(self._images_out(of_outputs), self._images_out(outputs), 0)
-        not_transposed, groups = (False, [0, 0]), 1
         of_inputs, *of_parameters = torch.ops.aten.convolution_backward(
-            of_sums, _images(inputs), self.weight, [len(self.bias)], *self.geometry, *not_transposed, groups,
-            [onward, True, True],
+            of_sums, _images(inputs), self.weight, [len(self.bias)], *self.geometry,
+            transposed=False, output_padding=[0, 0], groups=1, output_mask=[onward, True, True],
         )  # fmt: skip
-        for place, of_parameter in zip(self.places, of_parameters, strict=True):
-            parts[place][...] = of_parameter.numpy()
+        for index, of_parameter in zip(self.indices, of_parameters, strict=True):
+            parts[index][...] = of_parameter.numpy()
         return cast(Tensor, of_inputs).permute(0, 2, 3, 1).contiguous().numpy() if onward else of_outputs
 
     def _images_out(self, rows: Array) -> Tensor:
@@ -193,9 +191,9 @@ class FirstConvolution(NamedTuple):
         return self.convolution.shape
 
     @property
-    def places(self) -> tuple[int, int]:
+    def indices(self) -> tuple[int, int]:
         """See `Layer`."""
-        return self.convolution.places
+        return self.convolution.indices
 
     def __call__(self, inputs: Pixels, out: Array | None = None) -> Array:
         """See `Layer`."""
@@ -223,31 +221,37 @@ def has_known_layers(torso: nn.Module) -> bool:
         return False
     if torso.image is not None:
         *convolutions, _, _, _ = torso.image.torso.children()
-        return all(type(layer) in (nn.Conv2d, nn.ReLU) for layer in convolutions)
+        return not len(torso.joint) and all(
+            _is_plain(layer) if isinstance(layer, nn.Conv2d) else type(layer) is nn.ReLU for layer in convolutions
+        )
     return torso.vector_dims is not None and all(
         isinstance(layer, nn.Linear) or type(layer) in ACTIVATIONS for layer in torso.joint.children()
     )
 
 
-def layers_of(torso: nn.Module, places: Mapping[int, int]) -> list[Layer]:
+def _is_plain(convolution: nn.Conv2d) -> bool:
+    return (convolution.padding, convolution.dilation, convolution.groups) == ((0, 0), (1, 1), 1)
+
+
+def layers_of(torso: nn.Module, indices: Mapping[int, int]) -> list[Layer]:
     """The layers of a torso that `has_known_layers`."""
     assert isinstance(torso, Encoder)
     if torso.image is None:
-        return [Linear.of(linear, places, activation) for linear, activation in _pairs(list(torso.joint.children()))]
+        return [Linear.of(linear, indices, activation) for linear, activation in _pairs(list(torso.joint.children()))]
     *convolutions, _, units, activation = torso.image.torso.children()
     assert isinstance(units, nn.Linear)
-    first, *others = _convolutions(convolutions, torso.image.shape[1:], places)
-    return [FirstConvolution(first), *others, Linear.of(units, places, activation)]
+    first, *others = _convolutions(convolutions, torso.image.shape[1:], indices)
+    return [FirstConvolution(first), *others, Linear.of(units, indices, activation)]
 
 
 def _convolutions(
-    modules: Sequence[nn.Module], sides: tuple[int, ...], places: Mapping[int, int]
+    modules: Sequence[nn.Module], sides: tuple[int, ...], indices: Mapping[int, int]
 ) -> Iterator[Convolution]:
     """Those of modules that are convolutions and ReLUs in turn, for images of such sides."""
     pairs = list(_pairs(modules))
     for i, (module, _) in enumerate(pairs):
         assert isinstance(module, nn.Conv2d)
-        convolution = Convolution.of(module, places, sides, flat=i == len(pairs) - 1)
+        convolution = Convolution.of(module, indices, sides, flat=i == len(pairs) - 1)
         sides = convolution.sides
         yield convolution
 

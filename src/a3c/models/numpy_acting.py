@@ -21,7 +21,7 @@ from a3c.types import State
 
 Array = NDArray[Any]
 
-# Of numbers. With fewer lanes, to keep what acting has worked out costs more than to work it out again
+# Perceptrons: with fewer lanes, to keep what acting has worked out costs more than to work it out again
 # (benchmarks/parts.py).
 _KEPT_FROM_LANES = 8
 _DRAWS_AHEAD, _MOST_AHEAD = 16, 100_000  # steps whose noise is drawn together, a few calls less for each; numbers
@@ -42,7 +42,8 @@ def acting_policy(
     """
     if not NumpyPolicy.suits(model):
         return ActingPolicy(model, seed, noise_steps=noise_steps)
-    keeps = lanes >= _KEPT_FROM_LANES or model.has_images
+    assert model.feedforward is not None
+    keeps = lanes >= _KEPT_FROM_LANES or model.feedforward.convolves
     return NumpyPolicy(model, seed, noise_steps=noise_steps, kept_steps=steps if keeps else 0)
 
 
