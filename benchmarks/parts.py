@@ -2,11 +2,11 @@
 
     python benchmarks/parts.py
 
-Acting: `NumpyPolicy` beside `ActingPolicy`. Learning: the loss and the network's passes, in arrays with gradients that
-are written down, beside torch's autograd on the same formulas. Images: with channels last in memory from the start,
-beside channels first, which the network must turn round. As in a worker: one thread, and freed memory is kept. The
-least and the most of some repetitions each, at the batch sizes of CartPole's, LunarLander's and HalfCheetah's presets,
-of the paper, and of Atari's preset.
+Acting: `NumpyPolicy` beside `ActingPolicy`. Learning: the loss and the network's passes, on arrays with gradients that
+are written down, beside torch's autograd on the same formulas. Images through torch's modules: with channels last in
+memory from the start, beside channels first, which the network must turn round. As in a worker: one thread, and freed
+memory is kept. The least and the most of some repetitions each, at the batch sizes of the presets of CartPole,
+LunarLander, HalfCheetah, MinAtar and Atari, and of the paper.
 
 Then what was tried and is not in the library: acting with torch's functions, the loss's gradient written down with
 them, a gradient through autograd's graph of two nodes, convolutions of images that are not turned round, and an
@@ -31,7 +31,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.nn import functional
 
-from a3c.core import moments
+from a3c.core import moments, optimizers
 from a3c.core.flat import flat_gradient
 from a3c.core.losses import Loss, actor_critic_loss
 from a3c.core.optimizers import RMSProp
@@ -48,7 +48,7 @@ from a3c.types import PolicyValue, Rollout
 from cartpole import commit
 
 OUT = Path(__file__).parent / "results" / "parts.md"
-REPETITIONS, CALLS = 7, 200
+REPETITIONS = 7
 
 
 class Case(NamedTuple):
@@ -61,13 +61,28 @@ class Case(NamedTuple):
     length: int
     normalised: bool = True
     separate: bool = True
+    calls: int = 200
 
 
+SCREEN = spaces.Box(0, 255, (4, 84, 84), np.uint8)  # an Atari game's
 CASES = [
     Case("CartPole-v1", spaces.Box(-9, 9, (4,)), spaces.Discrete(2), 64, 8, normalised=False),
     Case("LunarLander-v3", spaces.Box(-9, 9, (8,)), spaces.Discrete(4), 16, 8),
     Case("HalfCheetah-v5", spaces.Box(-9, 9, (17,), np.float64), spaces.Box(-1, 1, (6,)), 8, 16),
     Case("CartPole-v1, paper", spaces.Box(-9, 9, (4,)), spaces.Discrete(2), 1, 5, normalised=False, separate=False),
+]
+IMAGE_CASES = [
+    Case("Atari, a3c", SCREEN, spaces.Discrete(6), 8, 5, separate=False, calls=10),
+    Case(
+        "MinAtar/Breakout-v1",
+        spaces.Box(0, 1, (10, 10, 4), np.bool_),
+        spaces.Discrete(6),
+        8,
+        5,
+        normalised=False,
+        separate=False,
+        calls=50,
+    ),
 ]
 COEFFICIENTS = {"discount": 0.99, "lambda_": 0.95, "entropy_coef": 0.01, "value_coef": 0.5}
 
@@ -85,7 +100,7 @@ class Time(NamedTuple):
 Row = tuple[str, Time, Time]  # what it is, and two ways of doing it
 
 
-def microseconds(call: Callable[[], object], calls: int = CALLS) -> Time:
+def microseconds(call: Callable[[], object], calls: int = 200) -> Time:
     """The least and the most mean of some repetitions of so many calls."""
     times = []
     for _ in range(REPETITIONS):
@@ -113,7 +128,8 @@ def built(case: Case) -> ActorCritic:
 
 def rollout_of(case: Case, model: ActorCritic) -> Rollout:
     """Random steps."""
-    rows = np.stack([[case.observations.sample() for _ in range(case.envs)] for _ in range(case.length + 1)])
+    rows = buffer_of(case.observations, (case.length + 1, case.envs))
+    rows[...] = [[case.observations.sample() for _ in range(case.envs)] for _ in range(case.length + 1)]
     observations, never = torch.from_numpy(rows), torch.zeros(case.length, case.envs, dtype=torch.bool)
     parameters = model.policy_value(observations[:-1]).policy.detach()
     return Rollout(
@@ -145,7 +161,7 @@ def plain_loss(model: ActorCritic, outputs: PolicyValue, rollout: Rollout, rewar
 def measured(case: Case) -> list[Row]:
     """What it is, and microseconds of the plain and of the fast form."""
     model, plain = built(case), built(case)
-    plain._feedforward = None  # torch's passes
+    plain._feedforward = None  # torch's modules
     rollout = rollout_of(case, model)
     row, state, starts = rollout.observations[0].numpy(), None, np.zeros(case.envs, np.bool_)
     slow, fast, keeping, acting = (
@@ -195,12 +211,11 @@ def measured(case: Case) -> list[Row]:
     ]
     measured_rows = []
     for what, plain_call, calls in rows_of:
-        plainly = microseconds(plain_call)
-        measured_rows += [(what + how, plainly, microseconds(call)) for how, call in calls.items()]
+        plainly = microseconds(plain_call, case.calls)
+        measured_rows += [(what + how, plainly, microseconds(call, case.calls)) for how, call in calls.items()]
     return measured_rows
 
 
-SCREEN = spaces.Box(0, 255, (4, 84, 84), np.uint8)  # an Atari game's
 SCREENS, SCREEN_STEPS = 8, 5
 IMAGE_TORSOS = ("a3c", "nature", "impala")
 
@@ -213,9 +228,10 @@ def screens(rows: int, plain: bool) -> torch.Tensor:
 
 
 def measured_images(torso: str) -> list[Row]:
-    """As `measured`, of a network for images: the plain form has channels first in memory."""
+    """Torch's modules for images: the plain form has channels first in memory."""
     spec = PolicySpec(SCREEN, spaces.Discrete(6), network=Network(torso), normalisation=Normalisation(True, False))
     model = spec.build()
+    model._feedforward = None
     model.normaliser.load(torch.tensor([[1e6], [0.3], [1e5]], dtype=torch.float64))
     starts, times = torch.zeros(SCREENS, dtype=torch.bool), {}
     for plain in (True, False):
@@ -372,26 +388,28 @@ def tried_in_torch(size: int) -> Row:
     step()
     in_torch()
     torch.testing.assert_close(ours, torchs)
-    calls = min(CALLS, 50_000_000 // size)
+    calls = min(200, 50_000_000 // size)
     what = f"RMSProp, {size:,} parameters, with torch's functions"
     return what, microseconds(step, calls), microseconds(in_torch, calls)
 
 
-def tried_pieces(size: int = 677_000, piece: int = 2**15) -> Row:
-    """RMSProp's step on whole vectors, as it is, and on pieces that fit into a core's cache, one after another."""
+def tried_pieces(size: int, piece: int) -> Row:
+    """RMSProp's step on pieces of the vectors as they are, and on others."""
+    rule, learning_rate = RMSProp(), 1e-9
     parameters, gradient, average, *scratch = (torch.rand(size) for _ in range(5))
-    rule, chunks = RMSProp(), [slice(start, min(start + piece, size)) for start in range(0, size, piece)]
+    calls = min(200, 50_000_000 // size)
 
-    def step(part: slice) -> None:
-        own = tuple(vector[: part.stop - part.start] for vector in scratch)
-        rule.step(parameters[part], gradient[part], (average[part],), own, learning_rate=1e-9, step_count=9)
+    def step() -> None:
+        rule.step(parameters, gradient, (average,), tuple(scratch), learning_rate=learning_rate, step_count=9)
 
-    def in_pieces() -> None:
-        for part in chunks:
-            step(part)
-
-    whole = microseconds(lambda: step(slice(0, size)), 50)
-    return f"RMSProp, {size:,} parameters, in pieces of {piece:,}", whole, microseconds(in_pieces, 50)
+    as_it_is = microseconds(step, calls)
+    usual, optimizers._AT_ONCE = optimizers._AT_ONCE, piece
+    try:
+        tried = microseconds(step, calls)
+    finally:
+        optimizers._AT_ONCE = usual
+    what = "whole" if piece >= size else f"in pieces of {piece:,}"
+    return f"RMSProp, {size:,} parameters, {what}", as_it_is, tried
 
 
 def main() -> None:
@@ -408,18 +426,21 @@ def main() -> None:
     ]
     keep_freed_memory()
     with one_thread():
-        for case in CASES:
+        for case in CASES + IMAGE_CASES:
             for what, plain, fast in measured(case):
                 lines.append(f"| {case.name} | {what} | {plain} | {fast} | {plain.least / fast.least:.1f} |")
         for torso in IMAGE_TORSOS:
             for what, plain, fast in measured_images(torso):
-                lines.append(f"| Atari, {torso} | {what} | {plain} | {fast} | {plain.least / fast.least:.1f} |")
+                lines.append(
+                    f"| {torso}, torch's modules | {what} | {plain} | {fast} | {plain.least / fast.least:.1f} |"
+                )
         lines += ["", "Tried, and not taken:", "", "| what | as it is | tried | ratio |", "|---|---|---|---|"]
         cartpole, lunar_lander, *_ = CASES
         tried = [tried_acting(cartpole), *tried_loss(lunar_lander)]
         tried += [tried_graph(case) for case in CASES]
         tried += [row for torso in IMAGE_TORSOS for row in tried_images(torso)]
-        tried += [tried_in_torch(4_675), tried_in_torch(677_000), tried_pieces()]
+        tried += [tried_in_torch(4_675), tried_in_torch(677_000), tried_in_torch(5_000_000)]
+        tried += [tried_pieces(677_000, 2**15), tried_pieces(5_000_000, 2**15), tried_pieces(5_000_000, 5_000_000)]
         for what, now, other in tried:
             lines.append(f"| {what} | {now} | {other} | {now.least / other.least:.1f} |")
     OUT.write_text("\n".join(lines) + "\n")

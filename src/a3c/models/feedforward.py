@@ -7,6 +7,7 @@ what acting works out of a rollout's observations can be kept, and learning begi
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Vector = TypeVar("Vector", Array, Tensor)
+
+_version_of = operator.attrgetter("_version")
 
 
 class Feedforward:
@@ -85,7 +88,7 @@ class Feedforward:
 
     def takes(self, observations: Tensor) -> bool:
         """Whether these can be passed through: they are here, and nobody wants a gradient with respect to them."""
-        return observations.device.type == "cpu" and not observations.requires_grad
+        return observations.is_cpu and not observations.requires_grad
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of a model has other memory: it has none of these, and is passed through by torch.
@@ -109,13 +112,10 @@ class Feedforward:
             passes = None
             arrays = _through(self.policy_layers, self.inputs(self._own_copy(observations), model.normaliser))
         policy, values, tapes = self.forward_from(arrays)
-        outputs = PassedThrough(
-            (policy.reshape(*lead, policy.shape[1]), values.reshape(lead)), Tapes(self, model, tapes, passes)
-        )
-        if torch.is_grad_enabled():
-            return outputs
-        policy, values = outputs.on_host()  # without a graph there is nothing to put off
-        return PolicyValue(torch.from_numpy(policy), torch.from_numpy(values))
+        policy, values = policy.reshape(*lead, policy.shape[1]), values.reshape(lead)
+        if not torch.is_grad_enabled():
+            return PolicyValue(torch.from_numpy(policy), torch.from_numpy(values))
+        return PassedThrough((policy, values), Tapes(self, model, tapes, passes))
 
     @np.errstate(invalid="ignore", over="ignore")
     def policy_pass(
@@ -222,7 +222,7 @@ class Feedforward:
     def versions(self, model: ActorCritic) -> list[int]:
         """They change when the model's parameters do."""
         # Torch counts how often a tensor was written to; a parameter's memory has two counts, its own and the vector's.
-        return [model.flat._version, *(parameter._version for parameter in self.parameters)]
+        return [model.flat._version, *map(_version_of, self.parameters)]
 
     def parts_of(self, gradient: Vector) -> list[Vector]:
         """Views of each parameter's part of a gradient [P]."""
@@ -291,6 +291,8 @@ class Tapes:
         passes: whose memory that is; None if it is the tapes' own.
     """
 
+    __slots__ = ("_passes", "_tapes", "_versions", "model", "network")
+
     def __init__(self, network: Feedforward, model: ActorCritic, tapes: list[list[Any]], passes: Passes | None) -> None:
         self.network, self.model = network, model
         self._tapes, self._passes = tapes, passes
@@ -313,6 +315,8 @@ class PassedThrough:
         outputs: policy parameters [..., D] and values [...].
         tapes: of the pass.
     """
+
+    __slots__ = ("_outputs", "_tapes", "_tensors")
 
     def __init__(self, outputs: tuple[Array, Array], tapes: Tapes) -> None:
         self._outputs, self._tapes = outputs, tapes

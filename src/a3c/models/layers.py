@@ -7,6 +7,7 @@ functions do it on the same arrays.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -74,6 +75,11 @@ def _torchs_matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     return product.numpy()
 
 
+@functools.lru_cache(8)
+def _ones(count: int, dtype: np.dtype[Any]) -> Array:
+    return np.ones(count, dtype)
+
+
 class Linear(NamedTuple):
     """A linear layer, sharing its memory, and what follows it."""
 
@@ -113,7 +119,7 @@ class Linear(NamedTuple):
         weight, bias = self.indices
         self.matmul(of_outputs.T, inputs, out=parts[weight])
         # A product with ones is a sum, and a third of its price.
-        np.matmul(np.ones(len(of_outputs), of_outputs.dtype), of_outputs, out=parts[bias])
+        np.matmul(_ones(len(of_outputs), of_outputs.dtype), of_outputs, out=parts[bias])
         return self.matmul(of_outputs, self.weight) if onward else of_outputs
 
 
