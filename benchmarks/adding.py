@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from a3c.core.optimizers import in_pieces
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,16 @@ class Adding:
         step_count: int,
     ) -> None:
         """See `Optimizer.step`."""
-        theta, dtheta, sums, new, square = (v.numpy() for v in (parameters, gradient, *statistics, *scratch))
-        np.multiply(dtheta, dtheta, out=square)
-        square *= 1.0
-        np.multiply(sums, 0.0, out=new)
-        new += square
-        np.sqrt(new, out=new)
-        new += 0.0
-        np.divide(dtheta, new, out=new)
-        new *= learning_rate
-        theta += new
-        sums *= 1.0
-        sums += square
+        for theta, dtheta, sums, new, square in in_pieces(parameters, gradient, *statistics, *scratch):
+            np.multiply(dtheta, dtheta, out=square)
+            square *= 1.0
+            np.multiply(sums, 0.0, out=new)
+            new += square
+            np.sqrt(new, out=new)
+            new += 0.0
+            np.divide(dtheta, new, out=new)
+            new *= learning_rate
+            theta += new
+            sums *= 1.0
+            sums += square
+        torch.autograd.graph.increment_version(parameters)  # as RMSProp

@@ -75,7 +75,7 @@ IMAGE_CASES = [
     Case("Atari, a3c", SCREEN, spaces.Discrete(6), 8, 5, separate=False, calls=10),
     Case(
         "MinAtar/Breakout-v1",
-        spaces.Box(0, 1, (10, 10, 4), np.bool_),
+        spaces.Box(0, 1, (10, 10, 4), np.bool_),  # type: ignore[arg-type]
         spaces.Discrete(6),
         8,
         5,

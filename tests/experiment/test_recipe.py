@@ -15,6 +15,11 @@ from a3c.runtimes.serial import SerialRuntime
 SMALL = {"runtime": "serial", "workers": 1, "envs_per_worker": 3, "rollout_length": 5, "total_env_steps": 10_000}
 
 
+def skip_without_minatar(env: str) -> None:
+    if env.startswith("MinAtar/"):
+        pytest.importorskip("minatar")
+
+
 @pytest.mark.parametrize(
     ("env", "settings"),
     [
@@ -29,6 +34,7 @@ SMALL = {"runtime": "serial", "workers": 1, "envs_per_worker": 3, "rollout_lengt
 )
 def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
     monkeypatch.setattr(numpy_acting, "_KEPT_FROM_LANES", 1)
+    skip_without_minatar(env)
     torch.manual_seed(0)  # of the weights' noise below, by which some episodes are longer than a rollout
     config = TrainConfig(**SMALL | settings)
     facts = examine(EnvSource(env))
@@ -52,7 +58,8 @@ def test_a_rollout_brings_the_passes_of_its_policy(env, settings, monkeypatch):
 @pytest.mark.parametrize(
     ("env", "envs", "kept"), [("CartPole-v1", 7, False), ("CartPole-v1", 8, True), ("MinAtar/Breakout-v1", 1, True)]
 )
-def test_so_many_environments_are_worth_keeping_passes_of(env, envs, kept):
+def test_from_how_many_environments_on_passes_are_kept(env, envs, kept):
+    skip_without_minatar(env)
     config = TrainConfig(**SMALL | {"envs_per_worker": envs})
     facts = examine(EnvSource(env))
     with make_recipe(facts.source, config, make_spec(config, facts), "cpu").made(0) as (actor, _):

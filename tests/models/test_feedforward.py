@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from test_numpy_acting import UNSUITED
+from torch import nn
 
 from a3c.core import moments
 from a3c.core.distributions import Categorical, Normal, TanhNormal
@@ -18,7 +19,7 @@ from a3c.core.normalisation import Normaliser
 from a3c.core.optimizers import RMSProp
 from a3c.models.actor_critic import ActorCritic, Network
 from a3c.models.feedforward import Feedforward
-from a3c.models.layers import Convolution, Linear
+from a3c.models.layers import Convolution, Linear, has_known_layers
 from a3c.models.numpy_acting import NumpyPolicy
 from a3c.spaces.images import buffer_of, image_unit
 from a3c.types import PolicyValue
@@ -577,8 +578,47 @@ def test_images_that_are_views_of_others(change):
     np.testing.assert_array_equal(acting.outputs(images), acting.outputs(np.array(images)))
 
 
-def test_a_dtype_that_numpy_does_not_know_is_left_to_torch():
-    model, space = with_pictures("colours, apart", False, torch.float32)
-    half = ActorCritic(space, model.distribution, Network(), dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_dtype_of_few_digits_is_left_to_torch(dtype):
+    model, space = with_pictures("numbers up to 255", False, torch.float32)
+    images = torch.from_numpy(pictures(space, 1, 2))
+    half = ActorCritic(space, model.distribution, Network(), dtype=dtype)
     assert half.feedforward is None
-    assert half.policy_value(torch.from_numpy(pictures(space, 1, 2))).values.dtype == torch.bfloat16
+    assert half.policy_value(images).values.dtype == dtype
+    for ours, exact in zip(model.policy_value(images.to(dtype)), model.policy_value(images), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=0.2, atol=0.2)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_what_is_kept_is_not_handed_out(images):
+    if images:
+        acting, rollout = acted_on_images(*with_pictures("grey", True))
+        model = acting.model
+    else:
+        model = built(NETWORKS["shared"], distribution=Categorical(4))
+        acting, rollout = acted(model)
+    expected = [output.detach().clone() for output in model(replace(rollout, passes=None))]
+    outputs = model(rollout)
+    outputs.policy.mul_(2)
+    outputs.values.mul_(2)
+    with torch.no_grad():
+        again = model(rollout)
+    by_the_next_rollout(model, rollout, acting)
+    for ours, anew in zip(again, expected, strict=True):
+        torch.testing.assert_close(ours, anew, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda children: [nn.Conv2d(3, 16, 3, padding=1), nn.MaxPool2d(2, 2, 1), *children[2:]],
+        lambda children: [*children[:-1], nn.ELU()],
+        lambda children: [nn.Conv2d(3, 16, 3), nn.ELU(), *children[2:]],
+    ],
+)
+def test_layers_that_are_not_written_down_are_not_known(change):
+    model, _ = with_pictures("colours, apart", False)
+    assert has_known_layers(model.policy_torso)
+    image = model.policy_torso.image
+    image.torso = nn.Sequential(*change(list(image.torso.children())))
+    assert not has_known_layers(model.policy_torso)

@@ -15,7 +15,7 @@ from torch import Tensor
 Array = NDArray[Any]
 
 _EXACTLY = 256  # the sum of so many squares of bytes is below 2^24
-_ROWS_AT_ONCE = 256  # rows of so many bytes: as float32 256 KiB, which stay in a core's cache
+_ROWS_AT_ONCE = 256  # rows of `_EXACTLY` bytes: as float32 256 KiB, which stay in a core's cache
 
 
 def empty(size: int) -> Tensor:

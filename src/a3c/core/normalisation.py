@@ -32,7 +32,7 @@ class Brightness(NamedTuple):
     def apply(self, image: Tensor, out: Tensor) -> None:
         """Of the pixels x of an image of any shape, to `out` of the same shape and the network's dtype."""
         unit, mean, scale, widest = self
-        if self == Brightness(unit):
+        if widest == math.inf:  # not tracked: only divided
             out.copy_(image)
             if unit != 1.0:
                 out.div_(unit)
@@ -44,7 +44,7 @@ class Brightness(NamedTuple):
         else:
             number = image.to(torch.promote_types(image.dtype, out.dtype))
             out.copy_(number.sub(mean * unit).mul_(scale / unit))
-            beyond = widest < math.inf
+            beyond = True
         if beyond:
             out.clamp_(-widest, widest)
 

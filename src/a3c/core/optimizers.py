@@ -90,7 +90,7 @@ class RMSProp:
         # Dividing by sqrt(g / c) + ε is dividing by sqrt(g) + ε sqrt(c), and multiplying by sqrt(c).
         correction = 1 - self.decay**step_count if self.bias_correction else 1.0
         vectors = (parameters, gradient, *statistics, *scratch)
-        for theta, dtheta, square_average, new, square in _in_pieces(*vectors):
+        for theta, dtheta, square_average, new, square in in_pieces(*vectors):
             np.multiply(dtheta, dtheta, out=square)
             square *= 1 - self.decay
             np.multiply(square_average, self.decay, out=new)
@@ -141,7 +141,7 @@ class Adam:
         """One step; see `Optimizer.step`."""
         bound = self.ratio_bound(step_count)
         vectors = (parameters, gradient, *statistics, *scratch)
-        for theta, dtheta, average, square_average, ratio, root, part in _in_pieces(*vectors):
+        for theta, dtheta, average, square_average, ratio, root, part in in_pieces(*vectors):
             np.multiply(dtheta, 1 - self.beta1, out=part)
             np.multiply(average, self.beta1, out=ratio)
             ratio += part
@@ -194,8 +194,8 @@ def clip_by_global_norm(gradient: Tensor, max_norm: float | None, out: Tensor) -
     return out, norm
 
 
-def _in_pieces(*vectors: Tensor) -> Iterator[list[Array]]:
-    """The vectors' memory for NumPy, whose calls are the cheaper ones: of long vectors so much as the caches hold."""
+def in_pieces(*vectors: Tensor) -> Iterator[list[Array]]:
+    """The vectors' memory for NumPy, whose calls are the cheaper ones; long ones piece by piece, for the caches."""
     arrays = [vector.numpy() for vector in vectors]
     if len(arrays[0]) <= _AT_ONCE:
         yield arrays

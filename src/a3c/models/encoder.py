@@ -170,7 +170,7 @@ class ImageEncoder(nn.Module):
         lead = observations.ndim - self.dims
         order = [*range(lead), *(lead + axis for axis in channels_last(self.layout))]
         channels, height, width = self.shape
-        images = observations.transpose(order).reshape(-1, height, width, channels)
+        images = observations.transpose(order).reshape(-1, height, width, channels)  # [N, H, W, C]
         if not images.flags.writeable or min(images.strides) < 0:
             images = images.copy()  # torch wants neither
         return Pixels(torch.from_numpy(images), normaliser.brightness("", self.unit))

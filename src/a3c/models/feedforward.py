@@ -71,10 +71,10 @@ class Feedforward:
 
     @staticmethod
     def suits(model: ActorCritic) -> bool:
-        """Whether a model has no memory, is on the CPU, and is made of layers that are known here."""
+        """Whether a model, on the CPU and without memory, is made of layers and of a dtype that are known here."""
         return (
             model.device.type == "cpu"
-            and model.dtype in (torch.float16, torch.float32, torch.float64)
+            and model.dtype in (torch.float32, torch.float64)
             and model.policy_memory is None
             and has_known_layers(model.policy_torso)
             and has_known_layers(model.value_torso)
@@ -87,8 +87,8 @@ class Feedforward:
         return self._image is not None
 
     def takes(self, observations: Tensor) -> bool:
-        """Whether these can be passed through: they are here, and nobody wants a gradient with respect to them."""
-        return observations.is_cpu and not observations.requires_grad
+        """Whether NumPy can have these, and nobody wants a gradient with respect to them."""
+        return observations.is_cpu and not observations.requires_grad and observations.dtype != torch.bfloat16
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy of a model has other memory: it has none of these, and is passed through by torch.
@@ -112,10 +112,12 @@ class Feedforward:
             passes = None
             arrays = _through(self.policy_layers, self.inputs(self._own_copy(observations), model.normaliser))
         policy, values, tapes = self.forward_from(arrays)
+        if passes is not None and self.log_std is None:
+            policy = policy.copy()  # what is kept is not handed out
         policy, values = policy.reshape(*lead, policy.shape[1]), values.reshape(lead)
         if not torch.is_grad_enabled():
             return PolicyValue(torch.from_numpy(policy), torch.from_numpy(values))
-        return PassedThrough((policy, values), Tapes(self, model, tapes, passes))
+        return PassedThrough((policy, values), PassRecord(self, model, tapes, passes))
 
     @np.errstate(invalid="ignore", over="ignore")
     def policy_pass(
@@ -123,8 +125,8 @@ class Feedforward:
     ) -> tuple[Array, Array]:
         """The policy's features [N, F] of observations [..., *O], one row each, and its head's numbers for them.
 
-        These are without log σ of its own. `out` is what they and all on the way to them are written to: see
-        `PolicySteps`.
+        The head's numbers leave out a log σ that is a parameter of its own. `out` is what they and all on the way to
+        them are written to: see `PolicySteps`.
         """
         inputs = self.inputs(observations, normaliser)
         if out is not None and self._image is None:
@@ -136,7 +138,7 @@ class Feedforward:
     def _with_last_row(self, passes: Passes, observations: Array, normaliser: Normaliser) -> list[Any]:
         """Those over a whole rollout, on whose last row [B, *O] nobody has acted."""
         self.policy_pass(observations[-1], normaliser, passes.kept.places[passes.steps])
-        kept = [rows[: passes.steps + 1].reshape(-1, *rows.shape[2:]) for rows in passes.kept.rows]
+        kept = [rows[: passes.steps + 1].reshape(-1, *rows.shape[2:]) for rows in passes.kept.rows]  # [(T+1) B, ...]
         return kept if self._image is None else [self.inputs(observations, normaliser), *kept]
 
     def inputs(self, observations: Array, normaliser: Normaliser) -> Any:
@@ -146,13 +148,13 @@ class Feedforward:
         return normaliser.numbers(observations.reshape(-1, self._width), self.dtype)
 
     def _own_copy(self, observations: Tensor) -> Array:
-        """The observations, or a copy: from images as they are, the gradient is taken later on."""
+        """The observations; of images a copy where a gradient may follow, since it is taken from these very pixels."""
         numbers: Array = observations.numpy()
         return numbers.copy(order="K") if self._image is not None and torch.is_grad_enabled() else numbers
 
     @property
     def kept_shapes(self) -> list[tuple[int, ...]]:
-        """Of a row of what is to be kept of a pass: the inputs, unless they are images, and what each layer gives."""
+        """A row of what is kept of a pass: the inputs (not images), and what each layer gives."""
         shapes = [layer.shape for layer in self.policy_layers]
         return shapes if self._image is not None else [(self._width,), *shapes]
 
@@ -201,8 +203,8 @@ class Feedforward:
 
         Of N rows these may be the first ones only: no work is done for those behind, whose gradients are 0.
         """
-        of_policy = of_policy.reshape(of_values.size, of_policy.shape[-1]).astype(self.dtype, copy=False)
-        of_values = of_values.reshape(-1).astype(self.dtype, copy=False)
+        of_policy = of_policy.reshape(of_values.size, of_policy.shape[-1]).astype(self.dtype, copy=False)  # [N, D]
+        of_values = of_values.reshape(-1).astype(self.dtype, copy=False)  # [N]
         tapes = [[rows[: len(of_values)] for rows in tape] for tape in tapes]
         gradient = np.empty(self._parts[-1][1], self.dtype)
         parts = self.parts_of(gradient)
@@ -232,13 +234,16 @@ class Feedforward:
 def _through(layers: Sequence[Layer], inputs: Any, out: Sequence[Array] | None = None) -> list[Any]:
     """The inputs, N rows, and what each of the layers gives out, written to `out` if there is one."""
     tape = [inputs]
-    for layer, place in zip(layers, itertools.repeat(None) if out is None else out, strict=False):
+    places: Sequence[Array | None] = out or [None] * len(layers)
+    for layer, place in zip(layers, places, strict=True):
         tape.append(layer(tape[-1], place))
     return tape
 
 
 class PolicySteps:
-    """What the policy's layers took in and gave out, step by step, while a rollout was acted: but for images.
+    """What the policy's layers took in and gave out, step by step, while a rollout was acted.
+
+    Images are not among it: they stay in the actor's buffer.
 
     Owns the memory, which the next rollout overwrites.
 
@@ -276,12 +281,17 @@ class Passes(NamedTuple):
     rollout: int
     steps: int  # T
 
+    @property
+    def are_there(self) -> bool:
+        """Whether the actor has not gone on."""
+        return self.kept.rollout == self.rollout
+
     def hold(self, network: Feedforward, rows: int) -> bool:
         """Whether they are still there, and are what the network would make of all but the last of so many rows."""
-        return self.kept.rollout == self.rollout and self.steps + 1 == rows and self.kept.are_by(network)
+        return self.are_there and self.steps + 1 == rows and self.kept.are_by(network)
 
 
-class Tapes:
+class PassRecord:
     """What a pass leaves for the gradient.
 
     Args:
@@ -299,11 +309,11 @@ class Tapes:
         self._versions = network.versions(model)
 
     def gradient(self, of_policy: Array, of_values: Array) -> Tensor:
-        """See `Feedforward.backward`. Raises RuntimeError if what it is made of has been overwritten."""
+        """See `Feedforward.backward`. Raises RuntimeError if the parameters, or passes that were kept, have changed."""
         passes = self._passes
         if self.network.versions(self.model) != self._versions:
             raise RuntimeError("the parameters have changed since this pass: take its gradient before the next pull")
-        if passes is not None and passes.kept.rollout != passes.rollout:
+        if passes is not None and not passes.are_there:
             raise RuntimeError("another rollout has begun since this pass: take its gradient before the next unroll")
         return torch.from_numpy(self.network.backward(self._tapes, of_policy, of_values))
 
@@ -313,13 +323,13 @@ class PassedThrough:
 
     Args:
         outputs: policy parameters [..., D] and values [...].
-        tapes: of the pass.
+        record: of the pass.
     """
 
-    __slots__ = ("_outputs", "_tapes", "_tensors")
+    __slots__ = ("_outputs", "_record", "_tensors")
 
-    def __init__(self, outputs: tuple[Array, Array], tapes: Tapes) -> None:
-        self._outputs, self._tapes = outputs, tapes
+    def __init__(self, outputs: tuple[Array, Array], record: PassRecord) -> None:
+        self._outputs, self._record = outputs, record
         self._tensors: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -339,7 +349,7 @@ class PassedThrough:
         if self._tensors is None:
             # Whoever asks first: the graph is that of the pass, where there was to be one.
             with torch.inference_mode(False), torch.enable_grad():
-                self._tensors = _Pass.apply(self._tapes, self._outputs, *self._tapes.network.parameters)  # type: ignore[no-untyped-call]
+                self._tensors = _Pass.apply(self._record, self._outputs, *self._record.network.parameters)  # type: ignore[no-untyped-call]
         return self._tensors
 
     def on_host(self) -> tuple[Array, Array]:
@@ -354,23 +364,23 @@ class PassedThrough:
         """
         if (
             self._tensors is not None
-            or module is not self._tapes.model
-            or not all(parameter.requires_grad for parameter in self._tapes.network.parameters)
+            or module is not self._record.model
+            or not all(parameter.requires_grad for parameter in self._record.network.parameters)
         ):
             return None
-        return self._tapes.gradient(of_policy, of_values)
+        return self._record.gradient(of_policy, of_values)
 
 
 class _Pass(torch.autograd.Function):
     """The network's pass as one node."""
 
     @staticmethod
-    def forward(ctx: Any, tapes: Tapes, outputs: tuple[Array, Array], *_: Tensor) -> tuple[Tensor, ...]:
-        ctx.tapes = tapes
+    def forward(ctx: Any, record: PassRecord, outputs: tuple[Array, Array], *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.record = record
         return tuple(torch.from_numpy(array) for array in outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_policy: Tensor, of_values: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = ctx.tapes.gradient(of_policy.numpy(), of_values.numpy())
-        return None, None, *ctx.tapes.network.parts_of(gradient)
+        gradient = ctx.record.gradient(of_policy.numpy(), of_values.numpy())
+        return None, None, *ctx.record.network.parts_of(gradient)

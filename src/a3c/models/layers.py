@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -41,7 +41,7 @@ class Layer(Protocol):
     def back(
         self, inputs: Any, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
     ) -> Array:
-        """∂L/∂inputs for ∂L/∂outputs; if nobody goes on from there (`onward`), what comes back means nothing.
+        """∂L/∂inputs for ∂L/∂outputs; where that is not wanted (`onward`), what comes back means nothing.
 
         Writes ∂L/∂weight and ∂L/∂bias to their parts of the gradient, among those of all `parts`. `outputs` are what it
         gave for these inputs; None will do if it has no activation.
@@ -159,7 +159,7 @@ class Convolution(NamedTuple):
         """See `Layer`."""
         if out is None:
             out = np.empty((len(inputs), *self.shape), inputs.dtype)
-        sums = torch.conv2d(_images(inputs), self.weight, self.bias, *self.geometry)
+        sums = torch.conv2d(_images(inputs), self.weight, self.bias, *self.geometry)  # [N, C, H, W]
         torch.clamp_min(sums, 0, out=self._images_out(out))
         return out
 
@@ -225,18 +225,29 @@ def has_known_layers(torso: nn.Module) -> bool:
     """Whether `layers_of` finds all of a torso: it encodes one array, through layers that are known here."""
     if not isinstance(torso, Encoder):
         return False
-    if torso.image is not None:
-        *convolutions, _, _, _ = torso.image.torso.children()
-        return not len(torso.joint) and all(
-            _is_plain(layer) if isinstance(layer, nn.Conv2d) else type(layer) is nn.ReLU for layer in convolutions
-        )
-    return torso.vector_dims is not None and all(
-        isinstance(layer, nn.Linear) or type(layer) in ACTIVATIONS for layer in torso.joint.children()
+    if torso.image is None:
+        return torso.vector_dims is not None and _are_known(torso.joint.children(), nn.Linear)
+    *convolutions, flatten, units, activation = torso.image.torso.children()
+    known = _are_known(convolutions, nn.Conv2d) and _are_known([units, activation], nn.Linear)
+    return known and isinstance(flatten, nn.Flatten)
+
+
+def _are_known(modules: Iterable[nn.Module], kind: type[nn.Module]) -> bool:
+    """Whether these are layers of that kind and activations in turn, as they are written down here."""
+    modules = list(modules)
+    layers, activations = modules[::2], modules[1::2]
+    known = [nn.ReLU] if kind is nn.Conv2d else ACTIVATIONS
+    return (
+        len(layers) == len(activations)
+        and all(isinstance(layer, kind) and _is_plain(layer) for layer in layers)
+        and all(type(activation) in known for activation in activations)
     )
 
 
-def _is_plain(convolution: nn.Conv2d) -> bool:
-    return (convolution.padding, convolution.dilation, convolution.groups) == ((0, 0), (1, 1), 1)
+def _is_plain(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.Conv2d):
+        return True
+    return (layer.padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
 
 
 def layers_of(torso: nn.Module, indices: Mapping[int, int]) -> list[Layer]:
