@@ -9,8 +9,8 @@ memory is kept. The least and the most of some repetitions each, at the batch si
 LunarLander, HalfCheetah, MinAtar and Atari, and of the paper.
 
 Then what was tried and is not in the library: acting with torch's functions, the loss's gradient written down with
-them, a gradient through autograd's graph of two nodes, convolutions of images that are not turned round, and an
-optimiser's step with torch's functions or piece by piece. Writes benchmarks/results/parts.md.
+them, a gradient through autograd's graph of two nodes, convolutions of few images at a time and of images that are not
+turned round, and an optimiser's step with torch's functions or in other pieces. Writes benchmarks/results/parts.md.
 """
 
 from __future__ import annotations
@@ -300,6 +300,22 @@ def tried_images(torso: str) -> list[Row]:
     ]
 
 
+def tried_few_images(case: Case, at_once: int = 2) -> Row:
+    """The first convolution, with the images' numbers: of all lanes at once, as it is, and of so many at a time."""
+    network = built(case).feedforward
+    assert network is not None
+    pixels = network.inputs(screens(1, plain=False)[0].numpy(), built(case).normaliser)
+    layer = network.policy_layers[0]
+    out = layer(pixels)
+
+    def few() -> None:
+        for begin in range(0, len(pixels), at_once):
+            layer(pixels[begin : begin + at_once], out[begin : begin + at_once])
+
+    what = f"{case.name}: the first convolution of {len(pixels)} images, {at_once} at a time"
+    return what, microseconds(lambda: layer(pixels, out)), microseconds(few)
+
+
 def tried_acting(case: Case) -> Row:
     """Torch's functions on the weights, without modules: of a network that does not normalise."""
     model = built(case)
@@ -438,6 +454,7 @@ def main() -> None:
         cartpole, lunar_lander, *_ = CASES
         tried = [tried_acting(cartpole), *tried_loss(lunar_lander)]
         tried += [tried_graph(case) for case in CASES]
+        tried.append(tried_few_images(IMAGE_CASES[0]))
         tried += [row for torso in IMAGE_TORSOS for row in tried_images(torso)]
         tried += [tried_in_torch(4_675), tried_in_torch(677_000), tried_in_torch(5_000_000)]
         tried += [tried_pieces(677_000, 2**15), tried_pieces(5_000_000, 2**15), tried_pieces(5_000_000, 5_000_000)]
