@@ -79,6 +79,7 @@ def actor_critic_loss(
     assert values.shape == rollout.episode_start.shape, f"values {values.shape} of T+1 rows of B"
     assert rollout.terminated.dtype == rollout.truncated.dtype == torch.bool, "flags are true or false"
     number = values.dtype.type
+    entropy_coef, value_coef = float(entropy_coef), float(value_coef)  # a np.float64 would make arrays float64
     real, terminated, truncated = (flag.numpy() for flag in (rollout.real, rollout.terminated, rollout.truncated))
     discounts = ~terminated * number(discount)  # [T, B]; a terminal state has no future
     lambdas = ~truncated * number(lambda_)  # [T, B]; a time limit bootstraps
@@ -98,8 +99,8 @@ def actor_critic_loss(
         entropy = float(np.vdot(weights, entropies))
         # ∂L/∂p and ∂L/∂V, [T, B, D] and [T, B].
         of_policy = -weighted_errors[..., None] * of_log_prob
-        of_policy -= (number(entropy_coef) * weights)[..., None] * of_entropy
-        of_values = number(-2 * value_coef) * weighted_errors
+        of_policy -= (entropy_coef * weights)[..., None] * of_entropy
+        of_values = (-2 * value_coef) * weighted_errors
     total = policy_loss + value_coef * value_loss - entropy_coef * entropy
     return Loss(policy_loss, value_loss, entropy, total, outputs, (of_policy, of_values))
 
