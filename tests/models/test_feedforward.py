@@ -470,8 +470,11 @@ def by_the_next_rollout(model, rollout, acting):
     acting(row, None, np.ones(len(row), np.bool_))
 
 
-def acted_on_images(model, space):
-    """As `acted`."""
+def acted_on_either(images: bool):
+    """As `acted`: normalised numbers, or images, with choices to make."""
+    if not images:
+        return acted(built(NETWORKS["shared"], distribution=Categorical(3), normalise=True))
+    model, space = with_pictures("colours, apart", True)
     acting, buffer = NumpyPolicy(model, seed=1, kept_steps=6), pictures(space, 1, 7, 3)
     for row in buffer[:-1]:
         acting(row, None, np.ones(3, np.bool_))
@@ -482,12 +485,8 @@ def acted_on_images(model, space):
 @pytest.mark.parametrize("images", [False, True])
 @pytest.mark.parametrize("change", [by_the_vector, by_a_parameter, by_moments, by_the_next_rollout])
 def test_passes_that_no_longer_hold_are_made_anew(change, images):
-    if images:
-        acting, rollout = acted_on_images(*with_pictures("colours, apart", True))
-        model = acting.model
-    else:
-        model = built(NETWORKS["shared"], normalise=True)
-        acting, rollout = acted(model)
+    acting, rollout = acted_on_either(images)
+    model = acting.model
     rollout = replace(rollout, observations=rollout.observations.clone())
     change(model, rollout, acting)
     for ours, anew in zip(model(rollout), model(replace(rollout, passes=None)), strict=True):
@@ -499,12 +498,8 @@ def test_passes_that_no_longer_hold_are_made_anew(change, images):
 @pytest.mark.parametrize("as_tensors", [False, True])
 @pytest.mark.parametrize("change", [by_the_vector, by_a_parameter, by_the_next_rollout])
 def test_a_gradient_that_is_taken_too_late_is_refused_not_wrong(change, images, kept, as_tensors):
-    if images:
-        acting, rollout = acted_on_images(*with_pictures("colours, apart", True))
-        model = acting.model
-    else:
-        model = built(NETWORKS["shared"], distribution=Categorical(3))
-        acting, rollout = acted(model)
+    acting, rollout = acted_on_either(images)
+    model = acting.model
     if not kept:
         rollout = replace(rollout, passes=None)
     loss = loss_of(model(rollout), rollout, model.distribution)
@@ -591,12 +586,8 @@ def test_a_dtype_of_few_digits_is_left_to_torch(dtype):
 
 @pytest.mark.parametrize("images", [False, True])
 def test_what_is_kept_is_not_handed_out(images):
-    if images:
-        acting, rollout = acted_on_images(*with_pictures("grey", True))
-        model = acting.model
-    else:
-        model = built(NETWORKS["shared"], distribution=Categorical(4))
-        acting, rollout = acted(model)
+    acting, rollout = acted_on_either(images)
+    model = acting.model
     expected = [output.detach().clone() for output in model(replace(rollout, passes=None))]
     outputs = model(rollout)
     outputs.policy.mul_(2)

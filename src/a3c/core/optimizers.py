@@ -197,8 +197,5 @@ def clip_by_global_norm(gradient: Tensor, max_norm: float | None, out: Tensor) -
 def in_pieces(*vectors: Tensor) -> Iterator[list[Array]]:
     """The vectors' memory for NumPy, whose calls are the cheaper ones; long ones piece by piece, for the caches."""
     arrays = [vector.numpy() for vector in vectors]
-    if len(arrays[0]) <= _AT_ONCE:
-        yield arrays
-        return
     for begin in range(0, len(arrays[0]), _AT_ONCE):
         yield [array[begin : begin + _AT_ONCE] for array in arrays]

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from a3c.models.encoder import Encoder, Pixels
+from a3c.models.encoder import Encoder
+from a3c.models.torsos import convolved_side
 
 Array = NDArray[Any]
 
@@ -133,7 +134,7 @@ class Convolution(NamedTuple):
     weight: Tensor  # [C, C of the inputs, height and width of the kernel]
     bias: Tensor  # [C]
     indices: tuple[int, int]
-    geometry: tuple[Any, ...]  # stride, padding and dilation, two numbers each
+    stride: tuple[int, ...]  # along both sides
     sides: tuple[int, int]  # H and W of what it gives out
     flat: bool
 
@@ -142,12 +143,8 @@ class Convolution(NamedTuple):
         """That of a module, for images of such sides; `indices` by the address of a parameter."""
         assert module.bias is not None
         own = indices[module.weight.data_ptr()], indices[module.bias.data_ptr()]
-        geometry = (module.stride, module.padding, module.dilation)
-        height, width = (
-            (side - kernel) // stride + 1
-            for side, kernel, stride in zip(sides, module.kernel_size, module.stride, strict=True)
-        )
-        return cls(module.weight.detach(), module.bias.detach(), own, geometry, (height, width), flat)
+        height, width = map(convolved_side, sides, module.kernel_size, module.stride)
+        return cls(module.weight.detach(), module.bias.detach(), own, module.stride, (height, width), flat)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -159,7 +156,7 @@ class Convolution(NamedTuple):
         """See `Layer`."""
         if out is None:
             out = np.empty((len(inputs), *self.shape), inputs.dtype)
-        sums = torch.conv2d(_images(inputs), self.weight, self.bias, *self.geometry)  # [N, C, H, W]
+        sums = torch.conv2d(_images(inputs), self.weight, self.bias, self.stride)  # [N, C, H, W]
         torch.clamp_min(sums, 0, out=self._images_out(out))
         return out
 
@@ -170,7 +167,7 @@ class Convolution(NamedTuple):
         assert outputs is not None
         of_sums = torch.ops.aten.threshold_backward(self._images_out(of_outputs), self._images_out(outputs), 0)
         of_inputs, *of_parameters = torch.ops.aten.convolution_backward(
-            of_sums, _images(inputs), self.weight, [len(self.bias)], *self.geometry,
+            of_sums, _images(inputs), self.weight, [len(self.bias)], self.stride, padding=[0, 0], dilation=[1, 1],
             transposed=False, output_padding=[0, 0], groups=1, output_mask=[onward, True, True],
         )  # fmt: skip
         for index, of_parameter in zip(self.indices, of_parameters, strict=True):
@@ -182,38 +179,25 @@ class Convolution(NamedTuple):
         return torch.from_numpy(rows).view(len(rows), len(self.bias), *self.sides) if self.flat else _images(rows)
 
 
-class FirstConvolution(NamedTuple):
+class FirstConvolution(Convolution):
     """The first convolution of an image.
 
     It takes `Pixels`, which are bytes as a rule, and works their numbers out in both passes: these are so many that to
     keep them, write them to memory and read them again, takes longer.
     """
 
-    convolution: Convolution
+    __slots__ = ()
 
-    @property
-    def shape(self) -> tuple[int, ...]:
+    def __call__(self, inputs: Any, out: Array | None = None) -> Array:
         """See `Layer`."""
-        return self.convolution.shape
-
-    @property
-    def indices(self) -> tuple[int, int]:
-        """See `Layer`."""
-        return self.convolution.indices
-
-    def __call__(self, inputs: Pixels, out: Array | None = None) -> Array:
-        """See `Layer`."""
-        return self.convolution(self._numbers(inputs), out)
+        return super().__call__(inputs.numbers(self.weight.dtype), out)
 
     def back(
-        self, inputs: Pixels, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
+        self, inputs: Any, outputs: Array | None, of_outputs: Array, parts: Sequence[Array], *, onward: bool = True
     ) -> Array:
         """See `Layer`; nobody goes on from an image."""
         assert not onward
-        return self.convolution.back(self._numbers(inputs), outputs, of_outputs, parts, onward=False)
-
-    def _numbers(self, pixels: Pixels) -> Array:
-        return pixels.numbers(self.convolution.weight.dtype)
+        return super().back(inputs.numbers(self.weight.dtype), outputs, of_outputs, parts, onward=False)
 
 
 def _images(rows: Array) -> Tensor:
@@ -258,7 +242,7 @@ def layers_of(torso: nn.Module, indices: Mapping[int, int]) -> list[Layer]:
     *convolutions, _, units, activation = torso.image.torso.children()
     assert isinstance(units, nn.Linear)
     first, *others = _convolutions(convolutions, torso.image.shape[1:], indices)
-    return [FirstConvolution(first), *others, Linear.of(units, indices, activation)]
+    return [FirstConvolution(*first), *others, Linear.of(units, indices, activation)]
 
 
 def _convolutions(

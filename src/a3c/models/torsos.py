@@ -94,6 +94,11 @@ def image_torso(name: str, channels: int, height: int, width: int, what: str = "
     return nn.Sequential(*layers, nn.Flatten(), units, nn.ReLU())
 
 
+def convolved_side(side: int, kernel: int, stride: int) -> int:
+    """An image's side behind a convolution without padding."""
+    return (side - kernel) // stride + 1
+
+
 def orthogonal(layer: _Layer, gain: float) -> _Layer:
     """Set orthogonal weights times `gain` (Saxe et al. 2014) and zero biases; returns the layer."""
     nn.init.orthogonal_(layer.weight, gain)
@@ -123,7 +128,7 @@ def _plain_layers(
     layers: list[nn.Module] = []
     for outputs, kernel, stride in convolutions:
         layers += [orthogonal(nn.Conv2d(channels, outputs, kernel, stride), _ROOT_2), nn.ReLU()]
-        height, width = ((side - kernel) // stride + 1 for side in (height, width))
+        height, width = (convolved_side(side, kernel, stride) for side in (height, width))
         channels = outputs
     return layers, (height, width)
 
